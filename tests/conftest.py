@@ -1,0 +1,132 @@
+"""The suite runs on SQLite ("pytest") and on PostgreSQL ("pytest --db postgres"); "make test" runs both.
+
+PostgreSQL is a throw-away server that this file starts (see tests/support/postgres.py), or the one that
+TEST_DATABASE_URL names, whose user must be a superuser. Nothing here reads .env or writes into the project.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.postgres import Postgres
+
+FOLDER = pytest.StashKey[str]()
+SERVER = pytest.StashKey[Postgres]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of this suite."""
+    group = parser.getgroup("mana")
+    group.addoption("--db", choices=("sqlite", "postgres"), default="sqlite", help="the database to test on")
+    group.addoption("--fast", action="store_true", help="leave out the tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the database, then load the settings: before pytest-django looks for them, which it does last."""
+    if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit the environment made here
+        _make_environment(config)
+    _load_settings()
+
+
+def _make_environment(config: pytest.Config) -> None:
+    folder = config.stash[FOLDER] = tempfile.mkdtemp(prefix="mana-tests-")
+    for name in [name for name in os.environ if name.startswith(("DATABASE_URL", "MANA_MIGRATION_"))]:
+        del os.environ[name]
+    if config.getoption("db") == "sqlite":
+        url = f"sqlite:///{folder}/unused.sqlite3"
+    elif "TEST_DATABASE_URL" in os.environ:
+        url = os.environ["TEST_DATABASE_URL"]
+    else:
+        server = config.stash[SERVER] = Postgres()
+        server.start()
+        url = server.url()
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+        "ENV_FILE": f"{folder}/no.env",
+        "DATABASE_URL": url,
+        "DEBUG": "false",
+        "SECRET_KEY": "for-tests-only-" * 5,
+        "ALLOWED_HOSTS": "testserver,localhost,127.0.0.1",
+        "HTTPS_ONLY": "false",
+        "COLLECTED_STATIC": "false",
+        "CONN_MAX_AGE": "0",
+        "TIME_ZONE": "UTC",
+        "MANA_MIGRATION_LOG_DIR": f"{folder}/logs",
+        "MANA_MIGRATION_REPORT_DIR": f"{folder}/reports",
+        "MANA_TESTS_FOLDER": folder,
+    }
+
+
+def _load_settings() -> None:
+    from django.conf import settings
+
+    # Argon2 is slow on purpose.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    default = settings.DATABASES["default"]
+    if default["ENGINE"].endswith("sqlite3"):
+        # A file, as in production: in memory there is no WAL, no second connection, no other process.
+        default["TEST"] = {"NAME": str(Path(os.environ["MANA_TESTS_FOLDER"]) / "test.sqlite3")}
+
+    from tests.support.flush import allow_flush
+
+    allow_flush()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the server and remove what the session left in its folder."""
+    if SERVER in config.stash:
+        config.stash[SERVER].close()
+    if FOLDER in config.stash:
+        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which database it is; majors differ between machines."""
+    if config.getoption("db") == "sqlite":
+        import sqlite3
+
+        return f"database: SQLite {sqlite3.sqlite_version}"
+    if SERVER in config.stash:
+        server = config.stash[SERVER]
+        return f"database: PostgreSQL {server.version} ({server.bin})"
+    import psycopg2
+
+    with psycopg2.connect(os.environ["TEST_DATABASE_URL"]) as connection:
+        return f"database: PostgreSQL {connection.server_version // 10_000} (TEST_DATABASE_URL)"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what belongs to the other database, and the slow tests if asked to."""
+    unwanted = {"postgres" if config.getoption("db") == "sqlite" else "sqlite"}
+    if config.getoption("fast"):
+        unwanted.add("slow")
+    dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """Return an empty PostgreSQL server of the test's own, to crash and restart at will (mark the test postgres)."""
+    with Postgres(durable=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
+    """Use the system's Chromium, quiet, and let Django's ORM be used beside Playwright's event loop."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on the PATH (Debian's package is called chromium)")
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
+    sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses its sandbox to root
+    return browser_type_launch_args | {
+        "executable_path": chromium,
+        "args": ["--disable-background-networking", "--disable-component-update", *sandbox],
+    }
