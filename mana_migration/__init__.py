@@ -1,0 +1,1 @@
+"""Moving every user of a live site from wishes to mana, and back."""

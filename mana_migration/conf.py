@@ -1,0 +1,52 @@
+"""The only reader of the migration's settings, lazily and under one prefix: ``MANA_MIGRATION_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+
+def _get(name: str, default: Any) -> Any:
+    return getattr(settings, f"MANA_MIGRATION_{name}", default)
+
+
+def large_conversion() -> int:
+    """Return the worth, in mana, above which a conversion is pointed out (never blocked)."""
+    return int(_get("LARGE_CONVERSION", 100_000))
+
+
+def log_dir() -> Path:
+    """Return the folder of the daily log files."""
+    return Path(_get("LOG_DIR", Path("logs")))
+
+
+def report_dir() -> Path:
+    """Return the folder where reports go when no other path is asked for."""
+    return Path(_get("REPORT_DIR", Path("reports")))
+
+
+def convert_on_touch() -> bool:
+    """Return whether a user who spends before their turn is converted in that same transaction."""
+    return bool(_get("CONVERT_ON_TOUCH", False))
+
+
+def metrics_enabled() -> bool:
+    """Return whether the metrics endpoint answers at all."""
+    return bool(_get("METRICS_ENABLED", False))
+
+
+def metrics_token() -> str:
+    """Return the bearer token that opens the metrics endpoint; empty: the view permission is needed."""
+    return str(_get("METRICS_TOKEN", ""))
+
+
+def lock_timeout_ms() -> int:
+    """Return how long, in milliseconds, a batch waits for a wallet that somebody else holds."""
+    return int(_get("LOCK_TIMEOUT_MS", 1000))
+
+
+def statement_timeout_ms() -> int:
+    """Return how long, in milliseconds, one statement of a batch may take; 0 means no limit."""
+    return int(_get("STATEMENT_TIMEOUT_MS", 60_000))

@@ -1,0 +1,105 @@
+"""Plain values that travel between the layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+
+#: The whole numbers of ``Totals``; columns of a batch have the same names.
+FIGURES: Final = (
+    "selected",
+    "migrated",
+    "rolled_back",
+    "skipped",
+    "failed",
+    "green",
+    "blue",
+    "red",
+    "mana",
+    "shortfall",
+)
+
+
+@dataclass(slots=True)
+class Totals:
+    """Users by outcome and money of a batch, a run or a dry run; whole numbers of any size."""
+
+    selected: int = 0
+    migrated: int = 0
+    rolled_back: int = 0
+    skipped: int = 0
+    failed: int = 0
+    green: int = 0
+    blue: int = 0
+    red: int = 0
+    mana: int = 0
+    shortfall: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    skips: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def attempted(self) -> int:
+        """Users that count for the error rate: those left out on purpose do not."""
+        return self.migrated + self.rolled_back + self.failed
+
+    def add(self, other: Totals) -> None:
+        """Add another total to this one."""
+        for name in FIGURES:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.errors.update(other.errors)
+        self.skips.update(other.skips)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON; integers stay exact."""
+        figures: dict[str, Any] = {name: getattr(self, name) for name in FIGURES}
+        return figures | {"errors": dict(self.errors), "skips": dict(self.skips)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Totals:
+        """Build totals from what ``as_dict`` returned; absent figures are 0."""
+        totals = cls(**{name: int(values.get(name, 0)) for name in FIGURES})
+        totals.errors.update(values.get("errors", {}))
+        totals.skips.update(values.get("skips", {}))
+        return totals
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What one batch did, as told to a progress callback after its commit."""
+
+    run: int
+    batch: int
+    totals: Totals
+    seconds: float
+
+
+class ProgressCallback(Protocol):
+    """Be told of each committed batch."""
+
+    def __call__(self, result: BatchResult) -> None:
+        """Take the result of a batch; called after its commit, in the process that did it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did, or what a dry run says it would do."""
+
+    run: int | None
+    kind: str
+    dry_run: bool
+    status: str
+    totals: Totals
+    seconds: float
+    reason: str = ""
+    started_at: datetime | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def users_per_minute(self) -> int:
+        """Users handled per minute of this command; 0 where no time passed."""
+        handled = self.totals.selected
+        return round(handled * 60 / self.seconds) if self.seconds > 0 else 0

@@ -1,0 +1,182 @@
+"""The one way wishes become mana: the same statement for one user and for ten thousand.
+
+Every function must be called inside a transaction that its caller owns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.domain.results import Totals
+from mana_migration.engine import dialect, users
+from wishes import posting
+from wishes.rates import BIGINT_MAX, Rates
+
+#: Why a wallet cannot be converted, with the sentence kept on its record.
+PROBLEMS: Final = {
+    "negative_balance": "a balance is negative; correct it with --auto-fix or by hand, then use --retry-failed",
+    "overflow": "the mana would be beyond the limit of BIGINT; split the balance by hand, then use --retry-failed",
+    "orphaned_mana": "the mana is not backed by ledger entries; correct it with --auto-fix or by hand",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionTerms:
+    """What is frozen on the run and the same for each of its batches."""
+
+    run: int
+    rates: Rates
+    skip_invalid: bool = False
+    check_ledger: bool = False
+    cohort: int | None = None
+
+
+def problem_sql(vendor: str, rates: Rates, *, check_ledger: bool) -> str:
+    """Return the SQL of why wallet ``w`` cannot be converted, empty text where it can."""
+    quarter = BIGINT_MAX // 4
+    small = " AND ".join(
+        f"w.{colour} <= {quarter // rate}" for colour, rate in rates.as_dict().items()
+    ) + f" AND w.mana <= {quarter}"
+    exact = " + ".join(f"w.{colour}::numeric * {rate}" for colour, rate in rates.as_dict().items()) + " + w.mana"
+    approximate = f"{worth_sql(rates)} + w.mana"
+    backed = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
+    orphaned = f"WHEN w.mana <> {backed} THEN 'orphaned_mana' " if check_ledger else ""
+    return (
+        "CASE WHEN w.green < 0 OR w.blue < 0 OR w.red < 0 THEN 'negative_balance' "
+        f"{orphaned}"
+        f"WHEN {small} THEN '' "
+        f"WHEN {dialect.exceeds_bigint(vendor, exact, approximate)} THEN 'overflow' ELSE '' END"
+    )
+
+
+def worth_sql(rates: Rates, alias: str = "w") -> str:
+    """Return the SQL of what a wallet's wishes are worth, in mana."""
+    return " + ".join(f"{alias}.{colour} * {rate}" for colour, rate in rates.as_dict().items())
+
+
+def cohort_sql(column: str, permyriad: int) -> str:
+    """Return a condition that holds for a stable share of users, in hundredths of a percent.
+
+    The first eight hex digits of the key's MD5 are compared with the share of 2**32.
+    """
+    bound = format(min(permyriad * 2**32 // 10_000, 2**32 - 1), "08x")
+    if permyriad >= 10_000:
+        return "1 = 1"
+    return f"substr(md5(CAST({column} AS text)), 1, 8) < '{bound}'"
+
+
+def selection_sql(terms: ConversionTerms) -> str:
+    """Return the condition of wallets ``w`` that the run still has to handle; takes the run's id."""
+    cohort = "" if terms.cohort is None else f" AND {cohort_sql('w.user_id', terms.cohort)}"
+    return (
+        "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
+        f"WHERE r.user_id = w.user_id AND r.run_id = %s){cohort}"
+    )
+
+
+@lru_cache(maxsize=32)
+def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
+    now = dialect.now(vendor)
+    problem = problem_sql(vendor, terms.rates, check_ledger=terms.check_ledger)
+    locked = (
+        "SELECT w.user_id, w.green, w.blue, w.red, w.mana FROM wishes_wallet w "
+        f"WHERE w.user_id BETWEEN %s AND %s AND {selection_sql(terms)} "
+        f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}"
+    )
+    judged = f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM ({locked}) w"
+    source = (
+        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
+        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem FROM ({judged}) w"
+    )
+    rejected = "skipped" if terms.skip_invalid else "failed"
+    messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
+    record = (
+        "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
+        "mana_before, mana_credited, error_class, error_message, created_at) "
+        f"SELECT user_id, %s, %s, CASE WHEN problem = '' THEN 'migrated' ELSE '{rejected}' END, green, blue, red, "
+        f"mana, credit, problem, CASE problem {messages} ELSE '' END, {now} FROM picked ORDER BY user_id"
+    )
+    reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'user_id')}"
+    sums = ", ".join(dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "credit"))
+    return dialect.SetStatement(
+        vendor=vendor,
+        columns=posting.CONVERSION_COLUMNS,
+        source=source,
+        writes=[
+            record,
+            posting.insert_conversion_entries(reference, now),
+            posting.update_converted_wallets(now),
+        ],
+        result=f"SELECT problem, COUNT(*), {sums} FROM picked GROUP BY problem",
+    )
+
+
+def convert(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, *, batch: int, first: str, last: str
+) -> Totals:
+    """Convert every wallet from ``first`` to ``last`` (keys as text, both included) that is still to do.
+
+    Locks the wallets in key order, writes the records, the ledger entries and the wallets, and
+    returns the totals.  Wallets with a problem get a record that says so and are left as they are.
+
+    Raises:
+        django.db.Error: the database refused; the caller's transaction must be rolled back.
+    """
+    vendor = connection.vendor
+    with connection.cursor() as cursor:
+        rows = _statement(vendor, terms).run(
+            cursor,
+            source=[users.to_sql(connection, first), users.to_sql(connection, last), terms.run],
+            writes=[[terms.run, batch], [], []],
+        )
+    return totals_of(vendor, rows, skip_invalid=terms.skip_invalid)
+
+
+def totals_of(vendor: str, rows: list[tuple[Any, ...]], *, skip_invalid: bool) -> Totals:
+    """Return the totals of rows (problem, users, exact sums of green, blue, red and credit)."""
+    totals = Totals()
+    for problem, count, *sums in rows:
+        totals.selected += count
+        if problem == "":
+            totals.migrated += count
+            pairs = list(zip(sums[::2], sums[1::2], strict=True))
+            green, blue, red, mana = (dialect.combine(vendor, *pair) for pair in pairs)
+            totals.green += green
+            totals.blue += blue
+            totals.red += red
+            totals.mana += mana
+        elif skip_invalid:
+            totals.skipped += count
+            totals.skips[problem] += count
+        else:
+            totals.failed += count
+            totals.errors[problem] += count
+    return totals
+
+
+def record_problem(
+    connection: BaseDatabaseWrapper,
+    *,
+    run: int,
+    batch: int,
+    user: str,
+    status: str,
+    error_class: str,
+    error_message: str,
+) -> bool:
+    """Record that one user was left as they are; return whether a wallet that is still to do was there."""
+    vendor = connection.vendor
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
+            "mana_before, mana_credited, error_class, error_message, created_at) "
+            f"SELECT w.user_id, %s, %s, %s, w.green, w.blue, w.red, w.mana, 0, %s, %s, {dialect.now(vendor)} "
+            "FROM wishes_wallet w WHERE w.user_id = %s AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
+            "WHERE r.user_id = w.user_id AND r.run_id = %s)",
+            [run, batch, status, error_class, error_message, users.to_sql(connection, user), run],
+        )
+        return bool(cursor.rowcount)

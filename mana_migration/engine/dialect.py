@@ -1,0 +1,125 @@
+"""What differs between the two databases, in one place.
+
+# Note [One statement, two databases]
+The work on a batch is written once, as fragments that read a relation called ``picked``.  On
+PostgreSQL they become one statement, ``WITH picked AS (...), p1 AS (INSERT ...), p2 AS (UPDATE ...)
+SELECT ... FROM picked``: one round trip, one snapshot, rows locked in key order as they are picked.
+SQLite knows no data-modifying CTEs; there ``picked`` is a temporary table and the same fragments
+follow one another inside the same IMMEDIATE transaction, which has no second writer anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from wishes.rates import BIGINT_MAX
+
+NOW: Final = {
+    "postgresql": "statement_timestamp()",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
+}
+"""The database's own clock, so that machines need not agree on the time."""
+
+
+def now(vendor: str) -> str:
+    """Return the SQL of the database's clock."""
+    return NOW[vendor]
+
+
+def lock(vendor: str, alias: str, *, skip_locked: bool = False) -> str:
+    """Return the clause that locks the rows of ``alias``; SQLite locks the whole database instead."""
+    if vendor != "postgresql":
+        return ""
+    return f"FOR NO KEY UPDATE OF {alias}" + (" SKIP LOCKED" if skip_locked else "")
+
+
+def exceeds_bigint(vendor: str, exact: str, approximate: str) -> str:
+    """Return a condition that holds where a sum of non-negative terms passes BIGINT.
+
+    ``exact`` is the sum written so that PostgreSQL computes it in NUMERIC; SQLite turns an integer
+    overflow into a float, which ``approximate`` betrays by its type.
+    """
+    if vendor == "postgresql":
+        return f"({exact}) > {BIGINT_MAX}"
+    return f"typeof({approximate}) <> 'integer'"
+
+
+def exact_sum(vendor: str, expression: str) -> str:
+    """Return two columns whose combination by ``combine`` is the exact sum of a BIGINT expression.
+
+    PostgreSQL sums BIGINT as NUMERIC; SQLite raises "integer overflow", so it sums the upper and
+    the lower 32 bits apart.
+    """
+    if vendor == "postgresql":
+        return f"COALESCE(SUM({expression}), 0), 0"
+    return f"COALESCE(SUM(({expression}) >> 32), 0), COALESCE(SUM(({expression}) & 4294967295), 0)"
+
+
+def combine(vendor: str, first: Any, second: Any) -> int:
+    """Return the exact integer that the two columns of ``exact_sum`` stand for."""
+    return int(first) if vendor == "postgresql" else (int(first) << 32) + int(second)
+
+
+class SetStatement:
+    """Pick rows once and run several writes on them; see Note [One statement, two databases].
+
+    Args:
+        columns: the names of the columns of ``picked``, in the order of ``source``.
+        source: the SELECT that picks (and locks) the rows; placeholders are ``%s``.
+        writes: INSERT, UPDATE or DELETE statements that read ``picked``.
+        result: the SELECT over ``picked`` whose rows ``run`` returns.
+    """
+
+    def __init__(self, *, vendor: str, columns: Sequence[str], source: str, writes: Sequence[str], result: str) -> None:
+        self._vendor = vendor
+        self._columns = columns
+        self._source, self._writes, self._result = source, list(writes), result
+        parts = [f"picked AS MATERIALIZED ({source})"]
+        parts += [f"write_{number} AS ({write})" for number, write in enumerate(writes, 1)]
+        self._sql = f"WITH {', '.join(parts)} {result}"
+        self._create = f"CREATE TEMPORARY TABLE IF NOT EXISTS picked_{len(columns)} ({', '.join(columns)})"
+        self._table = f"temp.picked_{len(columns)}"
+
+    def run(
+        self,
+        cursor: CursorWrapper,
+        *,
+        source: Sequence[Any],
+        writes: Sequence[Sequence[Any]],
+    ) -> list[tuple[Any, ...]]:
+        """Execute everything and return the rows of the result; must be called inside a transaction.
+
+        Args:
+            cursor: a cursor of the transaction's connection.
+            source: parameters of the source.
+            writes: parameters of each write.
+        """
+        if self._vendor == "postgresql":
+            cursor.execute(self._sql, [*source, *(value for values in writes for value in values)])
+            return list(cursor.fetchall())
+        cursor.execute(self._create)
+        cursor.execute(f"DELETE FROM {self._table}")
+        cursor.execute(f"INSERT INTO {self._table} {self._source}", source)
+        table = self._table
+        for write, values in zip(self._writes, writes, strict=True):
+            cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {write}", values)
+        cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {self._result}")
+        return list(cursor.fetchall())
+
+
+def set_timeouts(connection: BaseDatabaseWrapper, *, lock_ms: int, statement_ms: int) -> None:
+    """Bound this transaction's waits, so that the tool and not the site is the victim.
+
+    ``SET LOCAL`` only: behind PgBouncer in transaction mode a session setting would leak to others.
+    On SQLite the connection's own timeout applies.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+                [f"{lock_ms}ms", f"{statement_ms}ms"],
+            )

@@ -1,0 +1,76 @@
+"""What can go wrong with a migration, one class per cause.
+
+Every message is one line: what happened, with the value, and what to do next.  None carries a
+username or an e-mail address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MigrationError(Exception):
+    """Base of every error that ends a command with one clear line and exit code 1."""
+
+
+class UsageError(MigrationError):
+    """An option or a value that cannot be meant; ends a command with exit code 2."""
+
+
+class TransitionError(MigrationError):
+    """A run cannot go from its status to the one asked for."""
+
+    def __init__(self, *, run: int, current: str, target: str, allowed: Sequence[str]) -> None:
+        self.run, self.current, self.target = run, current, target
+        super().__init__(
+            f"run {run} is {current} and cannot become {target}; "
+            + (f"from there it can only become {', '.join(allowed)}" if allowed else "that is its end")
+        )
+
+
+class RunConflictError(MigrationError):
+    """Another run is open, or the open one was started with other options."""
+
+
+class RunNotFoundError(MigrationError):
+    """There is no such run."""
+
+
+class UserNotFoundError(MigrationError):
+    """No user has this primary key or username."""
+
+
+class AmbiguousUserError(MigrationError):
+    """The value is the primary key of one user and the username of another."""
+
+
+class PreflightError(MigrationError):
+    """The database is not fit for a run; the message names what is missing."""
+
+
+class FindingsError(MigrationError):
+    """Error-level findings stand in the way of a run."""
+
+
+class NothingToRollBackError(MigrationError):
+    """The selection holds no conversion that could be taken back."""
+
+
+class ImportRejectedError(MigrationError):
+    """The source has bad rows and none was to be skipped; nothing was imported."""
+
+
+class SourceError(MigrationError):
+    """The legacy source cannot be read as such."""
+
+
+class ReportError(MigrationError):
+    """The report cannot be written where it should go."""
+
+
+class DatabaseUnavailableError(MigrationError):
+    """The database cannot be reached or refuses the work."""
+
+
+class CheckFailedError(MigrationError):
+    """A rule that must hold does not."""

@@ -1,0 +1,61 @@
+"""Batches: the work list of a run and the source of all its figures."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+
+from mana_migration.models.run import MigrationRun
+from mana_migration.states import BatchStatus
+
+
+class MigrationBatch(models.Model):
+    """A slice of a run's users, handled in one transaction.
+
+    ``first_user`` and ``last_user`` are primary keys as text, both included, so that numbers and
+    UUIDs are kept alike.  Money columns are exact: a batch whose sums would leave the range of
+    BIGINT is halved before it is handled.
+    """
+
+    run = models.ForeignKey(MigrationRun, on_delete=models.PROTECT, related_name="batches")
+    first_user = models.CharField(max_length=64)
+    last_user = models.CharField(max_length=64)
+    planned = models.IntegerField(help_text="Users in the slice when it was planned.")
+    status = models.CharField(max_length=9, choices=BatchStatus, default=BatchStatus.PLANNED)
+    folded = models.BooleanField(default=False, help_text="Its figures are in the run's folded sums.")
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="Times it was tried and rolled back.")
+    selected = models.IntegerField(default=0, help_text="Users found and accounted for.")
+    migrated = models.IntegerField(default=0)
+    rolled_back = models.IntegerField(default=0)
+    skipped = models.IntegerField(default=0)
+    failed = models.IntegerField(default=0)
+    green = models.BigIntegerField(default=0, help_text="Green wishes converted or given back.")
+    blue = models.BigIntegerField(default=0, help_text="Blue wishes converted or given back.")
+    red = models.BigIntegerField(default=0, help_text="Red wishes converted or given back.")
+    mana = models.BigIntegerField(default=0, help_text="Mana credited (migration) or debited (rollback).")
+    shortfall = models.BigIntegerField(default=0, help_text="Mana written off, already spent when reversed.")
+    errors = models.JSONField(default=dict, help_text="Failed users by error class.")
+    skips = models.JSONField(default=dict, help_text="Skipped users by reason.")
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    worker = models.CharField(max_length=100, blank=True, help_text="Host and process that handled it.")
+
+    class Meta:
+        verbose_name_plural = "migration batches"
+        ordering = ("id",)
+        indexes = (
+            # The work list and the figures of a running run: a few hundred rows, whatever its size.
+            models.Index(fields=["run", "id"], condition=Q(folded=False), name="mana_migration_batch_unfolded"),
+        )
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(selected=F("migrated") + F("rolled_back") + F("skipped") + F("failed")),
+                name="mana_migration_batch_no_gap",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=BatchStatus.values), name="mana_migration_batch_status_known"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"batch {self.pk} of run {self.run_id}"

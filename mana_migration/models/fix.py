@@ -1,0 +1,41 @@
+"""What auto-fix changed."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+from mana_migration.models.run import MigrationRun
+
+
+class IntegrityFix(models.Model):
+    """One correction of one user's data: which check asked for it, before, after, when, by which run."""
+
+    check_id = models.CharField(max_length=40, help_text="The integrity check whose finding was fixed.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_constraint=False
+    )
+    run = models.ForeignKey(
+        MigrationRun,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="fixes",
+        help_text="The run that it was made for; empty: by validate_migration.",
+    )
+    before = models.JSONField()
+    after = models.JSONField()
+    green_change = models.BigIntegerField(default=0)
+    blue_change = models.BigIntegerField(default=0)
+    red_change = models.BigIntegerField(default=0)
+    mana_change = models.BigIntegerField(default=0)
+    actor = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name_plural = "integrity fixes"
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return f"fix {self.pk} of {self.check_id}"

@@ -1,0 +1,78 @@
+"""What one run did to one user."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from mana_migration.models.batch import MigrationBatch
+from mana_migration.models.run import MigrationRun
+from mana_migration.states import UserStatus
+
+
+class UserMigration(models.Model):
+    """The record of one user in one run: pre-image, mana, outcome, error and reversal.
+
+    The foreign keys carry no constraint in the database: see Note [Foreign keys of the ledger] in
+    ``wishes.models``; runs and batches are never deleted, which a guard refuses.
+    """
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    run = models.ForeignKey(
+        MigrationRun, on_delete=models.PROTECT, related_name="records", db_constraint=False, db_index=False
+    )
+    batch = models.ForeignKey(
+        MigrationBatch, on_delete=models.PROTECT, related_name="records", db_constraint=False, db_index=False
+    )
+    status = models.CharField(max_length=11, choices=UserStatus)
+    green = models.BigIntegerField(default=0, help_text="Green wishes before.")
+    blue = models.BigIntegerField(default=0, help_text="Blue wishes before.")
+    red = models.BigIntegerField(default=0, help_text="Red wishes before.")
+    mana_before = models.BigIntegerField(default=0, help_text="Mana before.")
+    mana_credited = models.BigIntegerField(default=0, help_text="Mana that the conversion credited.")
+    error_class = models.CharField(max_length=40, blank=True, default="", db_default="", help_text="Why it failed or was skipped.")
+    error_message = models.TextField(blank=True, default="", db_default="")
+    created_at = models.DateTimeField(db_default=Now())
+    reversal_run = models.ForeignKey(
+        MigrationRun,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="reversals",
+        db_constraint=False,
+        db_index=False,
+        help_text="The rollback that took it back.",
+    )
+    reversed_at = models.DateTimeField(null=True, blank=True)
+    mana_debited = models.BigIntegerField(null=True, blank=True, help_text="Mana that the reversal debited.")
+    shortfall = models.BigIntegerField(
+        null=True, blank=True, help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks."
+    )
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.UniqueConstraint(fields=["user", "run"], name="mana_migration_one_record_per_run"),
+            models.UniqueConstraint(
+                fields=["user"], condition=Q(status="migrated"), name="mana_migration_one_live_record"
+            ),
+            models.CheckConstraint(condition=Q(status__in=UserStatus.values), name="mana_migration_record_status_known"),
+            models.CheckConstraint(
+                condition=Q(mana_credited__gte=0), name="mana_migration_record_credit_not_negative"
+            ),
+        )
+        indexes = (
+            # Failed and skipped users are few and asked for by run.
+            models.Index(
+                fields=["run", "id"],
+                condition=Q(status__in=["failed", "skipped"]),
+                name="mana_migration_record_problem",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"record {self.pk} ({self.get_status_display().lower()})"

@@ -1,0 +1,142 @@
+"""The economy's tables: one wallet a user, and the ledgers that explain every change of it.
+
+Nothing here knows of a migration; ``migrated_at`` only says since when a wallet holds mana alone.
+
+# Note [Foreign keys of the ledger]
+The ledgers' ``user`` carries no foreign-key constraint in the database.  Such a constraint would
+lock and rewrite the user's own row for every entry (``FOR KEY SHARE``), which at a hundred million
+conversions rewrites the whole user table.  The same integrity is had for nothing from the other
+side: a wallet's foreign key keeps its user, and a guard refuses to delete a wallet that has
+entries, is migrated or holds mana (``wishes.guards``).
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+
+class Wallet(models.Model):
+    """One user's balances: wishes of three colours until they are converted, mana afterwards.
+
+    The lock on this row serialises everything that happens to a user's balances.
+    """
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        primary_key=True,
+        related_name="wish_wallet",
+    )
+    green = models.BigIntegerField(default=0, db_default=0, help_text="Green wishes; legacy data may be negative.")
+    blue = models.BigIntegerField(default=0, db_default=0, help_text="Blue wishes; legacy data may be negative.")
+    red = models.BigIntegerField(default=0, db_default=0, help_text="Red wishes; legacy data may be negative.")
+    mana = models.BigIntegerField(default=0, db_default=0, help_text="Mana; never negative.")
+    migrated_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the wishes were converted; empty until then."
+    )
+    updated_at = models.DateTimeField(auto_now=True, db_default=Now())
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(condition=Q(mana__gte=0), name="wishes_wallet_mana_not_negative"),
+            models.CheckConstraint(
+                condition=Q(migrated_at__isnull=True) | Q(green=0, blue=0, red=0),
+                name="wishes_wallet_migrated_has_no_wishes",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"wallet of user {self.pk}"
+
+
+class EntryKind(models.TextChoices):
+    """Why an entry was booked."""
+
+    CONVERSION = "conversion", "Conversion"
+    """Wishes became mana."""
+    REVERSAL = "reversal", "Reversal"
+    """A conversion was taken back."""
+    EARN = "earn", "Earned"
+    """The site credited the user."""
+    SPEND = "spend", "Spent"
+    """The user paid."""
+    ADJUSTMENT = "adjustment", "Adjustment"
+    """A recorded correction."""
+    OPENING = "opening", "Opening balance"
+    """Mana that the user brought from the old system."""
+
+
+class Entry(models.Model):
+    """An append-only change of a balance.  The database refuses to change or remove one."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_constraint=False,  # Note [Foreign keys of the ledger]
+        db_index=False,  # the index on (user, id) covers it
+    )
+    amount = models.BigIntegerField(help_text="Signed change; never 0.")
+    kind = models.CharField(max_length=12, choices=EntryKind)
+    reference = models.CharField(
+        max_length=200, unique=True, help_text="Idempotency key: the same operation always carries the same one."
+    )
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount:+d}"
+
+
+class ManaEntry(Entry):
+    """One signed, immutable change of a user's mana, with the balance after it."""
+
+    balance_after = models.BigIntegerField(help_text="The wallet's mana after this entry; never negative.")
+
+    class Meta(Entry.Meta):
+        abstract = False
+        verbose_name = "mana entry"
+        verbose_name_plural = "mana entries"
+        indexes = (models.Index(fields=["user", "id"], name="wishes_manaentry_user_id"),)
+        constraints = (
+            models.CheckConstraint(condition=~Q(amount=0), name="wishes_manaentry_amount_not_zero"),
+            models.CheckConstraint(condition=Q(balance_after__gte=0), name="wishes_manaentry_balance_not_negative"),
+            models.CheckConstraint(condition=Q(kind__in=EntryKind.values), name="wishes_manaentry_kind_known"),
+            models.CheckConstraint(
+                condition=(~Q(kind__in=["conversion", "earn", "opening"]) | Q(amount__gt=0))
+                & (~Q(kind__in=["reversal", "spend"]) | Q(amount__lt=0)),
+                name="wishes_manaentry_sign_of_kind",
+            ),
+            models.CheckConstraint(
+                condition=Q(amount__lt=0) | Q(balance_after__gte=F("amount")),
+                name="wishes_manaentry_balance_covers_credit",
+            ),
+        )
+
+
+class WishEntry(Entry):
+    """One signed, immutable change of an unmigrated user's wishes made through the wallet service."""
+
+    colour = models.CharField(max_length=5, choices=[("green", "Green"), ("blue", "Blue"), ("red", "Red")])
+    balance_after = models.BigIntegerField(help_text="The wallet's wishes of this colour after this entry.")
+
+    class Meta(Entry.Meta):
+        abstract = False
+        verbose_name = "wish entry"
+        verbose_name_plural = "wish entries"
+        indexes = (models.Index(fields=["user", "id"], name="wishes_wishentry_user_id"),)
+        constraints = (
+            models.CheckConstraint(condition=~Q(amount=0), name="wishes_wishentry_amount_not_zero"),
+            models.CheckConstraint(
+                condition=Q(kind="earn", amount__gt=0) | Q(kind="spend", amount__lt=0),
+                name="wishes_wishentry_sign_of_kind",
+            ),
+            models.CheckConstraint(
+                condition=Q(colour__in=["green", "blue", "red"]), name="wishes_wishentry_colour_known"
+            ),
+        )

@@ -1,0 +1,61 @@
+"""The set-based writes of wallets and the mana ledger: the only place that changes them in bulk.
+
+Each function returns one SQL write that reads a relation called ``picked``, which the caller
+supplies and whose wallets it has locked in the same transaction; nothing here opens one.  The
+single-user services of ``wishes.services`` keep the same rules.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Columns that ``picked`` must have for a conversion: the wallet as locked, what it is worth, the
+#: entry's reference, and whether this user is converted at all (``problem`` is empty).
+CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "problem")
+
+
+def insert_conversion_entries(reference: str, now: str) -> str:
+    """Return the INSERT of one ledger entry for each conversion that is worth anything.
+
+    ``reference`` is an SQL expression over ``picked``; ``now`` the SQL of the clock.
+    """
+    return (
+        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
+        f"SELECT user_id, credit, mana + credit, 'conversion', {reference}, {now} "
+        "FROM picked WHERE problem = '' AND credit <> 0 ORDER BY user_id"
+    )
+
+
+def update_converted_wallets(now: str) -> str:
+    """Return the UPDATE that zeroes the wishes, credits the mana and sets the flag."""
+    return (
+        "UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = wishes_wallet.mana + picked.credit, "
+        f"migrated_at = {now}, updated_at = {now} "
+        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND picked.problem = ''"
+    )
+
+
+def insert_reversal_entries(reference: str, now: str) -> str:
+    """Return the INSERT of one ledger entry for each reversal that debits anything.
+
+    ``picked`` has user_id, mana (as locked), debit and problem.
+    """
+    return (
+        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
+        f"SELECT user_id, -debit, mana - debit, 'reversal', {reference}, {now} "
+        "FROM picked WHERE problem = '' AND debit <> 0 ORDER BY user_id"
+    )
+
+
+def update_reversed_wallets(now: str) -> str:
+    """Return the UPDATE that debits the mana, adds the wishes back and clears the flag.
+
+    ``picked`` has user_id, green, blue, red (to add), debit and problem.  The wallet guard must be
+    lifted in this transaction (``wishes.guards.announce_reversal``).
+    """
+    return (
+        "UPDATE wishes_wallet SET green = wishes_wallet.green + picked.green, "
+        "blue = wishes_wallet.blue + picked.blue, red = wishes_wallet.red + picked.red, "
+        f"mana = wishes_wallet.mana - picked.debit, migrated_at = NULL, updated_at = {now} "
+        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND picked.problem = ''"
+    )
