@@ -13,7 +13,7 @@ def main(argv: list[str]) -> None:
     try:
         from django.core.management import execute_from_command_line  # noqa: PLC0415  after the settings are named
     except ImportError:
-        sys.exit("manage.py: Django is not installed here. Run 'make demo' or 'make .venv' first, then .venv/bin/python.")
+        sys.exit("manage.py: Django is not installed for this Python. Run 'make venv', then use .venv/bin/python.")
     try:
         execute_from_command_line(argv)
     except ConfigurationError as error:

@@ -138,7 +138,7 @@ def database(name: str, *, default: str) -> dict[str, Any]:
     """
     url = text(name) or default
     scheme = url.partition(":")[0]
-    allowed = "give sqlite:///FILE or postgres://USER:PASSWORD@HOST:PORT/NAME (the value may hold a password: not shown)"
+    allowed = "give sqlite:///FILE or postgres://USER:PASSWORD@HOST:PORT/NAME (its value is a secret, not shown)"
     if scheme not in DATABASE_ENGINES:
         raise ConfigurationError(f"{name} is not the URL of a database that is supported; {allowed}.")
     try:

@@ -86,6 +86,7 @@ def database_url(alias: str = "default") -> str:
     settings = connections[alias].settings_dict
     if connections[alias].vendor == "sqlite":
         return f"sqlite:///{settings['NAME']}"
-    user = quote(settings["USER"], safe="") + (f":{quote(settings['PASSWORD'], safe='')}" if settings["PASSWORD"] else "")
+    user, password = quote(settings["USER"], safe=""), quote(settings["PASSWORD"], safe="")
+    credentials = f"{user}:{password}" if password else user
     port = f":{settings['PORT']}" if settings["PORT"] else ""
-    return f"postgres://{user}@{quote(settings['HOST'], safe='')}{port}/{settings['NAME']}"
+    return f"postgres://{credentials}@{quote(settings['HOST'], safe='')}{port}/{settings['NAME']}"

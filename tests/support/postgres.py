@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 SUPERUSER = "postgres"
 NOBODY = 65534
+INITDB_OPTIONS = ("--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
 # Speed instead of safety: the data is thrown away with the server.
 VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 # Reads until its parent is gone, however it went, then ends the server and removes its folder.
@@ -180,8 +181,7 @@ class Postgres:
 
     def _initdb(self) -> None:
         made = subprocess.run(
-            [*self._prefix, self.bin / "initdb", "-D", self.data, "-U", SUPERUSER, "--auth=trust", "--no-sync"]
-            + ["--encoding=UTF8", "--locale=C"],
+            [*self._prefix, self.bin / "initdb", "-D", self.data, "-U", SUPERUSER, *INITDB_OPTIONS],
             check=False,
             capture_output=True,
             text=True,
@@ -192,7 +192,8 @@ class Postgres:
 
     def _children(self) -> list[int]:
         assert self.server
-        return [int(pid) for pid in Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()]
+        pid = self.server.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def _wait_until_ready(self) -> None:
         assert self.server

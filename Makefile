@@ -1,0 +1,118 @@
+# make help lists the targets. PYTHON chooses the interpreter: make test PYTHON=python3.13
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The first Python on the PATH that is new enough; it is run, because a shim may be there without its Python.
+SUITABLE = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- Set-up -----------------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUITABLE)' 2>/dev/null; then \
+		echo "No Python 3.11 or newer found (looked for: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)); name one: make PYTHON=/path/to/python3" >&2; \
+		exit 1; fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# What the site needs; nothing more.
+$(VENV)/runtime.stamp: requirements.txt | $(BIN)/python
+	@echo "Installing requirements.txt"
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+# Tests, checks and tools as well.
+$(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
+	@echo "Installing requirements-dev.txt"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $(VENV)/runtime.stamp $@
+
+.PHONY: venv
+venv: $(VENV)/dev.stamp ## Set up .venv with everything that development needs
+
+# --- Use --------------------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(VENV)/runtime.stamp ## Import, migrate and validate 2,000 legacy users in a throw-away SQLite file
+	@$(BIN)/python scripts/demo.py
+
+.PHONY: run
+run: $(VENV)/runtime.stamp ## Serve the site for development on http://127.0.0.1:8000/
+	@DEBUG=true $(BIN)/python manage.py migrate --verbosity 0
+	@DEBUG=true $(BIN)/python manage.py runserver
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/dev.stamp ## Run all tests, on SQLite and on PostgreSQL (ARGS="-k word" narrows them)
+	@$(BIN)/python scripts/test_both.py $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/dev.stamp ## Look for mistakes and unformatted code
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/dev.stamp ## Check the types
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(VENV)/dev.stamp ## Check that imports only run downward
+	@$(BIN)/lint-imports
+
+.PHONY: check
+check: lint types layers test ## All of the above
+
+.PHONY: format
+format: $(VENV)/dev.stamp ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+.PHONY: test-matrix
+test-matrix: ## Run the tests on every Python >= 3.11 at hand, with Django 5.2 and 6.0
+	@$(or $(PYTHON),python3) scripts/test_matrix.py
+
+# --- Measuring --------------------------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: $(VENV)/dev.stamp ## Measure users per second (ARGS="--users 1000000")
+	@$(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: torture
+torture: $(VENV)/dev.stamp ## Kill, lock and crash real processes for minutes on end, then check every sum
+	@$(BIN)/python -m benchmarks.torture $(ARGS)
+
+.PHONY: docs-screenshots
+docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)
+	@$(BIN)/python scripts/docs_screenshots.py
+
+# --- Upkeep -----------------------------------------------------------------------------------------------------------
+
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" pyproject.toml
+
+.PHONY: lock
+lock: ## Write requirements.txt and requirements-dev.txt anew (needs uv; ARGS=--upgrade takes newer releases)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+	$(LOCK) requirements.in --output-file requirements.txt $(ARGS)
+	$(LOCK) --extra celery requirements.in requirements-dev.in --constraints requirements.txt \
+		--output-file requirements-dev.txt $(ARGS)
+
+.PHONY: clean
+clean: ## Remove environments, caches and the demo's files; keeps db.sqlite3, .env, logs/ and the secret key
+	rm -rf .venv .venv-* build dist *.egg-info .coverage .coverage.* htmlcov \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache var/demo* var/tests
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

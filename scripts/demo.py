@@ -1,0 +1,103 @@
+"""A tour: import 2,000 legacy users into a throw-away SQLite file, migrate them and prove the sums.
+
+Runs the very commands that an operator types, and shows each. Ends with exit code 1 if one of them did not end as it
+should.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from legacy_export import write
+
+PROJECT = Path(__file__).resolve().parent.parent
+VAR = PROJECT / "var"
+DATABASE = VAR / "demo.sqlite3"
+EXPORT = VAR / "demo-export.csv"
+REJECTS = VAR / "demo-rejects.csv"
+USERS = 2_000
+
+ENVIRONMENT = os.environ | {
+    "DATABASE_URL": f"sqlite:///{DATABASE}",
+    "ENV_FILE": os.devnull,  # the demo does not depend on this site's .env
+    "MANA_MIGRATION_LOG_DIR": str(VAR / "demo-logs"),
+    "MANA_MIGRATION_REPORT_DIR": str(VAR / "demo-reports"),
+    "PYTHONUNBUFFERED": "1",
+}
+
+DONE, REFUSED, DONE_IN_PART = 0, 1, 3
+
+# (why, command, exit codes that are right here)
+STEPS = (
+    ("The tables.", "migrate --verbosity 0", {DONE}),
+    (
+        "What would the import do? The export is as dirty as real ones: bad rows are listed, nothing is written.",
+        f"import_balances {EXPORT.relative_to(PROJECT)} --dry-run",
+        {DONE_IN_PART, REFUSED},
+    ),
+    (
+        "Import the good rows; the bad ones go to a file, each with its reason.",
+        f"import_balances {EXPORT.relative_to(PROJECT)} --skip-bad-rows --rejects {REJECTS.relative_to(PROJECT)}",
+        {DONE, DONE_IN_PART},
+    ),
+    ("What would the migration do, and what is in its way?", "migrate_users --dry-run", {DONE, DONE_IN_PART, REFUSED}),
+    (
+        "Migrate: what can be fixed is fixed and recorded, users that cannot be are left out and listed.",
+        "migrate_users --auto-fix --skip-invalid --no-input",
+        {DONE, DONE_IN_PART},
+    ),
+    ("Was any value created or lost?", "validate_migration", {DONE, DONE_IN_PART}),
+    ("The run, afterwards.", "monitor_migration", {DONE}),
+)
+
+NEXT = f"""
+What to look at next. Tell the commands where the demo's data is:
+
+    export DATABASE_URL=sqlite:///{DATABASE.relative_to(PROJECT)}
+
+    .venv/bin/python manage.py createsuperuser
+    make run                                                    then http://127.0.0.1:8000/admin/
+    .venv/bin/python manage.py monitor_migration --report --export html --output {VAR.name}/demo-report.html
+    .venv/bin/python manage.py rollback_migration --all --dry-run
+    .venv/bin/python manage.py rollback_migration --all --no-input
+"""
+
+
+def forget() -> None:
+    """Remove what an earlier demo left."""
+    for leftover in VAR.glob(f"{DATABASE.name}*"):
+        leftover.unlink()
+    REJECTS.unlink(missing_ok=True)
+
+
+def run(why: str, command: str, right: set[int]) -> bool:
+    """Show and run one command; return whether it ended as it should."""
+    print(f"\n# {why}\n$ python manage.py {command}", flush=True)
+    code = subprocess.run(
+        [sys.executable, "manage.py", *shlex.split(command)], cwd=PROJECT, env=ENVIRONMENT, check=False
+    ).returncode
+    if code not in right:
+        expected = " or ".join(map(str, sorted(right)))
+        print(f"\nThe demo stops here: exit code {code}, expected {expected}.", file=sys.stderr)
+        return False
+    if code:
+        print(f"(exit code {code})", flush=True)
+    return True
+
+
+def main() -> int:
+    """Run the tour."""
+    VAR.mkdir(exist_ok=True, mode=0o700)
+    forget()
+    write(EXPORT, USERS, dirty=True)
+    print(f"# A legacy export of {USERS:,} users: {EXPORT.relative_to(PROJECT)}")
+    if not all(run(*step) for step in STEPS):
+        return 1
+    print(NEXT, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

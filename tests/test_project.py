@@ -1,0 +1,204 @@
+"""The project around the code: dependencies, settings, commands, packaging."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import get_commands
+from django.db import connection
+
+from tests.support.commands import PROJECT, Result, run_command
+
+OUR_APPS = ("wishes", "mana_migration")
+OUR_COMMANDS = sorted(name for name, app in get_commands().items() if app in OUR_APPS)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> Result:
+    """Run a program in the project's folder."""
+    done = subprocess.run(
+        command, cwd=PROJECT, env=os.environ | (env or {}), capture_output=True, text=True, check=False, timeout=300
+    )
+    return Result(done.stdout, done.stderr, done.returncode)
+
+
+def tool(name: str) -> Path:
+    """Return a program of this environment."""
+    return Path(sys.executable).parent / name
+
+
+# --- Dependencies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_psycopg2_drives_postgres() -> None:
+    connection.ensure_connection()
+    assert type(connection.connection).__module__.startswith("psycopg2")
+
+
+def test_psycopg_3_is_absent_because_django_would_use_it() -> None:
+    assert importlib.util.find_spec("psycopg") is None
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_pinned_by_hash_and_name_no_registry(name: str) -> None:
+    text = (PROJECT / name).read_text()
+    pins = re.findall(r"^([a-z0-9-]+)==\S+", text, flags=re.MULTILINE)
+    hashes = re.findall(r"^ +--hash=sha256:[0-9a-f]{64}( \\)?$", text, flags=re.MULTILINE)
+    assert len(pins) > 15
+    assert len(hashes) >= len(pins)
+    assert "psycopg" not in pins
+    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host", text)
+
+
+def test_requirements_agree_on_what_both_install() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^[a-z0-9-]+==[^\s;]+", (PROJECT / name).read_text(), flags=re.MULTILINE))
+
+    assert pins("requirements.txt") <= pins("requirements-dev.txt")
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sqlite  # once is enough
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("lint-imports", "--no-cache")],
+    ids=["lint", "format", "layers"],
+)
+def test_the_checks_hold(command: tuple[str, ...]) -> None:
+    result = run(tool(command[0]), *command[1:])
+    assert result.code == 0, result.out + result.err
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing() -> None:
+    result = run_command("makemigrations", "--check", "--dry-run")
+    assert result.code == 0, result.out + result.err
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_of_the_design_are_there() -> None:
+    expected = {"migrate_users", "monitor_migration", "rollback_migration", "validate_migration", "import_balances"}
+    assert expected <= set(OUR_COMMANDS)
+
+
+@pytest.mark.parametrize("name", OUR_COMMANDS)
+def test_every_command_shows_help(name: str) -> None:
+    result = run_command(name, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("usage: manage.py " + name)
+
+
+@pytest.mark.parametrize("name", OUR_COMMANDS)
+def test_the_readme_names_every_command(name: str) -> None:
+    assert name in (PROJECT / "README.md").read_text()
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("DEBUG", "perhaps", "manage.py: DEBUG='perhaps' is neither true nor false; allowed: true, yes, on, 1, "),
+        ("RED_RATE", "0", "manage.py: RED_RATE='0' is not allowed; give a whole number from 1 to 1000000000."),
+        ("GREEN_RATE", "ten", "manage.py: GREEN_RATE='ten' is not allowed; give a whole number from 1 to 1000000000."),
+        ("LOG_LEVEL", "loud", "manage.py: LOG_LEVEL='loud' is not allowed; give one of: DEBUG, INFO, WARNING, ERROR."),
+        ("TIME_ZONE", "Atlantis", "manage.py: TIME_ZONE='Atlantis' is not a time zone; give a name like UTC or "),
+        ("DATABASE_URL", "mysql://u:hunter2@h/n", "manage.py: DATABASE_URL is not the URL of a database that is "),
+        ("DATABASE_URL", "postgres://u:hunter2@h:x/n", "manage.py: DATABASE_URL cannot be read as a URL; give "),
+        ("DATABASE_URL_EU", "postgres://u:hunter2@h", "manage.py: DATABASE_URL_EU names no database; give "),
+        ("SECRET_KEY", "hunter2", "manage.py: SECRET_KEY has 7 characters; give at least 50 random ones"),
+    ],
+)
+def test_a_wrong_variable_is_one_line_and_no_secret(variable: str, value: str, message: str) -> None:
+    result = run(sys.executable, "manage.py", "check", env={variable: value})
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.startswith(message)
+    assert result.err.count("\n") == 1
+    assert "hunter2" not in result.err
+
+
+@pytest.mark.sqlite  # no database is asked
+def test_a_secret_key_is_made_once_and_kept_for_us_alone(tmp_path: Path) -> None:
+    code = f"from config import env; from pathlib import Path; print(env.secret('NONE', keep_in=Path('{tmp_path}/var/key')))"
+    first, second = (run(sys.executable, "-c", code) for _ in range(2))
+    assert first.code == 0
+    assert first.out == second.out
+    assert (tmp_path / "var" / "key").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in (tmp_path / "var").iterdir()] == ["key"]
+
+
+@pytest.mark.sqlite  # no database is asked
+def test_production_settings_pass_the_deployment_checks() -> None:
+    production = {"HTTPS_ONLY": "", "COLLECTED_STATIC": "", "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz" * 2}
+    result = run(sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING", env=production)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.sqlite
+@pytest.mark.django_db
+def test_sqlite_is_set_up_for_money() -> None:
+    with connection.cursor() as cursor:
+        found = {}
+        for pragma in ("journal_mode", "synchronous", "foreign_keys", "recursive_triggers"):
+            cursor.execute(f"PRAGMA {pragma}")
+            found[pragma] = cursor.fetchone()[0]
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "recursive_triggers": 1}
+
+
+@pytest.mark.sqlite  # no database is asked
+def test_env_example_names_every_variable() -> None:
+    source = (PROJECT / "config" / "settings.py").read_text()
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z_]+)"', source)) - {"ENV_FILE"}
+    documented = set(re.findall(r"^#([A-Z_]+)=", (PROJECT / ".env.example").read_text(), flags=re.MULTILINE))
+    assert read <= documented
+    assert documented - read <= {"DATABASE_URL_EU"}
+
+
+# --- Packaging --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.slow
+def test_the_wheel_holds_both_apps_with_their_templates_and_static_files(tmp_path: Path) -> None:
+    # Built from a copy: setuptools leaves folders beside what it builds.
+    sources = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").out.split("\0")
+    for source in filter(None, sources):
+        if (PROJECT / source).is_file():
+            target = tmp_path / "source" / source
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((PROJECT / source).read_bytes())
+    built = run(
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path,
+        tmp_path / "source",
+    )  # fmt: skip
+    assert built.code == 0, built.err
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+
+    wanted = set()
+    for app in OUR_APPS:
+        files = (path for path in (tmp_path / "source" / app).rglob("*") if path.is_file())
+        wanted |= {str(path.relative_to(tmp_path / "source")) for path in files}
+    templates = tmp_path / "source" / "templates"
+    wanted |= {f"mana_migration/templates/{path.relative_to(templates)}" for path in templates.rglob("*.*")}
+    assert wanted <= packed
+    assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == set(OUR_APPS)
+
+
+def test_the_site_finds_its_templates() -> None:
+    assert settings.TEMPLATES[0]["DIRS"] == [PROJECT / "templates"]
+    assert (PROJECT / "templates" / "mana_migration").is_dir()
