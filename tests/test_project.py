@@ -133,7 +133,8 @@ def test_a_wrong_variable_is_one_line_and_no_secret(variable: str, value: str, m
 
 @pytest.mark.sqlite  # no database is asked
 def test_a_secret_key_is_made_once_and_kept_for_us_alone(tmp_path: Path) -> None:
-    code = f"from config import env; from pathlib import Path; print(env.secret('NONE', keep_in=Path('{tmp_path}/var/key')))"
+    read = f"env.secret('NONE', keep_in=Path('{tmp_path}/var/key'))"
+    code = f"from config import env; from pathlib import Path; print({read})"
     first, second = (run(sys.executable, "-c", code) for _ in range(2))
     assert first.code == 0
     assert first.out == second.out
