@@ -70,7 +70,7 @@ def _load_settings() -> None:
     default = settings.DATABASES["default"]
     if default["ENGINE"].endswith("sqlite3"):
         # A file, as in production: in memory there is no WAL, no second connection, no other process.
-        default["TEST"] = {"NAME": str(Path(os.environ["MANA_TESTS_FOLDER"]) / "test.sqlite3")}
+        default.setdefault("TEST", {})["NAME"] = str(Path(os.environ["MANA_TESTS_FOLDER"]) / "test.sqlite3")
 
     from tests.support.flush import allow_flush
 
