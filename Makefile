@@ -1,4 +1,4 @@
-# make help lists the targets. PYTHON chooses the interpreter: make test PYTHON=python3.13
+# make help lists the targets. PYTHON chooses the interpreter of a new .venv: make clean test PYTHON=python3.13
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

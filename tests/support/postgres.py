@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 SUPERUSER = "postgres"
 NOBODY = 65534
+DEFAULT_PORT = 5432  # names the socket, even where nothing listens on TCP
 INITDB_OPTIONS = ("--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
 # Speed instead of safety: the data is thrown away with the server.
 VOLATILE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -113,8 +114,8 @@ class Postgres:
 
     def url(self, database: str = "postgres", *, tcp: bool = False) -> str:
         """Return the address of a database, through the socket unless TCP is asked for."""
-        host = f"127.0.0.1:{self.port}" if tcp else quote(str(self.folder), safe="")
-        return f"postgres://{SUPERUSER}@{host}/{database}"
+        host = "127.0.0.1" if tcp else quote(str(self.folder), safe="")
+        return f"postgres://{SUPERUSER}@{host}:{self.port or DEFAULT_PORT}/{database}"
 
     def start(self) -> None:
         """Start the server and wait until it takes connections; the first start makes the data folder."""
@@ -124,7 +125,7 @@ class Postgres:
         settings = self.settings | {
             "unix_socket_directories": str(self.folder),
             "listen_addresses": "127.0.0.1" if self.port else "",
-            "port": str(self.port or 5432),
+            "port": str(self.port or DEFAULT_PORT),
             "max_connections": "200",
             "max_prepared_transactions": "20",
         }
