@@ -1,0 +1,100 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mana_migration.domain.progress import (
+    CAUTION,
+    OPTIMISM,
+    Finished,
+    measure,
+    paused_seconds,
+    rates_over_time,
+    recent_rate,
+    remaining_time,
+)
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def after(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def test_remaining_time_is_a_range_between_the_rate_now_and_the_average() -> None:
+    progress = measure(handled=500, expected=1_000, worked=60, recent=250.0, idle=1, waits=False)
+    assert (progress.rate_now, progress.rate_average) == (250.0, 500.0)
+    assert progress.remaining is not None
+    assert progress.remaining.low == pytest.approx(60 * OPTIMISM)
+    assert progress.remaining.high == pytest.approx(120 * CAUTION)
+
+
+@pytest.mark.parametrize(("handled", "told"), [(9, False), (10, True)])
+def test_remaining_time_is_not_told_before_one_percent(handled: int, told: bool) -> None:
+    progress = measure(handled=handled, expected=1_000, worked=10, recent=60.0, idle=0, waits=False)
+    assert (progress.remaining is not None) is told
+
+
+@pytest.mark.parametrize(("idle", "stalled"), [(59.9, False), (60.0, True), (None, False)])
+def test_a_run_without_progress_for_a_minute_is_stalled(idle: float | None, stalled: bool) -> None:
+    progress = measure(handled=500, expected=1_000, worked=100, recent=None, idle=idle, waits=False)
+    assert progress.stalled is stalled
+    assert progress.rate_now == (0.0 if stalled else None)
+    if stalled:
+        assert progress.remaining is None
+
+
+def test_a_paused_run_is_not_stalled_and_promises_no_end() -> None:
+    progress = measure(handled=500, expected=1_000, worked=100, recent=100.0, idle=600, waits=True)
+    assert not progress.stalled
+    assert (progress.rate_now, progress.remaining) == (None, None)
+
+
+def test_a_closed_run_keeps_its_average_only() -> None:
+    progress = measure(handled=1_000, expected=1_000, worked=60, recent=None, idle=None, waits=False)
+    assert (progress.share, progress.rate_now, progress.rate_average) == (1.0, None, 1_000.0)
+    assert progress.remaining is None
+
+
+def test_nobody_counted_means_no_share_and_no_remaining_time() -> None:
+    progress = measure(handled=10, expected=None, worked=60, recent=10.0, idle=0, waits=False)
+    assert (progress.share, progress.remaining) == (None, None)
+
+
+def test_an_empty_selection_is_complete() -> None:
+    assert measure(handled=0, expected=0, worked=0, recent=None, idle=0, waits=False).share == 1.0
+
+
+def test_more_users_than_expected_are_still_all_of_them() -> None:
+    progress = measure(handled=1_010, expected=1_000, worked=60, recent=1_000.0, idle=0, waits=False)
+    assert progress.share == 1.0
+    assert progress.remaining is not None
+    assert progress.remaining.high == 0
+
+
+def test_no_rate_gives_no_remaining_time() -> None:
+    assert remaining_time(100, []) is None
+
+
+def test_the_rate_now_counts_the_batches_of_the_last_minute() -> None:
+    batches = [Finished(after(second), 10, 1.0) for second in range(0, 120, 10)]
+    # finished at 60 s is a whole minute ago: out; 70, 80, 90, 100 and 110 are in
+    assert recent_rate(batches, after(120)) == pytest.approx(50 * 60 / 51)
+
+
+def test_the_rate_now_of_a_fast_run_counts_the_time_that_its_batches_span() -> None:
+    batches = [Finished(after(second), 1_000, 1.0) for second in (1, 2, 3)]
+    assert recent_rate(batches, after(3)) == pytest.approx(60_000)
+
+
+def test_the_rate_now_is_unknown_without_batches_in_the_last_minute() -> None:
+    assert recent_rate([Finished(after(0), 10, 1.0)], after(61)) is None
+
+
+def test_paused_time_is_summed_up_and_an_open_pause_lasts() -> None:
+    marks = [(after(10), True), (after(15), True), (after(30), False), (after(31), False), (after(50), True)]
+    assert paused_seconds(marks, after(60)) == 30
+
+
+def test_rates_over_time_lie_between_the_points() -> None:
+    series = [(after(60), 100), (after(120), 300), (after(120), 400)]
+    assert rates_over_time(NOON, series) == [(after(60), 100.0), (after(120), 200.0)]
