@@ -76,3 +76,31 @@ def plan_migration(
         size=size,
         limit=limit,
     )
+
+
+def keys_between(
+    connection: BaseDatabaseWrapper,
+    *,
+    relation: str,
+    condition: str,
+    parameters: list[object],
+    first: str,
+    last: str,
+) -> list[str]:
+    """Return the keys of the selected users from ``first`` to ``last``, both included, in order, as text."""
+    sql = f"SELECT w.user_id FROM {relation} WHERE w.user_id BETWEEN %s AND %s AND {condition} ORDER BY w.user_id"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [users.to_sql(connection, first), users.to_sql(connection, last), *parameters])
+        return [users.to_text(users.from_sql(connection, row[0])) for row in cursor.fetchall()]
+
+
+def migration_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, first: str, last: str) -> list[str]:
+    """Return the keys of a range that the migration still has to handle."""
+    return keys_between(
+        connection,
+        relation="wishes_wallet w",
+        condition=selection_sql(terms),
+        parameters=[terms.run],
+        first=first,
+        last=last,
+    )

@@ -1,0 +1,46 @@
+"""How large the next batches are: a fixed number, or what keeps a transaction to its time target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+#: Seconds that a transaction of an automatic batch should take.
+TARGET_SECONDS: Final = 0.25
+
+#: The automatic size never grows by more than this factor a step.
+GROWTH: Final = 1.2
+
+#: Users in the first automatic batch, and the bounds of all later ones.
+START, SMALLEST, LARGEST = 50, 10, 10_000
+
+#: Users planned ahead at a time, and batches at least and at most.
+AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST = 20_000, 4, 200
+
+AUTO: Final = "auto"
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """Follow the clock when automatic; stay put when a number was asked for."""
+
+    asked: int | str
+    current: int = START
+
+    def __post_init__(self) -> None:
+        if self.asked != AUTO:
+            self.current = int(self.asked)
+
+    def observe(self, users: int, seconds: float) -> None:
+        """Take the time of one batch into account: shrink at once on overshoot, grow slowly."""
+        if self.asked != AUTO or users == 0 or seconds <= 0:
+            return
+        ideal = users * TARGET_SECONDS / seconds
+        if users < self.current * 0.9 and ideal > self.current:
+            return  # a small remainder says nothing about larger batches
+        self.current = round(max(SMALLEST, min(LARGEST, ideal, self.current * GROWTH)))
+
+    @property
+    def batches_ahead(self) -> int:
+        """Return how many batches to plan at a time."""
+        return max(AHEAD_LEAST, min(AHEAD_MOST, AHEAD_USERS // self.current))

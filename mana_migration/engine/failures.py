@@ -1,0 +1,85 @@
+"""What a database error means for the work: try again, set apart, or stop."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+from django.db import DataError, IntegrityError, InterfaceError
+
+
+class Failure(enum.Enum):
+    """What to do about a database error."""
+
+    TRANSIENT = "transient"
+    """Somebody else was in the way (deadlock, serialization, lock timeout): the same again, later."""
+    CONNECTION = "connection"
+    """The database is gone for now: wait for it; no user failed."""
+    ENVIRONMENT = "environment"
+    """The database cannot do the work at all (disk full, read-only, table missing): stop and say so."""
+    DATA = "data"
+    """Something about these users: set the guilty one apart."""
+
+
+_TRANSIENT: Final = {"40001", "40P01", "55P03"}
+_CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03"}
+_ENVIRONMENT_CLASSES: Final = ("53", "58", "28", "3D", "3F")
+_ENVIRONMENT: Final = {"25006", "42P01", "42703", "42501", "XX001", "XX002"}
+_SQLITE_ENVIRONMENT: Final = ("disk is full", "readonly", "read-only", "no such table", "no such column", "malformed", "unable to open", "disk I/O")
+_LOST: Final = ("server closed the connection", "connection already closed", "could not connect", "connection refused",
+                "connection not open", "terminating connection", "no connection to the server", "SSL connection has been closed",
+                "server unexpectedly closed", "Connection timed out", "starting up", "shutting down", "could not receive data",
+                "could not send data", "No such file or directory", "query_wait_timeout", "server login", "server_login_retry")
+
+#: The record's error class for a database error about one user.
+_CLASSES: Final = {"22003": "overflow", "23505": "duplicate", "23514": "constraint", "57014": "statement_timeout"}
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return the SQLSTATE of a PostgreSQL error, empty text where there is none."""
+    cause: Any = error.__cause__ or error
+    return getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or ""
+
+
+def judge(error: BaseException) -> Failure:
+    """Say what a database error means for the work."""
+    state = sqlstate(error)
+    text = str(error)
+    if state in _TRANSIENT or "database is locked" in text or "database table is locked" in text:
+        return Failure.TRANSIENT
+    if state in _CONNECTION or state.startswith("08") or isinstance(error, InterfaceError):
+        return Failure.CONNECTION
+    if state in _ENVIRONMENT or state.startswith(_ENVIRONMENT_CLASSES):
+        return Failure.CONNECTION if state == "53300" else Failure.ENVIRONMENT
+    if isinstance(error, DataError | IntegrityError):
+        return Failure.DATA
+    if not state and any(word in text for word in _LOST):
+        return Failure.CONNECTION
+    if any(word in text for word in _SQLITE_ENVIRONMENT):
+        return Failure.ENVIRONMENT
+    return Failure.DATA
+
+
+def classify(error: BaseException) -> str:
+    """Return the error class kept on the record of the one user that a database error is about."""
+    state = sqlstate(error)
+    if state in _CLASSES:
+        return _CLASSES[state]
+    text = str(error)
+    if "whole numbers only" in text or "integer overflow" in text or "out of range" in text:
+        return "overflow"
+    if "UNIQUE constraint" in text:
+        return "duplicate"
+    if "CHECK constraint" in text:
+        return "constraint"
+    if state in _TRANSIENT or "locked" in text:
+        return "locked"
+    return "integrity" if isinstance(error, IntegrityError) else "database_error"
+
+
+def describe(error: BaseException) -> str:
+    """Return one short line about a database error, without the row's contents that DETAIL would show."""
+    diagnostics = getattr(error.__cause__ or error, "diag", None)
+    primary = getattr(diagnostics, "message_primary", None)
+    text = primary or str(error).strip().splitlines()[0] if str(error).strip() or primary else type(error).__name__
+    return str(text)[:300]

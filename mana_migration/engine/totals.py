@@ -1,0 +1,97 @@
+"""A run's figures: what is folded on the run, plus the few batches that are not folded yet.
+
+# Note [Folding]
+A hundred million users in batches of fifty are two million batches: too many to sum up at every
+look.  Whoever plans the next batches, holding the run's row lock, also adds the figures of the
+batches done since to ``run.folded`` and marks them.  At any time only the batches of the last
+planning or two are unfolded, so that a run costs the same to look at whatever its size.  Figures
+are kept as JSON because sums over users may pass BIGINT, and stay exact there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from mana_migration.domain.results import FIGURES, Totals
+from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.states import BatchStatus
+
+#: Upper bounds, in seconds, of the histogram of batch durations; the last is open.
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+#: Points kept of a run's progress over time; every other one is dropped when there are more.
+SERIES_POINTS: Final = 240
+
+_COLUMNS = (*FIGURES, "errors", "skips", "started_at", "finished_at")
+
+
+def empty() -> dict[str, Any]:
+    """Return the folded figures of a run that has not begun."""
+    return {
+        "totals": Totals().as_dict(),
+        "batches": 0,
+        "seconds": 0.0,
+        "histogram": {},
+        "series": [],
+        "last_progress": None,
+    }
+
+
+def unfolded(run_id: int, using: str) -> list[dict[str, Any]]:
+    """Return the figures of the batches done but not folded yet, oldest first; at most a few hundred."""
+    batches = MigrationBatch.objects.using(using).filter(run_id=run_id, folded=False, status=BatchStatus.DONE)
+    return list(batches.order_by("finished_at", "id").values("id", *_COLUMNS))
+
+
+def add_batches(folded: dict[str, Any], batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return folded figures with those of these batches added; the argument is left as it was."""
+    result = {**empty(), **folded}
+    totals = Totals.from_dict(result["totals"])
+    histogram = dict(result["histogram"])
+    last: datetime | None = None
+    for batch in batches:
+        totals.add(Totals.from_dict(batch))
+        result["batches"] += 1
+        last = batch["finished_at"]
+        seconds = max(0.0, (last - batch["started_at"]).total_seconds()) if last and batch["started_at"] else 0.0
+        result["seconds"] += seconds
+        bucket = next((str(bound) for bound in BUCKETS if seconds <= bound), "+Inf")
+        histogram[bucket] = histogram.get(bucket, 0) + 1
+    result["totals"], result["histogram"] = totals.as_dict(), histogram
+    if last is not None:
+        series = [*result["series"], [last.isoformat(), totals.selected]]
+        result["series"] = series[1::2] if len(series) > SERIES_POINTS else series
+        result["last_progress"] = last.isoformat()
+    return result
+
+
+def folded_figures(run: MigrationRun, using: str) -> dict[str, Any]:
+    """Return the run's figures as of now, in the shape of ``run.folded``."""
+    return add_batches(run.folded, unfolded(run.pk, using))
+
+
+def run_totals(run: MigrationRun, using: str) -> Totals:
+    """Return the run's totals as of now."""
+    return Totals.from_dict(folded_figures(run, using)["totals"])
+
+
+def fold(run: MigrationRun, using: str) -> None:
+    """Fold the batches done so far; the caller holds the run's row lock in its transaction and saves ``folded``."""
+    batches = unfolded(run.pk, using)
+    if not batches:
+        return
+    run.folded = add_batches(run.folded, batches)
+    MigrationBatch.objects.using(using).filter(pk__in=[batch["id"] for batch in batches]).update(folded=True)
+
+
+def latest(run_id: int, using: str, *, attempted: int) -> Totals:
+    """Return the totals of the latest batches that together attempted at least this many users."""
+    totals = Totals()
+    batches = MigrationBatch.objects.using(using).filter(run_id=run_id, status=BatchStatus.DONE).order_by("-id")
+    for batch in batches.values(*_COLUMNS)[: attempted + 1]:
+        totals.add(Totals.from_dict(batch))
+        if totals.attempted >= attempted:
+            break
+    return totals

@@ -1,0 +1,147 @@
+"""The daily log files: one JSON object a line, no personal data.
+
+Each line is one ``os.write`` on a descriptor opened with O_APPEND, so that several processes share
+a file without tearing lines.  Dates and times are UTC.  A full disk never stops money work: a line
+that cannot be written is counted and lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from mana_migration import conf
+from mana_migration.errors import PreflightError
+
+LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+MIGRATION, ROLLBACK = "migration", "rollback"
+
+_ROOT: Final = "mana_migration"
+_log = logging.getLogger(f"{_ROOT}.work")
+
+#: Keys that a context may have; anything else could carry a person's data.
+CONTEXT_KEYS: Final = frozenset(
+    {
+        "run", "batch", "kind", "event", "status", "users", "selected", "migrated", "rolled_back", "skipped", "failed",
+        "green", "blue", "red", "mana", "shortfall", "seconds", "error_class", "errors", "skips", "attempt", "record",
+        "setting", "old", "new", "reason", "wait", "size", "check", "count", "command", "exit_code", "phase", "dry_run",
+        "rows", "imported", "bad", "lost_lines", "value", "limit",
+    }
+)  # fmt: skip
+
+
+class JsonFormatter(logging.Formatter):
+    """Format a record as one line of JSON: timestamp, level, message, context."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end; control characters are escaped by JSON."""
+        context = getattr(record, "context", {})
+        return json.dumps(
+            {
+                "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+                "level": "warn" if record.levelname == "WARNING" else record.levelname.lower(),
+                "message": record.getMessage(),
+                "context": {key: value for key, value in context.items() if key in CONTEXT_KEYS},
+            },
+            default=str,
+        )
+
+
+class DailyFileHandler(logging.Handler):
+    """Append to ``<folder>/<kind>-YYYY-MM-DD.log``, a new file each UTC day, mode 0600 in a folder of mode 0700."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        super().__init__()
+        self.folder, self.kind = folder, kind
+        self.lost_lines = 0
+        self._day = ""
+        self._descriptor = -1
+
+    def path(self, moment: datetime) -> Path:
+        """Return the file that a line of this moment goes to."""
+        return self.folder / f"{self.kind}-{moment:%Y-%m-%d}.log"
+
+    def open(self, moment: datetime) -> None:
+        """Open the file of this moment's day.
+
+        Raises:
+            OSError: the folder or the file cannot be made or written.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path(moment), flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+        self.close_file()
+        self._descriptor, self._day = descriptor, f"{moment:%Y-%m-%d}"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            moment = datetime.fromtimestamp(record.created, UTC)
+            if self._descriptor < 0 or f"{moment:%Y-%m-%d}" != self._day:
+                self.open(moment)
+            os.write(self._descriptor, (self.format(record) + "\n").encode())
+        except OSError:
+            self.lost_lines += 1
+
+    def close_file(self) -> None:
+        """Close the current file, if one is open."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def close(self) -> None:
+        """Close the handler and its file."""
+        self.close_file()
+        super().close()
+
+
+def configure(kind: str, level: str) -> DailyFileHandler:
+    """Send what this process logs to the daily file of ``kind``, from this level up.
+
+    The folder is ``MANA_MIGRATION_LOG_DIR``.  Replaces the handler of an earlier call.
+
+    Raises:
+        PreflightError: the folder or the file cannot be written; nothing was begun.
+    """
+    logger = logging.getLogger(_ROOT)
+    release()
+    handler = DailyFileHandler(conf.log_dir(), kind)
+    handler.setFormatter(JsonFormatter())
+    handler.setLevel(LEVELS[level])
+    try:
+        handler.open(datetime.now(UTC))
+    except OSError as error:
+        raise PreflightError(
+            f"the log folder {handler.folder} cannot be written ({error.strerror}); "
+            "make it writable or set MANA_MIGRATION_LOG_DIR to another folder"
+        ) from error
+    logger.addHandler(handler)
+    logger.setLevel(LEVELS[level])
+    logger.propagate = False
+    return handler
+
+
+def release() -> None:
+    """Take away and close the handlers that ``configure`` added."""
+    logger = logging.getLogger(_ROOT)
+    for handler in list(logger.handlers):
+        if isinstance(handler, DailyFileHandler):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def write(level: int, message: str, **context: Any) -> None:
+    """Log one line with its context; keys outside ``CONTEXT_KEYS`` are dropped."""
+    _log.log(level, message, extra={"context": context})
+
+
+def run_event(run_id: int, kind: str, details: Mapping[str, Any]) -> None:
+    """Log that something happened to a run."""
+    write(logging.INFO, f"run {run_id}: {kind.replace('_', ' ')}", run=run_id, event=kind, **details)

@@ -1,0 +1,262 @@
+"""The life of a run: the only writer of runs and their events."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from mana_migration.domain.options import Controls
+from mana_migration.engine import totals
+from mana_migration.errors import RunConflictError, RunNotFoundError
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.services import logs
+from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus, check_transition
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, and on which machine."""
+
+    name: str
+    host: str
+
+
+def current_actor() -> Actor:
+    """Return the operating-system user of this process."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for its user
+        name = f"uid {os.getuid()}"
+    return Actor(name[:150], socket.gethostname()[:255])
+
+
+def get_run(run_id: int | None, *, using: str, kind: RunKind | None = None) -> MigrationRun:
+    """Return a run; without an id the open one, else the latest.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+    """
+    runs = MigrationRun.objects.using(using)
+    if kind is not None:
+        runs = runs.filter(kind=kind)
+    if run_id is not None:
+        found = runs.filter(pk=run_id).first()
+        if found is None:
+            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+        return found
+    found = runs.filter(status__in=OPEN_STATUSES).first() or runs.exclude(kind=RunKind.IMPORT).order_by("-id").first()
+    if found is None:
+        raise RunNotFoundError("there is no run yet; start one with migrate_users")
+    return found
+
+
+def open_run_or_none(using: str) -> MigrationRun | None:
+    """Return the mass run that holds the database's one slot, None where it is free."""
+    return MigrationRun.objects.using(using).filter(status__in=OPEN_STATUSES).first()
+
+
+def create_run(
+    *,
+    using: str,
+    kind: RunKind,
+    options: Mapping[str, Any],
+    rates: Mapping[str, int],
+    controls: Controls,
+    actor: Actor,
+    reason: str = "",
+    status: RunStatus = RunStatus.RUNNING,
+    target_run: int | None = None,
+    expected: int | None = None,
+    baseline: Mapping[str, Any] | None = None,
+    message: str = "",
+) -> MigrationRun:
+    """Create a run with its first event; an open one takes the database's one slot.
+
+    Raises:
+        RunConflictError: another mass run is open.
+    """
+    try:
+        with transaction.atomic(using=using):
+            run = MigrationRun.objects.using(using).create(
+                kind=kind,
+                status=status,
+                options=dict(options),
+                rates=dict(rates),
+                controls=controls.as_dict(),
+                actor=actor.name,
+                host=actor.host,
+                reason=reason,
+                target_run_id=target_run,
+                expected=expected,
+                baseline=dict(baseline or {}),
+                folded=totals.empty(),
+                finished_at=None if status in OPEN_STATUSES else timezone.now(),
+            )
+            add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
+    except IntegrityError as error:
+        if "one_open_run" not in str(error):
+            raise
+        other = open_run_or_none(using)
+        raise RunConflictError(describe_conflict(other)) from error
+    return run
+
+
+def describe_conflict(other: MigrationRun | None) -> str:
+    """Say which run holds the slot and what to do about it."""
+    if other is None:
+        return "another run was open a moment ago; give the command again"
+    return (
+        f"{other.get_kind_display().lower()} run {other.pk} is {other.get_status_display().lower()} since "
+        f"{timezone.localtime(other.created_at):%Y-%m-%d %H:%M} on {other.host}; "
+        f"let it finish, or stop it with migrate_users --stop {other.pk}"
+    )
+
+
+def add_event(
+    run_id: int,
+    kind: EventKind,
+    *,
+    actor: Actor | None = None,
+    message: str = "",
+    details: Mapping[str, Any] | None = None,
+    using: str,
+) -> RunEvent:
+    """Record what happened to a run."""
+    logs.run_event(run_id, kind, details or {})
+    return RunEvent.objects.using(using).create(
+        run_id=run_id, kind=kind, actor=actor.name if actor else "", message=message, details=dict(details or {})
+    )
+
+
+def lock_run(run_id: int, using: str) -> MigrationRun:
+    """Return a run with its row locked; the caller is in a transaction."""
+    return MigrationRun.objects.using(using).select_for_update(of=("self",)).get(pk=run_id)
+
+
+_EVENTS: Final = {
+    RunStatus.PAUSED: EventKind.PAUSED,
+    RunStatus.RUNNING: EventKind.RESUMED,
+    RunStatus.STOPPED: EventKind.STOPPED,
+    RunStatus.COMPLETED: EventKind.FINISHED,
+    RunStatus.FAILED: EventKind.FINISHED,
+    RunStatus.ROLLED_BACK: EventKind.ROLLED_BACK,
+    RunStatus.ROLLING_BACK: EventKind.BREAKER_TRIPPED,
+}
+
+
+def change_status(
+    run_id: int,
+    target: RunStatus,
+    *,
+    actor: Actor,
+    reason: str = "",
+    details: Mapping[str, Any] | None = None,
+    using: str,
+) -> bool:
+    """Take a run to another status, with its event; return False where it is there already.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        TransitionError: the run cannot go there from where it is.
+    """
+    with transaction.atomic(using=using):
+        run = MigrationRun.objects.using(using).select_for_update(of=("self",)).filter(pk=run_id).first()
+        if run is None:
+            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+        if run.status == target:
+            return False
+        check_transition(run.pk, run.status, target)
+        run.status = target
+        fields = ["status"]
+        if target not in OPEN_STATUSES and run.finished_at is None:
+            run.finished_at = timezone.now()
+            fields.append("finished_at")
+        if target in (RunStatus.STOPPED, RunStatus.FAILED, RunStatus.ROLLING_BACK):
+            run.stop_reason = reason
+            fields.append("stop_reason")
+        run.save(using=using, update_fields=fields)
+        if target in (RunStatus.STOPPED, RunStatus.ROLLING_BACK):
+            cancel_planned(run, using)
+        if target not in OPEN_STATUSES:
+            totals.fold(run, using)
+            run.save(using=using, update_fields=["folded"])
+        if target in _EVENTS:
+            add_event(run.pk, _EVENTS[target], actor=actor, message=reason, details=details, using=using)
+    return True
+
+
+def cancel_planned(run: MigrationRun, using: str) -> int:
+    """Cancel the batches that nobody has handled; waits for those being handled, which stay done."""
+    return (
+        MigrationBatch.objects.using(using)
+        .filter(run=run, folded=False, status=BatchStatus.PLANNED)
+        .update(status=BatchStatus.CANCELLED, finished_at=Now(), folded=True)
+    )
+
+
+def pause_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
+    """Hold a run: its workers finish the batch in hand and wait.  Returns False where it is held already.
+
+    Raises:
+        RunNotFoundError, TransitionError: there is no such run, or it is not running.
+    """
+    return change_status(run_id, RunStatus.PAUSED, actor=actor, reason=reason, using=using)
+
+
+def resume_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
+    """Let a paused run go on: waiting workers take up again within seconds.
+
+    Raises:
+        RunNotFoundError, TransitionError: there is no such run, or it is not paused.
+    """
+    return change_status(run_id, RunStatus.RUNNING, actor=actor, reason=reason, using=using)
+
+
+def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
+    """End an open run for good: what it did stands, the rest is for the next run.
+
+    Raises:
+        RunNotFoundError, TransitionError: there is no such run, or it is closed.
+    """
+    return change_status(run_id, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
+
+
+def change_controls(
+    run_id: int, changes: Mapping[str, Any], *, actor: Actor, reason: str = "", using: str = "default"
+) -> Controls:
+    """Change the batch size, delay or error threshold of an open run, in force from its next planning or batch.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        RunConflictError: it is closed.
+        UsageError: a value is out of range.
+    """
+    with transaction.atomic(using=using):
+        run = MigrationRun.objects.using(using).select_for_update(of=("self",)).filter(pk=run_id).first()
+        if run is None:
+            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+        if not run.is_open:
+            raise RunConflictError(f"run {run_id} is {run.get_status_display().lower()}: its settings are history")
+        old = Controls.from_dict(run.controls)
+        new = Controls.from_dict({**old.as_dict(), **changes})
+        for name, value in new.as_dict().items():
+            if value != old.as_dict()[name]:
+                add_event(
+                    run.pk,
+                    EventKind.SETTING_CHANGED,
+                    actor=actor,
+                    message=reason,
+                    details={"setting": name, "old": old.as_dict()[name], "new": value},
+                    using=using,
+                )
+        run.controls = new.as_dict()
+        run.save(using=using, update_fields=["controls"])
+    return new

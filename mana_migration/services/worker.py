@@ -1,0 +1,462 @@
+"""The loop that works on a run: claim a batch, handle it, mark it, commit; plan ahead; look once more.
+
+# Note [Claim, work and mark are one transaction]
+The row lock on the batch is the lease.  A process that dies takes its lock and all it did with it;
+there is nothing to time out and nothing to clean up.  Any number of processes on any number of
+machines may run this loop on one run.
+
+# Note [Splitting]
+A batch that fails for its data is replaced by its two halves, in a transaction of its own, and so
+on until the guilty user stands alone; only then is a failure recorded.  The halves are ordinary
+batches, so a crash in between loses nothing and other workers may take them.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from django.db import DatabaseError, InterfaceError, connections, transaction
+
+from mana_migration import conf
+from mana_migration.domain.options import Controls
+from mana_migration.domain.pacing import BatchSize
+from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
+from mana_migration.engine import dialect, failures, totals
+from mana_migration.engine.planning import Slice
+from mana_migration.errors import DatabaseUnavailableError
+from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.services import logs, runs
+from mana_migration.states import BatchStatus, EventKind, RunStatus, UserStatus
+from wishes.rates import BIGINT_MAX
+
+#: Tries of one batch against a transient error, and the first wait in seconds; each wait doubles, ±25 %.
+TRANSIENT_TRIES: Final = 5
+FIRST_WAIT: Final = 0.1
+
+#: Seconds to wait for a lost database: the first wait, and the longest.
+LOST_FIRST_WAIT, LOST_LONGEST_WAIT = 0.5, 15.0
+
+#: Looks after the first before users who are locked all the time are left out with that reason.
+PATIENT_LOOKS: Final = 3
+
+#: Seconds between two looks at a paused run or at batches that others hold.
+IDLE_WAIT: Final = 0.2
+
+
+#: The clock at the end of a batch; the statement's own time would be the claim's on SQLite as well.
+FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
+
+
+class Ending(enum.Enum):
+    """Why a worker's loop ended."""
+
+    DONE = "done"
+    """Nobody is left to handle."""
+    INTERRUPTED = "interrupted"
+    """A signal asked for it; the run stays open."""
+    TAKEN_OVER = "taken_over"
+    """The run left ``running`` in other hands: stopped, being checked, or taken back."""
+    TRIPPED = "tripped"
+    """Too many users failed."""
+
+
+class BatchTooLargeError(DatabaseError):
+    """The sums of a batch would leave the range of BIGINT: it must be halved."""
+
+
+class Work(Protocol):
+    """What a run does with its users."""
+
+    def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
+        """Cut the next users after a key into slices; empty: from the start."""
+
+    def keys(self, using: str, *, first: str, last: str) -> list[str]:
+        """Return the keys from ``first`` to ``last`` that are still to be handled, in order."""
+
+    def handle(self, using: str, *, batch: int, first: str, last: str) -> Totals:
+        """Handle the users of a range inside the caller's transaction."""
+
+    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
+        """Record that one user was left as they are."""
+
+    def tripped(self, totals_of_batch: Totals, using: str) -> bool:
+        """Say, after a commit, whether the run has failed too many users."""
+
+    @property
+    def limit(self) -> int | None:
+        """Users to handle at most; None for all."""
+
+
+@dataclass(slots=True)
+class StopFlag:
+    """Ask a worker to end after the batch in hand; wakes it from any wait."""
+
+    _event: threading.Event = field(default_factory=threading.Event)
+    signal: int = 0
+
+    def request(self, signal: int = 0) -> None:
+        """Ask for the end, by this signal number."""
+        self.signal = signal
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        """Say whether the end was asked for."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, at most until the end is asked for; return whether it was."""
+        return self._event.wait(seconds) if seconds > 0 else self._event.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    batch: int
+    first: str
+    last: str
+    planned: int
+    started: Any
+
+
+def worker_name() -> str:
+    """Return this worker's name in batches: host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:100]
+
+
+class Worker:
+    """Work on one run until nobody is left, a signal comes or the run leaves our hands.
+
+    Args:
+        run_id: the run, open.
+        work: what to do with its users.
+        using: database alias.
+        stop: asked between batches.
+        progress: told of each committed batch.
+        throttle: called between batches with the controls in force and the latest batch's seconds;
+            waits as it sees fit.
+    """
+
+    def __init__(
+        self,
+        run_id: int,
+        work: Work,
+        *,
+        using: str,
+        stop: StopFlag,
+        progress: ProgressCallback | None = None,
+        throttle: Callable[[Controls, float], None] | None = None,
+    ) -> None:
+        self._run_id, self._work, self._using, self._stop = run_id, work, using, stop
+        self._progress, self._throttle = progress, throttle
+        self._name = worker_name()
+        self._size: BatchSize | None = None
+        self._controls = Controls()
+        self._lost_since: float | None = None
+        self._lost_tries = 0
+
+    def run(self) -> Ending:
+        """Work until an ending; see ``Ending``.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot do the work (disk full, read-only, no table).
+            django.db.Error: a statement failed for a reason that is no single user's.
+        """
+        while True:
+            if self._stop.requested:
+                self._note_interruption()
+                return Ending.INTERRUPTED
+            try:
+                ending = self._step()
+            except (DatabaseError, InterfaceError) as error:
+                self._survive(error)
+                continue
+            self._recovered()
+            if ending is not None:
+                return ending
+
+    def _step(self) -> Ending | None:
+        claim: _Claim | None = None
+        result: Totals | None = None
+        failure: DatabaseError | None = None
+        seconds = 0.0
+        begun = time.monotonic()
+        try:
+            with transaction.atomic(using=self._using, durable=True):
+                dialect.set_timeouts(
+                    connections[self._using],
+                    lock_ms=conf.lock_timeout_ms(),
+                    statement_ms=conf.statement_timeout_ms(),
+                )
+                claim = self._claim()
+                if claim is not None:
+                    result = self._handle(claim)
+            seconds = time.monotonic() - begun
+        except DatabaseError as error:
+            if claim is None or failures.judge(error) in (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT):
+                raise
+            failure = error
+        if claim is None:
+            return self._without_batch()
+        if failure is not None:
+            return self._recover(claim, failure)
+        assert result is not None
+        return self._after(claim, result, seconds)
+
+    def _claim(self) -> _Claim | None:
+        vendor = connections[self._using].vendor
+        with connections[self._using].cursor() as cursor:
+            cursor.execute(
+                f"SELECT b.id, b.first_user, b.last_user, b.planned, {dialect.now(vendor)} "
+                "FROM mana_migration_migrationbatch b JOIN mana_migration_migrationrun r ON r.id = b.run_id "
+                "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
+                f"ORDER BY b.id LIMIT 1 {dialect.lock(vendor, 'b', skip_locked=True)}",
+                [self._run_id],
+            )
+            row = cursor.fetchone()
+        return None if row is None else _Claim(*row)
+
+    def _handle(self, claim: _Claim) -> Totals:
+        result = self._work.handle(self._using, batch=claim.batch, first=claim.first, last=claim.last)
+        mark_done(self._using, claim.batch, result, started=claim.started, worker=self._name)
+        return result
+
+    def _after(self, claim: _Claim, result: Totals, seconds: float) -> Ending | None:
+        """Look at a committed batch: log, tell, size, breaker, pause."""
+        logs.write(
+            logging.DEBUG,
+            f"batch {claim.batch} of run {self._run_id}: {result.selected} users",
+            run=self._run_id,
+            batch=claim.batch,
+            seconds=round(seconds, 4),
+            **{name: getattr(result, name) for name in FIGURES},
+        )
+        for name, count in result.errors.items():
+            logs.write(
+                logging.WARNING,
+                f"{count} users of batch {claim.batch} failed: {name}",
+                run=self._run_id,
+                batch=claim.batch,
+                error_class=name,
+                count=count,
+            )
+        if self._size is not None:
+            self._size.observe(result.selected, seconds)
+        if self._progress is not None:
+            self._progress(BatchResult(self._run_id, claim.batch, result, seconds))
+        if result.failed and self._work.tripped(result, self._using):
+            return Ending.TRIPPED
+        if self._throttle is not None:
+            self._throttle(self._controls, seconds)
+        return None
+
+    # Planning and the end of a run
+
+    def _without_batch(self) -> Ending | None:
+        """Nothing could be claimed: plan more, wait, or find that the run has ended."""
+        with transaction.atomic(using=self._using, durable=True):
+            run = runs.lock_run(self._run_id, self._using)
+            status = RunStatus(run.status)
+            if status is RunStatus.RUNNING:
+                waiting = MigrationBatch.objects.using(self._using).filter(
+                    run=run, folded=False, status=BatchStatus.PLANNED
+                )
+                if waiting.exists():
+                    outcome = None  # others hold them, or planned them a moment ago
+                else:
+                    outcome = self._plan(run)
+            else:
+                outcome = None
+        if status is RunStatus.RUNNING:
+            if outcome is None:
+                self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
+            return Ending.DONE if outcome is False else None
+        if status is RunStatus.PAUSED:
+            self._stop.wait(IDLE_WAIT)
+            return None
+        return Ending.TAKEN_OVER
+
+    def _plan(self, run: MigrationRun) -> bool:
+        """Plan the next batches under the run's lock; return False when nobody is left."""
+        self._controls = Controls.from_dict(run.controls)
+        if self._size is None or self._size.asked != self._controls.batch_size:
+            self._size = BatchSize(self._controls.batch_size)
+        size = self._size.current
+        room = size * self._size.batches_ahead
+        if self._work.limit is not None:
+            room = min(room, self._work.limit - run.planned_users)
+        totals.fold(run, self._using)
+        found: list[Slice] = []
+        fresh = run.cursor == ""
+        if room > 0:
+            found = self._work.plan(self._using, after=run.cursor, size=size, limit=room)
+        MigrationBatch.objects.using(self._using).bulk_create(
+            [
+                MigrationBatch(run=run, first_user=part.first, last_user=part.last, planned=part.users)
+                for part in found
+            ]
+        )
+        if found:
+            run.cursor = found[-1].last
+            run.planned_users += sum(part.users for part in found)
+        elif not fresh and room > 0:
+            run.cursor, run.look = "", run.look + 1  # one more look from the start
+        run.save(using=self._using, update_fields=["cursor", "planned_users", "look", "folded"])
+        return bool(found) or (not fresh and room > 0)
+
+    # Trouble
+
+    def _recover(self, claim: _Claim, error: DatabaseError) -> Ending | None:
+        """Deal with a batch that failed: the same again, its halves, or its one user set apart."""
+        transient = failures.judge(error) is failures.Failure.TRANSIENT
+        with transaction.atomic(using=self._using, durable=True):
+            batch = (
+                MigrationBatch.objects.using(self._using)
+                .select_for_update(of=("self",))
+                .filter(pk=claim.batch, status=BatchStatus.PLANNED, first_user=claim.first, last_user=claim.last)
+                .first()
+            )
+            if batch is None:
+                return None  # another worker was faster
+            batch.attempts += 1
+            batch.save(using=self._using, update_fields=["attempts"])
+            result = None
+            if transient and batch.attempts < TRANSIENT_TRIES:
+                wait = FIRST_WAIT * 2 ** (batch.attempts - 1) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+            else:
+                wait = 0.0
+                result = self._split(batch, claim, error)
+        logs.write(
+            logging.WARNING,
+            f"batch {claim.batch} was rolled back: {failures.classify(error)}",
+            run=self._run_id,
+            batch=claim.batch,
+            attempt=batch.attempts,
+            error_class=failures.classify(error),
+        )
+        if wait:
+            self._stop.wait(wait)
+            return None
+        return self._after(claim, result, 0.0) if result is not None else None
+
+    def _split(self, batch: MigrationBatch, claim: _Claim, error: DatabaseError) -> Totals | None:
+        """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
+        users = self._work.keys(self._using, first=batch.first_user, last=batch.last_user)
+        if len(users) > 1:
+            middle = len(users) // 2
+            last = batch.last_user
+            batch.last_user, batch.planned, batch.attempts = users[middle - 1], middle, 0
+            batch.save(using=self._using, update_fields=["last_user", "planned", "attempts"])
+            MigrationBatch.objects.using(self._using).create(
+                run_id=self._run_id, first_user=users[middle], last_user=last, planned=len(users) - middle
+            )
+            return None
+        result = self._settle(batch.pk, users[0], error) if users else Totals()
+        mark_done(self._using, batch.pk, result, started=claim.started, worker=self._name)
+        return result
+
+    def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
+        """Record the one user that a batch failed for; one who is merely locked is left to later looks first."""
+        error_class = failures.classify(error)
+        status, message = UserStatus.FAILED, failures.describe(error)
+        if failures.judge(error) is failures.Failure.TRANSIENT:
+            look = MigrationRun.objects.using(self._using).values_list("look", flat=True).get(pk=self._run_id)
+            if look < PATIENT_LOOKS:
+                return Totals()
+            status, error_class = UserStatus.SKIPPED, "locked"
+            message = "somebody held the wallet at every look; give the command again when it is free"
+        recorded = self._work.record_problem(
+            self._using, batch=batch, user=user, status=status, error_class=error_class, message=message
+        )
+        result = Totals()
+        if recorded:
+            result.selected = 1
+            if status is UserStatus.FAILED:
+                result.failed, result.errors[error_class] = 1, 1
+            else:
+                result.skipped, result.skips[error_class] = 1, 1
+        return result
+
+    def _survive(self, error: DatabaseError | InterfaceError) -> None:
+        """Wait for a lost or busy database; what it cannot do at all is raised as one clear error."""
+        verdict = failures.judge(error)
+        if verdict is failures.Failure.ENVIRONMENT:
+            logs.write(logging.ERROR, "the database refuses the work", run=self._run_id, error_class=failures.sqlstate(error))
+            raise DatabaseUnavailableError(
+                f"the database refuses the work: {failures.describe(error)}; run {self._run_id} stays open: "
+                "cure the cause and give the same command again"
+            ) from error
+        if verdict is failures.Failure.DATA:
+            raise error
+        if verdict is failures.Failure.CONNECTION:
+            connections[self._using].close()
+            if self._lost_since is None:
+                self._lost_since = time.monotonic()
+                logs.write(logging.WARNING, "the database is lost: waiting for it", run=self._run_id)
+        wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2**self._lost_tries)
+        self._lost_tries += 1
+        self._stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _recovered(self) -> None:
+        """Note, once, that a lost database is back."""
+        self._lost_tries = 0
+        if self._lost_since is None:
+            return
+        seconds = time.monotonic() - self._lost_since
+        self._lost_since = None
+        runs.add_event(
+            self._run_id,
+            EventKind.DATABASE_LOST,
+            message=f"the database was gone for {seconds:.1f} s; going on",
+            details={"seconds": round(seconds, 1)},
+            using=self._using,
+        )
+
+    def _note_interruption(self) -> None:
+        try:
+            runs.add_event(
+                self._run_id,
+                EventKind.INTERRUPTED,
+                message=f"{self._name} was asked to end; the run stays open",
+                using=self._using,
+            )
+        except (DatabaseError, InterfaceError):
+            logs.write(logging.WARNING, "interrupted while the database was lost", run=self._run_id)
+
+
+def mark_done(using: str, batch: int, result: Totals, *, started: Any, worker: str) -> None:
+    """Mark a batch as handled with its figures, in the transaction that handled it.
+
+    Raises:
+        BatchTooLargeError: a sum would leave the range of BIGINT; the batch must be halved.
+    """
+    money = [result.green, result.blue, result.red, result.mana, result.shortfall]
+    if max(money) > BIGINT_MAX:
+        raise BatchTooLargeError("integer overflow in the sums of a batch")
+    vendor = connections[using].vendor
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            f"UPDATE mana_migration_migrationbatch SET status = 'done', finished_at = {FINISHED[vendor]}, "
+            "started_at = %s, worker = %s, errors = %s, skips = %s, "
+            + ", ".join(f"{name} = %s" for name in FIGURES)
+            + " WHERE id = %s AND status = 'planned'",
+            [
+                started,
+                worker,
+                json.dumps(dict(result.errors)),
+                json.dumps(dict(result.skips)),
+                *(getattr(result, name) for name in FIGURES),
+                batch,
+            ],
+        )
+        if cursor.rowcount != 1:
+            raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")
