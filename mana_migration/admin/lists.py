@@ -1,0 +1,62 @@
+"""What the admin's lists have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib.admin.views.main import ChangeList
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from wishes.admin import ReadOnlyAdmin, find_users, name_of
+
+__all__ = ["PageAdmin", "ReadOnlyAdmin", "changelist_link", "find_users", "name_of", "number", "status_label", "user_link"]
+
+
+class PageAdmin(ReadOnlyAdmin):
+    """A list that looks up what its visible rows need in one go, in ``complete``."""
+
+    class Media:
+        css = {"all": ["mana_migration/pages.css"]}
+
+    def complete(self, rows: list[Any]) -> None:
+        """Fetch what the columns show of these rows, and keep it on them."""
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return a list that completes its page."""
+        return _CompletedChangeList
+
+
+class _CompletedChangeList(ChangeList):
+    model_admin: PageAdmin
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        rows = list(self.result_list)
+        self.model_admin.complete(rows)
+        self.result_list = rows
+
+
+def number(value: int) -> str:
+    """Return a whole number with its thousands apart."""
+    return f"{value:,}"
+
+
+def status_label(status: str, label: str) -> SafeString:
+    """Return a status as a word with a mark of its own, so that colour is not the only sign."""
+    return format_html('<span class="mm-status mm-status-{}">{}</span>', status, label)
+
+
+def changelist_link(model: str, label: str, **filters: Any) -> SafeString:
+    """Return a link to the rows of a model that belong together."""
+    url = reverse(f"admin:mana_migration_{model}_changelist")
+    return format_html('<a href="{}?{}">{}</a>', url, urlencode(filters), label)
+
+
+def user_link(user: Any) -> SafeString:
+    """Return a user's name as a link to the user's page."""
+    url = reverse("admin:mana_migration_migratinguser_change", args=[user.pk])
+    return format_html('<a href="{}">{}</a>', url, name_of(user))

@@ -1,0 +1,250 @@
+"""Runs with their batches, events, records and fixes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from mana_migration.admin.lists import PageAdmin, changelist_link, find_users, number, status_label, user_link
+from mana_migration.domain.results import Totals
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.selectors.run_list import totals_of
+from mana_migration.states import UserStatus
+
+#: Events shown on a run's page; the rest is one link away.
+EVENTS_SHOWN = 50
+
+
+def as_list(values: dict[str, Any]) -> SafeString | str:
+    """Return a JSON object as a plain list of its entries."""
+    if not values:
+        return "none"
+    items = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())
+    return format_html('<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{}: {}</li>", items))
+
+
+@admin.register(MigrationRun)
+class MigrationRunAdmin(PageAdmin):
+    """Runs with their figures."""
+
+    list_display = (
+        "id",
+        "kind",
+        "state",
+        "migrated",
+        "rolled_back",
+        "skipped",
+        "failed",
+        "mana",
+        "actor",
+        "created_at",
+    )
+    list_filter = ("kind", "status")
+    sortable_by = ("id",)
+    ordering = ("-id",)
+    fieldsets = (
+        (None, {"fields": ("kind", "state", "stop_reason", "related")}),
+        ("Figures", {"fields": ("users", "wishes", "mana", "shortfall", "errors", "skips")}),
+        ("How it was started", {"fields": ("actor", "host", "reason", "target_run", "created_at", "finished_at")}),
+        ("Settings", {"fields": ("shown_rates", "shown_options", "shown_controls", "expected")}),
+        ("Latest events", {"fields": ("latest_events",)}),
+    )
+
+    def complete(self, rows: list[MigrationRun]) -> None:
+        """Sum up the visible runs."""
+        totals = totals_of(rows, using=rows[0]._state.db or "default") if rows else {}
+        for run in rows:
+            run.shown_totals = totals[run.pk]  # type: ignore[attr-defined]
+
+    def _totals(self, run: MigrationRun) -> Totals:
+        if not hasattr(run, "shown_totals"):
+            self.complete([run])
+        totals: Totals = run.shown_totals  # type: ignore[attr-defined]
+        return totals
+
+    @admin.display(description="status")
+    def state(self, run: MigrationRun) -> SafeString:
+        """Return where the run stands."""
+        return status_label(run.status, run.get_status_display())
+
+    @admin.display(description="migrated")
+    def migrated(self, run: MigrationRun) -> str:
+        """Return how many users it converted."""
+        return number(self._totals(run).migrated)
+
+    @admin.display(description="rolled back")
+    def rolled_back(self, run: MigrationRun) -> str:
+        """Return how many conversions it took back."""
+        return number(self._totals(run).rolled_back)
+
+    @admin.display(description="skipped")
+    def skipped(self, run: MigrationRun) -> str:
+        """Return how many users it left out."""
+        return number(self._totals(run).skipped)
+
+    @admin.display(description="failed")
+    def failed(self, run: MigrationRun) -> str:
+        """Return how many users it could not handle."""
+        return number(self._totals(run).failed)
+
+    @admin.display(description="mana")
+    def mana(self, run: MigrationRun) -> str:
+        """Return the mana credited, or debited by a rollback."""
+        return number(self._totals(run).mana)
+
+    @admin.display(description="mana written off")
+    def shortfall(self, run: MigrationRun) -> str:
+        """Return the mana that was spent already and written off."""
+        return number(self._totals(run).shortfall)
+
+    @admin.display(description="users")
+    def users(self, run: MigrationRun) -> str:
+        """Return the users by outcome."""
+        totals = self._totals(run)
+        return (
+            f"{totals.selected:,} handled: {totals.migrated:,} migrated, {totals.rolled_back:,} rolled back, "
+            f"{totals.skipped:,} skipped, {totals.failed:,} failed"
+        )
+
+    @admin.display(description="wishes")
+    def wishes(self, run: MigrationRun) -> str:
+        """Return the wishes converted or given back."""
+        totals = self._totals(run)
+        return f"{totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red"
+
+    @admin.display(description="failed by error")
+    def errors(self, run: MigrationRun) -> SafeString | str:
+        """Return the failed users by error class."""
+        return as_list(dict(self._totals(run).errors))
+
+    @admin.display(description="skipped by reason")
+    def skips(self, run: MigrationRun) -> SafeString | str:
+        """Return the skipped users by reason."""
+        return as_list(dict(self._totals(run).skips))
+
+    @admin.display(description="rates, in mana a wish")
+    def shown_rates(self, run: MigrationRun) -> SafeString | str:
+        """Return the frozen rates."""
+        return as_list(run.rates)
+
+    @admin.display(description="options")
+    def shown_options(self, run: MigrationRun) -> SafeString | str:
+        """Return the frozen options."""
+        return as_list(run.options)
+
+    @admin.display(description="settings in force")
+    def shown_controls(self, run: MigrationRun) -> SafeString | str:
+        """Return what may be changed while it runs."""
+        return as_list(run.controls)
+
+    @admin.display(description="more")
+    def related(self, run: MigrationRun) -> SafeString:
+        """Return links to everything that belongs to the run."""
+        links = (
+            (changelist_link("usermigration", "records", run__id__exact=run.pk),),
+            (changelist_link("migrationbatch", "batches", run__id__exact=run.pk),),
+            (changelist_link("runevent", "events", run__id__exact=run.pk),),
+            (changelist_link("integrityfix", "fixes", run__id__exact=run.pk),),
+        )
+        return format_html_join(", ", "{}", links)
+
+    @admin.display(description="events")
+    def latest_events(self, run: MigrationRun) -> SafeString | str:
+        """Return what happened last, newest first."""
+        events = run.events.order_by("-id")[:EVENTS_SHOWN]
+        rows = (
+            (f"{event.created_at:%Y-%m-%d %H:%M:%S}", event.get_kind_display(), event.actor, event.message)
+            for event in events
+        )
+        return format_html(
+            '<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{} <b>{}</b> <bdi>{}</bdi> {}</li>", rows)
+        )
+
+
+@admin.register(MigrationBatch)
+class MigrationBatchAdmin(PageAdmin):
+    """The slices of runs."""
+
+    list_display = ("id", "run_id", "status", "attempts", "selected", "migrated", "rolled_back", "skipped", "failed",
+                    "mana", "finished_at", "worker")  # fmt: skip
+    list_filter = ("status",)
+    sortable_by = ("id",)
+    ordering = ("-id",)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Let the links of a run's page filter by run."""
+        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(PageAdmin):
+    """Who did what to which run."""
+
+    list_display = ("id", "run_id", "kind", "actor", "message", "created_at")
+    list_filter = ("kind",)
+    sortable_by = ("id",)
+    ordering = ("-id",)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Let the links of a run's page filter by run."""
+        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
+
+
+class _OfUserAdmin(PageAdmin):
+    """Rows of one user each, found by the user."""
+
+    search_fields = ("pk",)  # shows the search box; get_search_results does the work
+    list_select_related = ("user",)
+    sortable_by = ("id",)
+    ordering = ("-id",)
+    row_word = "record"
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Let the links of a run's page filter by run."""
+        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by ``record:ID`` (or ``fix:ID``), else by the user's exact name or key; always through an index."""
+        term = search_term.strip()
+        own = term.removeprefix(f"{self.row_word}:")
+        if own != term:
+            return queryset.filter(pk=int(own)) if own.isdecimal() else queryset.none(), False
+        return (queryset.filter(user__in=find_users(term, queryset.db)) if term else queryset), False
+
+    @admin.display(description="user")
+    def username(self, row: Any) -> SafeString:
+        """Return the user's name with a link to the user's page."""
+        return user_link(row.user)
+
+
+@admin.register(UserMigration)
+class UserMigrationAdmin(_OfUserAdmin):
+    """What each run did to each user."""
+
+    search_help_text = "The exact username or primary key of a user, or record:ID for the record of a report."
+    list_display = ("id", "username", "run_id", "outcome", "green", "blue", "red", "mana_credited", "error_class",
+                    "shortfall", "created_at")  # fmt: skip
+    list_filter = ("status",)
+
+    @admin.display(description="status")
+    def outcome(self, record: UserMigration) -> SafeString:
+        """Return what the run did."""
+        return status_label(record.status, UserStatus(record.status).label)
+
+
+@admin.register(IntegrityFix)
+class IntegrityFixAdmin(_OfUserAdmin):
+    """What auto-fix changed."""
+
+    row_word = "fix"
+    search_help_text = "The exact username or primary key of a user, or fix:ID."
+    list_display = ("id", "username", "check_id", "run_id", "green_change", "blue_change", "red_change", "mana_change",
+                    "actor", "created_at")  # fmt: skip

@@ -1,0 +1,100 @@
+"""Where users stand in the migration, many at once: for lists of users.
+
+# Note [Standing]
+A user's standing follows from the wallet first, because the wallet is the truth, and from the
+latest record of a run that could have converted them second.  Records that a rollback wrote about
+users whom it left alone say nothing about a standing: such users are still migrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from django.db import models
+from django.db.models import Exists, OuterRef, QuerySet
+
+from mana_migration.models import UserMigration
+from mana_migration.states import RunKind, UserStatus
+from wishes.models import Wallet
+
+_User = TypeVar("_User", bound=models.Model)
+
+
+class Standing(models.TextChoices):
+    """Where a user stands."""
+
+    PENDING = "pending", "Pending"
+    """Has a wallet that no run has handled."""
+    MIGRATED = "migrated", "Migrated"
+    """Holds mana alone."""
+    FAILED = "failed", "Failed"
+    """Could not be converted when last tried."""
+    SKIPPED = "skipped", "Skipped"
+    """Was left out on purpose when last looked at."""
+    ROLLED_BACK = "rolled_back", "Rolled back"
+    """Was converted and has been taken back."""
+    NO_WALLET = "no_wallet", "No wallet"
+    """Has nothing to convert and never touched a wish."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserStanding:
+    """One user's standing, the wallet behind it and the record that decided it."""
+
+    standing: Standing
+    wallet: Wallet | None
+    record: UserMigration | None
+
+
+_OF_RECORD: Final = {
+    UserStatus.FAILED: Standing.FAILED,
+    UserStatus.SKIPPED: Standing.SKIPPED,
+    UserStatus.ROLLED_BACK: Standing.ROLLED_BACK,
+}
+
+
+def standing_of(wallet: Wallet | None, record: UserMigration | None) -> Standing:
+    """Return the standing that a wallet and the latest deciding record amount to; see Note [Standing]."""
+    if wallet is None:
+        return Standing.NO_WALLET
+    if wallet.migrated_at is not None:
+        return Standing.MIGRATED
+    if record is None:
+        return Standing.PENDING
+    # A live record beside an unmigrated wallet is an inconsistency, which validation reports.
+    return _OF_RECORD.get(UserStatus(record.status), Standing.PENDING)
+
+
+def standings(keys: Sequence[Any], *, using: str) -> dict[Any, UserStanding]:
+    """Return the standing of each of these users, by primary key; two queries, whatever their number."""
+    wallets = Wallet.objects.using(using).in_bulk(keys)
+    latest: dict[Any, UserMigration] = {}
+    for record in _deciding(using).filter(user__in=keys).order_by("id"):
+        latest[record.user_id] = record
+    return {
+        key: UserStanding(standing_of(wallets.get(key), latest.get(key)), wallets.get(key), latest.get(key))
+        for key in keys
+    }
+
+
+def with_standing(users: QuerySet[_User], standing: Standing) -> QuerySet[_User]:
+    """Keep the users of one standing; reads through indexes as far as there are any (docs/staff-pages.md)."""
+    using = users.db
+    wallets = Wallet.objects.using(using).filter(user=OuterRef("pk"))
+    unmigrated = Exists(wallets.filter(migrated_at__isnull=True))
+    records = _deciding(using)
+    if standing == Standing.NO_WALLET:
+        return users.filter(~Exists(wallets))
+    if standing == Standing.MIGRATED:
+        return users.filter(Exists(wallets.filter(migrated_at__isnull=False)))
+    if standing == Standing.PENDING:
+        return users.filter(unmigrated, ~Exists(records.filter(user=OuterRef("pk"))))
+    later = records.filter(user=OuterRef("user"), id__gt=OuterRef("id"))
+    decided = records.filter(~Exists(later), status=standing.value)
+    return users.filter(unmigrated, pk__in=decided.values("user"))
+
+
+def _deciding(using: str) -> QuerySet[UserMigration]:
+    return UserMigration.objects.using(using).exclude(run__kind=RunKind.ROLLBACK)

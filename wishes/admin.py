@@ -1,0 +1,136 @@
+"""The economy in the admin: wallets and both ledgers, to look at and never to touch.
+
+Every list costs the same however many rows the table has: pages are counted up to a bound, searches
+use an index, and nothing is joined that the visible page does not show.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from wishes.models import ManaEntry, Wallet, WishEntry
+
+if TYPE_CHECKING:  # generic in the stubs alone
+    AnyPaginator = Paginator[Any]
+    AnyModelAdmin = admin.ModelAdmin[Any]
+else:
+    AnyPaginator = Paginator
+    AnyModelAdmin = admin.ModelAdmin
+
+
+class BoundedPaginator(AnyPaginator):
+    """Counts no further than ``LIMIT`` rows, so that a list of millions opens like one of thousands."""
+
+    LIMIT = 5_000
+
+    @cached_property
+    def _rows(self) -> int:
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
+        return rows.order_by()[: self.LIMIT + 1].count()
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows, or the limit where there are more."""
+        return min(self._rows, self.LIMIT)
+
+    @property
+    def has_more(self) -> bool:
+        """Say whether there are rows behind the last page; a search or a filter reaches them."""
+        return self._rows > self.LIMIT
+
+
+class ReadOnlyAdmin(AnyModelAdmin):
+    """An admin that shows and never changes, for superusers as well: the services are the only writers."""
+
+    paginator = BoundedPaginator
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    actions = None
+    view_on_site = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Refuse: rows are made by services."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Refuse: rows are changed by services."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Refuse: history is kept."""
+        return False
+
+
+def name_of(user: Any) -> SafeString:
+    """Return a username as HTML that neither its markup nor its writing direction can escape from."""
+    return format_html("<bdi>{}</bdi>", user.get_username())
+
+
+def find_users(term: str, using: str | None) -> list[Any]:
+    """Return the primary keys of the users whose key or name is exactly this; at most two."""
+    model = get_user_model()
+    users = model._base_manager.using(using)
+    keys = list(users.filter(**{model.USERNAME_FIELD: term}).values_list("pk", flat=True)[:1])
+    with contextlib.suppress(ValidationError, ValueError):  # raised where no key looks like this
+        keys += users.filter(pk=model._meta.pk.to_python(term)).values_list("pk", flat=True)
+    return keys
+
+
+class _UserRowsAdmin(ReadOnlyAdmin):
+    """Rows of one user each, found by the user's exact name or primary key."""
+
+    search_fields = ("pk",)  # shows the search box; get_search_results does the work
+    search_help_text = "The exact username or primary key of a user."
+    list_select_related = ("user",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by user, through an index."""
+        term = search_term.strip()
+        return (queryset.filter(user__in=find_users(term, queryset.db)) if term else queryset), False
+
+    @admin.display(description="user")
+    def username(self, row: Any) -> SafeString:
+        """Return the name of the row's user."""
+        return name_of(row.user)
+
+
+@admin.register(Wallet)
+class WalletAdmin(_UserRowsAdmin):
+    """Balances as they are now."""
+
+    list_display = ("user_id", "username", "green", "blue", "red", "mana", "migrated_at")
+    list_display_links = ("user_id",)
+    sortable_by = ("user_id",)
+    ordering = ("user_id",)
+
+
+@admin.register(ManaEntry)
+class ManaEntryAdmin(_UserRowsAdmin):
+    """The mana ledger, newest first."""
+
+    list_display = ("id", "username", "kind", "amount", "balance_after", "reference", "created_at")
+    sortable_by = ("id",)
+    ordering = ("-id",)
+
+
+@admin.register(WishEntry)
+class WishEntryAdmin(_UserRowsAdmin):
+    """The wish ledger, newest first."""
+
+    list_display = ("id", "username", "kind", "colour", "amount", "balance_after", "reference", "created_at")
+    sortable_by = ("id",)
+    ordering = ("-id",)
