@@ -18,9 +18,10 @@ from wishes.rates import BIGINT_MAX, Rates
 
 #: Why a wallet cannot be converted, with the sentence kept on its record.
 PROBLEMS: Final = {
-    "negative_balance": "a balance is negative; correct it with --auto-fix or by hand, then use --retry-failed",
-    "overflow": "the mana would be beyond the limit of BIGINT; split the balance by hand, then use --retry-failed",
-    "orphaned_mana": "the mana is not backed by ledger entries; correct it with --auto-fix or by hand",
+    "negative_balance": "a balance is negative; correct it with --auto-fix or by hand and run again",
+    "overflow": "the mana would be beyond the limit of BIGINT; split the balance by hand and run again",
+    "orphaned_mana": "the mana is not backed by ledger entries; correct it with --auto-fix or by hand and run again",
+    "migration_inconsistency": "an older record says that this user is migrated; see validate_migration",
 }
 
 
@@ -31,12 +32,16 @@ class ConversionTerms:
     run: int
     rates: Rates
     skip_invalid: bool = False
-    check_ledger: bool = False
     cohort: int | None = None
+    retry_failed: bool = False
 
 
-def problem_sql(vendor: str, rates: Rates, *, check_ledger: bool) -> str:
-    """Return the SQL of why wallet ``w`` cannot be converted, empty text where it can."""
+def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
+    """Return the SQL of why wallet ``w`` cannot be converted, empty text where it can.
+
+    ``look_closer`` also compares the ledger and the records, which the pre-check did for everybody
+    unless such users are to be left out one by one.
+    """
     quarter = BIGINT_MAX // 4
     small = " AND ".join(
         f"w.{colour} <= {quarter // rate}" for colour, rate in rates.as_dict().items()
@@ -44,10 +49,15 @@ def problem_sql(vendor: str, rates: Rates, *, check_ledger: bool) -> str:
     exact = " + ".join(f"w.{colour}::numeric * {rate}" for colour, rate in rates.as_dict().items()) + " + w.mana"
     approximate = f"{worth_sql(rates)} + w.mana"
     backed = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
-    orphaned = f"WHEN w.mana <> {backed} THEN 'orphaned_mana' " if check_ledger else ""
+    recorded = "EXISTS (SELECT 1 FROM mana_migration_usermigration m WHERE m.user_id = w.user_id AND m.status = 'migrated')"
+    suspect = (
+        f"WHEN w.mana <> {backed} THEN 'orphaned_mana' WHEN {recorded} THEN 'migration_inconsistency' "
+        if look_closer
+        else ""
+    )
     return (
         "CASE WHEN w.green < 0 OR w.blue < 0 OR w.red < 0 THEN 'negative_balance' "
-        f"{orphaned}"
+        f"{suspect}"
         f"WHEN {small} THEN '' "
         f"WHEN {dialect.exceeds_bigint(vendor, exact, approximate)} THEN 'overflow' ELSE '' END"
     )
@@ -72,16 +82,22 @@ def cohort_sql(column: str, permyriad: int) -> str:
 def selection_sql(terms: ConversionTerms) -> str:
     """Return the condition of wallets ``w`` that the run still has to handle; takes the run's id."""
     cohort = "" if terms.cohort is None else f" AND {cohort_sql('w.user_id', terms.cohort)}"
+    retry = (
+        " AND EXISTS (SELECT 1 FROM mana_migration_usermigration f "
+        "WHERE f.user_id = w.user_id AND f.status = 'failed')"
+        if terms.retry_failed
+        else ""
+    )
     return (
         "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = %s){cohort}"
+        f"WHERE r.user_id = w.user_id AND r.run_id = %s){cohort}{retry}"
     )
 
 
 @lru_cache(maxsize=32)
 def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
     now = dialect.now(vendor)
-    problem = problem_sql(vendor, terms.rates, check_ledger=terms.check_ledger)
+    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid)
     locked = (
         "SELECT w.user_id, w.green, w.blue, w.red, w.mana FROM wishes_wallet w "
         f"WHERE w.user_id BETWEEN %s AND %s AND {selection_sql(terms)} "
@@ -156,27 +172,3 @@ def totals_of(vendor: str, rows: list[tuple[Any, ...]], *, skip_invalid: bool) -
             totals.failed += count
             totals.errors[problem] += count
     return totals
-
-
-def record_problem(
-    connection: BaseDatabaseWrapper,
-    *,
-    run: int,
-    batch: int,
-    user: str,
-    status: str,
-    error_class: str,
-    error_message: str,
-) -> bool:
-    """Record that one user was left as they are; return whether a wallet that is still to do was there."""
-    vendor = connection.vendor
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
-            "mana_before, mana_credited, error_class, error_message, created_at) "
-            f"SELECT w.user_id, %s, %s, %s, w.green, w.blue, w.red, w.mana, 0, %s, %s, {dialect.now(vendor)} "
-            "FROM wishes_wallet w WHERE w.user_id = %s AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-            "WHERE r.user_id = w.user_id AND r.run_id = %s)",
-            [run, batch, status, error_class, error_message, users.to_sql(connection, user), run],
-        )
-        return bool(cursor.rowcount)

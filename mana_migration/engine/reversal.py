@@ -241,26 +241,3 @@ def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, firs
         first=first,
         last=last,
     )
-
-
-def record_problem(
-    connection: BaseDatabaseWrapper,
-    *,
-    run: int,
-    batch: int,
-    user: str,
-    status: str,
-    error_class: str,
-    error_message: str,
-) -> bool:
-    """Record that one user's conversion was left in place; return whether it was still to be taken back."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
-            "mana_before, mana_credited, error_class, error_message, created_at) "
-            f"SELECT w.user_id, %s, %s, %s, 0, 0, 0, w.mana, 0, %s, %s, {dialect.now(connection.vendor)} "
-            "FROM wishes_wallet w WHERE w.user_id = %s AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-            "WHERE r.user_id = w.user_id AND r.run_id = %s)",
-            [run, batch, status, error_class, error_message, users.to_sql(connection, user), run],
-        )
-        return bool(cursor.rowcount)

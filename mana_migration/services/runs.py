@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -19,6 +20,14 @@ from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs
 from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus, check_transition
+
+
+Notice = Callable[[str], None]
+"""Takes a sentence for whoever is watching."""
+
+
+def silent(sentence: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,38 @@ def change_status(
         if target in _EVENTS:
             add_event(run.pk, _EVENTS[target], actor=actor, message=reason, details=details, using=using)
     return True
+
+
+def to_checking(run_id: int, *, actor: Actor, using: str) -> bool:
+    """Take a run whose users are all accounted for to its check; return False where others ended it meanwhile."""
+    with transaction.atomic(using=using):
+        run = lock_run(run_id, using)
+        if run.status == RunStatus.RUNNING:
+            change_status(run_id, RunStatus.CHECKING, actor=actor, using=using)
+            return True
+        return run.status == RunStatus.CHECKING
+
+
+def share_open_migration(using: str) -> MigrationRun | None:
+    """Return the open migration run, kept from ending until the caller's transaction does; None where there is none.
+
+    ``FOR SHARE`` on the run's row: any number of application transactions hold it side by side, and
+    whoever pauses, stops or trips the run waits for them.
+    """
+    connection = connections[using]
+    lock = "FOR SHARE" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id FROM mana_migration_migrationrun "
+            f"WHERE kind = 'migration' AND status IN ('running', 'paused') {lock}"
+        )
+        row = cursor.fetchone()
+    return None if row is None else MigrationRun.objects.using(using).get(pk=row[0])
+
+
+def seconds_since(moment: str) -> float:
+    """Return the seconds since a moment kept as ISO text; never negative."""
+    return max(0.0, (timezone.now() - datetime.fromisoformat(moment)).total_seconds())
 
 
 def cancel_planned(run: MigrationRun, using: str) -> int:

@@ -89,7 +89,7 @@ class Work(Protocol):
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""
 
-    def tripped(self, totals_of_batch: Totals, using: str) -> bool:
+    def tripped(self, using: str) -> bool:
         """Say, after a commit, whether the run has failed too many users."""
 
     @property
@@ -253,7 +253,7 @@ class Worker:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:
             self._progress(BatchResult(self._run_id, claim.batch, result, seconds))
-        if result.failed and self._work.tripped(result, self._using):
+        if result.failed and self._work.tripped(self._using):
             return Ending.TRIPPED
         if self._throttle is not None:
             self._throttle(self._controls, seconds)

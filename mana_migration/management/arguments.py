@@ -1,0 +1,97 @@
+"""What the commands' options accept: argparse types, each with one clear sentence about a bad value."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, time
+from decimal import Decimal
+from typing import Any
+
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+
+from mana_migration.domain import options
+from mana_migration.errors import UsageError
+
+
+def whole_number(value: str) -> int:
+    """Accept a whole number from 1 to 2**63 - 1."""
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 2**63 - 1:
+        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from 1")
+    return number
+
+
+@contextmanager
+def _as_argument_error() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def batch_size(value: str) -> int | str:
+    """Accept a number of users or ``auto``."""
+    with _as_argument_error():
+        return options.parse_batch_size(value)
+
+
+def percentage(value: str) -> Decimal:
+    """Accept a percentage from 0 to 100."""
+    with _as_argument_error():
+        return options.parse_threshold(value)
+
+
+def delay(value: str) -> float | str:
+    """Accept seconds or ``auto``."""
+    with _as_argument_error():
+        return options.parse_delay(value)
+
+
+def cohort(value: str) -> int:
+    """Accept a share of the users such as ``1%``; returns hundredths of a percent."""
+    with _as_argument_error():
+        return options.parse_cohort(value)
+
+
+def user(value: str) -> str:
+    """Accept a primary key or username, not nothing."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("a user is named by primary key or username; the value is empty")
+    return value
+
+
+def moment(value: str) -> datetime:
+    """Accept YYYY-MM-DD (the start of that day) or an ISO date-time, in the configured time zone; never in the future."""
+    try:
+        parsed: Any = parse_datetime(value)
+        if parsed is None:
+            day = parse_date(value)
+            parsed = None if day is None else datetime.combine(day, time.min)  # noqa: DTZ011 (made aware below)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is no date: {error}; give YYYY-MM-DD or an ISO date-time") from error
+    if parsed is None:
+        raise argparse.ArgumentTypeError(f"{value!r} is no date; give YYYY-MM-DD or an ISO date-time")
+    if timezone.is_naive(parsed):
+        try:
+            parsed = timezone.make_aware(parsed)
+        except (OverflowError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"{value!r} is out of range") from error
+    if parsed.year < 2000 or parsed > timezone.now():
+        raise argparse.ArgumentTypeError(f"{value!r} is {'in the future' if parsed > timezone.now() else 'before the year 2000'}: no run can be meant")
+    return parsed
+
+
+def setting(value: str) -> tuple[str, str]:
+    """Accept NAME=VALUE of a setting that may change while a run is open."""
+    name, separator, text = value.partition("=")
+    name = name.strip().replace("-", "_")
+    if not separator or name not in options.Controls().as_dict():
+        names = ", ".join(options.Controls().as_dict())
+        raise argparse.ArgumentTypeError(f"{value!r}: give NAME=VALUE with a name of {names}")
+    return name, text.strip()

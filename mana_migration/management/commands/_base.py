@@ -1,0 +1,165 @@
+"""What all commands share: options, exit codes, clear errors, signals.  (Django does not list a name with ``_``.)"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+
+from mana_migration.engine import failures
+from mana_migration.errors import MigrationError, UsageError
+from mana_migration.management import arguments
+from mana_migration.services import logs
+from mana_migration.services.worker import StopFlag
+from wishes.errors import WishesError
+
+DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
+
+EXIT_CODES: Final = (
+    "exit codes: 0 done; 1 refused or failed; 2 bad usage; 3 done, but some users failed or were blocked, or "
+    "error-level findings remain; 4 breaker tripped, run rolled back; 130/143 stopped by signal"
+)
+
+
+class MigrationCommand(BaseCommand):
+    """A command that ends with one of the documented exit codes and never with a traceback."""
+
+    log_kind = logs.MIGRATION
+    requires_system_checks = ("mana_migration",)
+    exit_code = DONE
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """Refuse abbreviated options: a typing error must never start a migration."""
+        return super().create_parser(prog_name, subcommand, allow_abbrev=False, epilog=EXIT_CODES, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add this command's options, then those that all commands share."""
+        self.add_options(parser)
+        shared = parser.add_argument_group("common options")
+        shared.add_argument(
+            "--database",
+            default=DEFAULT_DB_ALIAS,
+            choices=tuple(connections),
+            metavar="ALIAS",
+            help="Work on the database with this alias in the settings (default: %(default)s).",
+        )
+        shared.add_argument(
+            "--log-level",
+            default="info",
+            choices=tuple(logs.LEVELS),
+            help="Write log lines of this level and above to the daily log file (default: %(default)s).",
+        )
+        shared.add_argument(
+            "--format",
+            default="text",
+            choices=("text", "json"),
+            help="Print text for people, or one JSON object and nothing else on stdout (default: %(default)s).",
+        )
+        shared.add_argument(
+            "--no-input",
+            action="store_true",
+            help="Never ask; by default a question that needs an answer is asked on a terminal and refused without one.",
+        )
+
+    def add_options(self, parser: CommandParser) -> None:
+        """Add the options of this command alone."""
+
+    def run(self, **options: Any) -> int:
+        """Do the work and return the exit code."""
+        raise NotImplementedError
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the command; known errors become one line and an exit code."""
+        self.json_output = options["format"] == "json"
+        try:
+            logs.configure(self.log_kind, options["log_level"])
+            self.exit_code = self.run(**options)
+        except UsageError as error:
+            raise CommandError(str(error), returncode=USAGE) from error
+        except (MigrationError, WishesError, ImproperlyConfigured) as error:
+            raise CommandError(str(error), returncode=REFUSED) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise CommandError(
+                f"the database failed: {failures.describe(error)}; what was committed stands, give the command again",
+                returncode=REFUSED,
+            ) from error
+        except KeyboardInterrupt:
+            self.stderr.write("aborted: the batch in hand was rolled back; the same command goes on")
+            self.exit_code = 128 + signal.SIGINT
+        finally:
+            logs.release()
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run from the command line and end the process with the exit code."""
+        super().run_from_argv(argv)
+        if self.exit_code:
+            sys.exit(self.exit_code)
+
+    def notice(self, sentence: str) -> None:
+        """Tell the operator something: on stdout, or on stderr where stdout is for JSON alone."""
+        (self.stderr if self.json_output else self.stdout).write(sentence)
+
+    def print_json(self, values: Mapping[str, Any]) -> None:
+        """Print the one JSON object of ``--format json``."""
+        self.stdout.write(json.dumps(values, default=str))
+
+    def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:
+        """Ask on a terminal; refuse without one unless ``--no-input`` was given.
+
+        Raises:
+            UsageError: there is nobody to ask.
+            MigrationError: the answer was no.
+        """
+        if options["no_input"]:
+            return
+        if not (sys.stdin is not None and sys.stdin.isatty()):
+            raise UsageError(f"{question} There is no terminal to ask on: give --no-input to mean it")
+        self.stderr.write(f"{question} Type yes to go on: ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() != "yes":
+            raise MigrationError(on_no)
+
+    @contextmanager
+    def stop_on_signals(self) -> Iterator[StopFlag]:
+        """Turn the first SIGINT or SIGTERM into a request to end after the batch in hand; the second aborts it."""
+        flag = StopFlag()
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if flag.requested:
+                raise KeyboardInterrupt
+            flag.request(number)
+            self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield flag
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def signal_code(flag: StopFlag, code: int) -> int:
+    """Return the exit code of a command that a signal may have ended: 130 or 143."""
+    return 128 + flag.signal if flag.requested and flag.signal else code
+
+
+def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
+    """Add ``--user-id`` with what it does here."""
+    parser.add_argument(
+        "--user-id",
+        action="append",
+        type=arguments.user,
+        default=[],
+        metavar="ID",
+        dest="user_ids",
+        help=f"{sentence} A primary key or a username; pk:57 and username:57 tell them apart. May be repeated.",
+    )

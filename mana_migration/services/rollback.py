@@ -1,0 +1,294 @@
+"""Rolling back: take conversions back, exactly, by users, since a date, by run or all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from django.db import connections, transaction
+from django.utils import timezone
+
+from mana_migration.domain.options import RollbackOptions
+from mana_migration.domain.results import ProgressCallback, RunSummary, Totals
+from mana_migration.engine import records, reversal, totals
+from mana_migration.engine.planning import Slice
+from mana_migration.engine.reversal import ReversalTerms
+from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
+from mana_migration.models import MigrationRun, UserMigration
+from mana_migration.services import named, preflight, runs, throttle, validation
+from mana_migration.services.runs import Actor
+from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.states import EventKind, RunKind, RunStatus, UserStatus
+
+
+def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
+    """Return what is frozen on a rollback run, as the engine takes it."""
+    return ReversalTerms(
+        run=run,
+        write_off=options.write_off,
+        preserve_logs=options.preserve_logs,
+        target_run=options.run,
+        since=options.since,
+        until=options.until,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackWork:
+    """What a worker does for a rollback; see ``worker.Work``."""
+
+    terms: ReversalTerms
+    limit: int | None = None
+
+    def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
+        """Cut the next users whose conversions are still to be taken back."""
+        return reversal.plan_rollback(connections[using], self.terms, after=after, size=size, limit=limit)
+
+    def keys(self, using: str, *, first: str, last: str) -> list[str]:
+        """Return the keys of a range whose conversions are still to be taken back."""
+        return reversal.rollback_keys(connections[using], self.terms, first=first, last=last)
+
+    def handle(self, using: str, *, batch: int, first: str, last: str) -> Totals:
+        """Take the conversions of a range back."""
+        return reversal.reverse(connections[using], self.terms, batch=batch, first=first, last=last)
+
+    def record_problem(
+        self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str
+    ) -> bool:
+        """Record that one user's conversion was left in place."""
+        return records.record_problem(
+            connections[using],
+            run=self.terms.run,
+            batch=batch,
+            user=user,
+            status=status,
+            error_class=error_class,
+            error_message=message,
+        )
+
+    def tripped(self, using: str) -> bool:
+        """A rollback has no breaker: it takes back what it can and lists the rest."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackForecast:
+    """What a rollback would do now: totals, and the largest shortfalls as (record, credited, lacking) in mana."""
+
+    totals: Totals
+    shortfalls: list[tuple[int, int, int]]
+    stops_run: int | None
+
+
+def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = 10) -> RollbackForecast:
+    """Say what a rollback would do now, in one read-only snapshot; nothing is locked or written.
+
+    Raises:
+        RunNotFoundError: the run to take back does not exist.
+        RunConflictError: it is no migration.
+    """
+    with read_only_snapshot(using):
+        check_target(options, using)
+        connection = connections[using]
+        terms = terms_of(options, run=0)
+        open_run = runs.open_run_or_none(using)
+        if options.users:
+            whole = Totals()
+            lacking: list[tuple[int, int, int]] = []
+            for user in options.users:
+                whole.add(reversal.forecast(connection, terms, keys=(user, user)))
+                lacking += reversal.shortfalls(connection, terms, limit=largest, keys=(user, user))
+            lacking = sorted(lacking, key=lambda row: -row[2])[:largest]
+            return RollbackForecast(whole, lacking, None)
+        return RollbackForecast(
+            reversal.forecast(connection, terms),
+            reversal.shortfalls(connection, terms, limit=largest),
+            open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
+        )
+
+
+def check_target(options: RollbackOptions, using: str) -> None:
+    """Refuse a target that cannot be taken back.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        RunConflictError: the run is no migration.
+    """
+    if options.run is None:
+        return
+    target = MigrationRun.objects.using(using).filter(pk=options.run).first()
+    if target is None:
+        raise RunNotFoundError(f"there is no run {options.run}; list the runs with monitor_migration or in the admin")
+    if target.kind != RunKind.MIGRATION:
+        raise RunConflictError(
+            f"run {target.pk} is {'an' if target.kind == RunKind.IMPORT else 'a'} {target.get_kind_display().lower()}: "
+            "only the conversions of a migration run can be taken back"
+        )
+
+
+def roll_back(
+    options: RollbackOptions,
+    *,
+    actor: Actor,
+    using: str = "default",
+    stop: StopFlag | None = None,
+    progress: ProgressCallback | None = None,
+    notice: runs.Notice = runs.silent,
+) -> RunSummary:
+    """Take conversions back: of named users at once, else in a run that the same call goes on with.
+
+    A mass rollback first stops an open migration.
+
+    Raises:
+        PreflightError: the database is not fit.
+        NothingToRollBackError: the selection holds no conversion.
+        RunConflictError: another rollback is open, or records cannot be deleted now.
+        DatabaseUnavailableError: the database cannot do the work; the run stays open.
+    """
+    preflight.check(using)
+    if options.users:
+        return named.roll_back_named(options, actor=actor, using=using)
+    run = runs.open_run_or_none(using)
+    if run is not None and run.kind == RunKind.ROLLBACK:
+        join(run, options, actor=actor, using=using, notice=notice)
+    else:
+        run = open_rollback(options, actor=actor, using=using, notice=notice)
+    return work_on_rollback(run.pk, actor=actor, using=using, stop=stop or StopFlag(), progress=progress, notice=notice)
+
+
+def open_rollback(
+    options: RollbackOptions, *, actor: Actor, using: str = "default", notice: runs.Notice = runs.silent
+) -> MigrationRun:
+    """Open a rollback run with its selection frozen; an open migration is stopped first.
+
+    Raises:
+        NothingToRollBackError: the selection holds no conversion.
+        RunConflictError, RunNotFoundError: the target cannot be taken back, or another rollback is open.
+    """
+    check_target(options, using)
+    until = options.until or timezone.now()
+    with transaction.atomic(using=using):
+        open_run = runs.open_run_or_none(using)
+        if open_run is not None and open_run.kind == RunKind.MIGRATION:
+            reason = options.reason or "a mass rollback begins"
+            runs.change_status(open_run.pk, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
+            notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
+            until = timezone.now()
+        frozen = replace(options, until=until)
+        expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
+        if not expected and not options.breaker:
+            raise NothingToRollBackError(f"there is no conversion to take back {describe_selection(frozen)}; nothing was changed")
+        return runs.create_run(
+            using=using,
+            kind=RunKind.ROLLBACK,
+            options=frozen.as_dict(),
+            rates={},
+            controls=frozen.controls,
+            actor=actor,
+            reason=options.reason,
+            target_run=options.run,
+            expected=expected,
+        )
+
+
+def describe_selection(options: RollbackOptions) -> str:
+    """Say in words what a rollback selects."""
+    if options.users:
+        return f"for the {len(options.users)} named users"
+    if options.run is not None:
+        return f"of run {options.run}"
+    if options.since is not None:
+        return f"since {timezone.localtime(options.since):%Y-%m-%d %H:%M:%S %Z}"
+    return "at all"
+
+
+def join(
+    run: MigrationRun, options: RollbackOptions, *, actor: Actor, using: str, notice: runs.Notice = runs.silent
+) -> None:
+    """Go on with the open rollback, if it is the one that this request means.
+
+    Raises:
+        RunConflictError: it takes something else back, or on other terms.
+    """
+    frozen, asked = run.options, options.as_dict()
+    contradictions = [
+        f"{name} is {frozen.get(name)!r}, not {asked[name]!r}"
+        for name in ("run", "since", "everything", "emergency", "on_shortfall", "preserve_logs")
+        if asked[name] != frozen.get(name)
+    ]
+    if contradictions:
+        raise RunConflictError(
+            f"rollback run {run.pk} is open with other options: {'; '.join(contradictions)}. "
+            f"Let it finish, or stop it with migrate_users --stop {run.pk}"
+        )
+    if run.status == RunStatus.PAUSED:
+        raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
+    notice(f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}: going on")
+    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=f"gone on with on {actor.host}", using=using)
+
+
+def work_on_rollback(
+    run_id: int,
+    *,
+    actor: Actor,
+    using: str = "default",
+    stop: StopFlag,
+    progress: ProgressCallback | None = None,
+    notice: runs.Notice = runs.silent,
+) -> RunSummary:
+    """Work on an open rollback until it ends, a signal comes or it leaves our hands."""
+    begun = time.monotonic()
+    run = MigrationRun.objects.using(using).get(pk=run_id)
+    options = RollbackOptions.from_dict(run.options, run.controls)
+    ending = Ending.DONE
+    if run.status != RunStatus.CHECKING:
+        pause = None if options.emergency else throttle.Throttle(run_id, using, stop)
+        worker = Worker(run_id, RollbackWork(terms_of(options, run_id)), using=using, stop=stop, progress=progress, throttle=pause)
+        ending = worker.run()
+    if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using):
+        finish(run_id, options, actor=actor, using=using, notice=notice)
+    run.refresh_from_db(using=using)
+    return RunSummary(
+        run=run.pk,
+        kind=run.kind,
+        dry_run=False,
+        status=run.status,
+        totals=totals.run_totals(run, using),
+        seconds=time.monotonic() - begun,
+        reason=run.stop_reason,
+        started_at=run.created_at,
+    )
+
+
+def finish(
+    run_id: int, options: RollbackOptions, *, actor: Actor, using: str, notice: runs.Notice = runs.silent
+) -> None:
+    """Check the books after a rollback and close it, and the run that it took back."""
+    notice("everybody is accounted for: checking the books")
+    report = validation.check_run(using, run_id)
+    details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
+    with transaction.atomic(using=using):
+        runs.add_event(run_id, EventKind.CHECKED, actor=actor, details=details, using=using)
+        if report.ok:
+            runs.change_status(run_id, RunStatus.COMPLETED, actor=actor, using=using)
+        else:
+            broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
+            reason = f"the check after the rollback found {broken}"
+            runs.change_status(run_id, RunStatus.FAILED, actor=actor, reason=reason, using=using)
+        if options.run is not None:
+            close_target(options, run_id, actor=actor, using=using)
+
+
+def close_target(options: RollbackOptions, rollback_run: int, *, actor: Actor, using: str) -> None:
+    """Mark the run that was taken back, unless conversions of it are left and nobody's breaker asked for it."""
+    assert options.run is not None
+    left = UserMigration.objects.using(using).filter(run_id=options.run, status=UserStatus.MIGRATED)
+    remaining = 0 if not left.exists() else left.count()
+    target = runs.lock_run(options.run, using)
+    if target.status == RunStatus.ROLLING_BACK or (not remaining and not target.is_open and target.status != RunStatus.ROLLED_BACK):
+        reason = f"taken back by run {rollback_run}"
+        if remaining:
+            reason += f"; {remaining:,} users had spent their mana and stay migrated"
+        runs.change_status(target.pk, RunStatus.ROLLED_BACK, actor=actor, reason=reason, using=using)
+
