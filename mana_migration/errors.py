@@ -40,7 +40,7 @@ class UserNotFoundError(MigrationError):
     """No user has this primary key or username."""
 
 
-class AmbiguousUserError(MigrationError):
+class AmbiguousUserError(UsageError):
     """The value is the primary key of one user and the username of another."""
 
 
