@@ -1,4 +1,4 @@
-"""Builders of users and wallets: ``WalletFactory(green=-5)`` makes one of each, ``make_wallets`` many on any database."""
+"""Builders of users and wallets: ``WalletFactory(green=-5)`` makes one of each, ``make_wallets`` many."""
 
 import itertools
 from collections.abc import Sequence

@@ -78,7 +78,7 @@ def _in_range(field: Field[Any, Any], key: Any, using: str) -> bool:
     if not isinstance(key, int):
         return True
     lowest, highest = connections[using].ops.integer_field_range(field.get_internal_type())
-    return (lowest is None or key >= lowest) and (highest is None or key <= highest)
+    return lowest <= key <= highest
 
 
 def _username_of(value: str) -> str | None:

@@ -1,6 +1,7 @@
 """Finding the users whom an operator names."""
 
 import uuid
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -108,7 +109,7 @@ def test_one_unknown_value_refuses_all() -> None:
         resolve_users([str(user.pk), "nobody"])
 
 
-def test_a_thousand_values_take_a_handful_of_queries(django_assert_max_num_queries) -> None:  # type: ignore[no-untyped-def]
+def test_a_thousand_values_take_a_handful_of_queries(django_assert_max_num_queries: Any) -> None:
     users = UserFactory.create_batch(50)
     values = [str(user.pk) for user in users] * 20
     with django_assert_max_num_queries(4):
