@@ -17,7 +17,7 @@ from wishes import conf
 from wishes.errors import UnknownUserError
 from wishes.hooks import hooks
 from wishes.models import ManaEntry, Wallet, WishEntry
-from wishes.rates import Rates
+from wishes.rates import BIGINT_MAX, Rates
 
 #: A user of the site, or the primary key of one.
 UserOrKey: TypeAlias = models.Model | int | str | UUID
@@ -77,9 +77,12 @@ def user_key(user: UserOrKey) -> Any:
     if value is None or isinstance(value, bool | float):
         raise UnknownUserError(value)
     try:
-        return model._meta.pk.to_python(value)
+        key = model._meta.pk.to_python(value)
     except (ValidationError, TypeError):
         raise UnknownUserError(value) from None
+    if isinstance(key, int) and abs(key) > BIGINT_MAX:
+        raise UnknownUserError(value)
+    return key
 
 
 def read_balance(user: UserOrKey, *, using: str = "default") -> Balance:
