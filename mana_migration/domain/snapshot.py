@@ -1,0 +1,123 @@
+"""Everything there is to see of a run at one moment, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mana_migration.domain.progress import Progress
+from mana_migration.domain.results import Totals
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    """One thing that happened to a run: when, which kind (and its words), by whom, and why."""
+
+    at: datetime
+    kind: str
+    label: str
+    actor: str
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOutcome:
+    """What the latest check of the rules found; ``ok`` is None where the event did not say."""
+
+    at: datetime
+    ok: bool | None
+    message: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRate:
+    """Failed users as a share (0 to 1) of those attempted, and the share at which the breaker trips.
+
+    ``limit`` is None where the run has no breaker: it was started for named users.
+    """
+
+    failed: int
+    attempted: int
+    limit: float | None
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of failed users; None where nobody was attempted yet."""
+        return self.failed / self.attempted if self.attempted else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """One run as of ``taken_at``; money and users are exact integers, times are seconds.
+
+    ``elapsed`` counts from the start to the end or now, ``worked`` leaves out the time on pause.
+    ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
+    ``series`` is (time, users handled so far), at most a few hundred points.  ``standstill`` says why
+    an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
+    """
+
+    taken_at: datetime
+    run: int
+    kind: str
+    kind_label: str
+    status: str
+    status_label: str
+    is_open: bool
+    started_at: datetime
+    finished_at: datetime | None
+    actor: str
+    host: str
+    reason: str
+    stop_reason: str
+    target_run: int | None
+    rates: Mapping[str, int]
+    options: Mapping[str, Any]
+    controls: Mapping[str, Any]
+    totals: Totals
+    progress: Progress
+    elapsed: float
+    worked: float
+    batches: int
+    batch_seconds: float
+    durations: Sequence[tuple[str, int]]
+    series: Sequence[tuple[datetime, int]]
+    last_progress: datetime | None
+    error_rate: ErrorRate
+    check: CheckOutcome | None
+    standstill: str
+    waiting: str
+    events: Sequence[EventLine]
+
+    @property
+    def mana_by_colour(self) -> dict[str, int]:
+        """Return the mana that each colour's converted (or restored) wishes are worth at the run's rates."""
+        return {colour: getattr(self.totals, colour) * rate for colour, rate in self.rates.items()}
+
+    @property
+    def is_rollback(self) -> bool:
+        """Say whether this run takes conversions back."""
+        return self.kind == "rollback"
+
+    @property
+    def named_users(self) -> int:
+        """Return how many users it was started for by name; 0: for all that its options select."""
+        return len(self.options.get("users") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """One run in a list of runs."""
+
+    run: int
+    kind_label: str
+    status: str
+    status_label: str
+    started_at: datetime
+    finished_at: datetime | None
+    actor: str
+    reason: str
+    totals: Totals

@@ -1,0 +1,278 @@
+"""What there is to see of a run: one read-only snapshot whose cost does not depend on the number of users.
+
+It reads the run's row with its folded figures, the few batches that are not folded yet, the latest
+few hundred batches of an open run and a handful of events; never a wallet or a user's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from django.db.models.functions import Now
+
+from mana_migration.domain import progress as speed
+from mana_migration.domain.results import Totals
+from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
+from mana_migration.engine import totals as figures
+from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.errors import RunNotFoundError
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.selectors.run_list import totals_of
+from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus
+
+#: Events shown, and batches looked at for the rate now.
+EVENTS_SHOWN, RECENT_BATCHES = 10, 300
+
+#: Holds and interruptions considered when the time on pause is summed up; the latest ones.
+MARKS: Final = 500
+
+_HOLDS: Final = {EventKind.PAUSED: True, EventKind.RESUMED: False, EventKind.STOPPED: False}
+_GAPS: Final = {EventKind.INTERRUPTED: True, EventKind.RESUMED_WORK: False}
+_WAITS: Final = (EventKind.THROTTLED, EventKind.DATABASE_LOST)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read of a run, before it is judged."""
+
+    run: MigrationRun
+    now: datetime
+    folded: dict[str, Any]
+    recent: list[speed.Finished]
+    marks: list[RunEvent]
+    checked: RunEvent | None
+    wait: RunEvent | None
+    events: list[RunEvent]
+
+
+def run_snapshot(
+    using: str = "default", run_id: int | None = None, *, now: datetime | None = None
+) -> RunSnapshot | None:
+    """Return everything there is to see of a run: without an id the open one, else the latest.
+
+    None where there is no run at all.  ``now`` is the database's clock unless given.
+
+    Raises:
+        RunNotFoundError: there is no run with that id.
+    """
+    with read_only_snapshot(using):
+        run = find_run(using, run_id)
+        if run is None:
+            return None
+        return _judge(_read(run, using, now))
+
+
+def find_run(using: str, run_id: int | None = None, *, since: datetime | None = None) -> MigrationRun | None:
+    """Return a run with the database's time as ``now``: the one asked for, else the open one, else the latest.
+
+    ``since`` leaves out runs that were started before.  None where there is none.
+
+    Raises:
+        RunNotFoundError: there is no run with that id.
+    """
+    runs = MigrationRun.objects.using(using).annotate(now=Now())
+    if run_id is not None:
+        found = runs.filter(pk=run_id).first()
+        if found is None:
+            raise RunNotFoundError(f"there is no run {run_id}; monitor_migration without --run shows the latest")
+        return found
+    if since is not None:
+        runs = runs.filter(created_at__gte=since)
+    by_id = runs.order_by("-id")
+    return runs.filter(status__in=OPEN_STATUSES).first() or by_id.exclude(kind=RunKind.IMPORT).first() or by_id.first()
+
+
+def runs_since(using: str, since: datetime) -> list[RunLine]:
+    """Return the runs that were started at that moment or later, the latest first, with their totals."""
+    with read_only_snapshot(using):
+        runs = list(MigrationRun.objects.using(using).filter(created_at__gte=since).order_by("-id"))
+        totals = totals_of(runs, using=using)
+    return [
+        RunLine(
+            run=run.pk,
+            kind_label=run.get_kind_display(),
+            status=run.status,
+            status_label=run.get_status_display(),
+            started_at=run.created_at,
+            finished_at=run.finished_at,
+            actor=run.actor,
+            reason=run.reason,
+            totals=totals[run.pk],
+        )
+        for run in runs
+    ]
+
+
+def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
+    events = RunEvent.objects.using(using).filter(run_id=run.pk).order_by("-id")
+    return _Seen(
+        run=run,
+        now=now or run.now,  # type: ignore[attr-defined]
+        folded=figures.folded_figures(run, using),
+        recent=_recent_batches(run, using) if run.is_open else [],
+        marks=list(reversed(events.filter(kind__in=[*_HOLDS, *_GAPS])[:MARKS])),
+        checked=events.filter(kind=EventKind.CHECKED).first(),
+        wait=events.filter(kind__in=_WAITS).first() if run.is_open else None,
+        events=list(events[:EVENTS_SHOWN]),
+    )
+
+
+def _recent_batches(run: MigrationRun, using: str) -> list[speed.Finished]:
+    latest = MigrationBatch.objects.using(using).filter(run_id=run.pk, status=BatchStatus.DONE).order_by("-id")
+    rows = latest.values_list("finished_at", "selected", "started_at")[:RECENT_BATCHES]
+    return [
+        speed.Finished(finished, users, max(0.0, (finished - started).total_seconds()) if started else 0.0)
+        for finished, users, started in rows
+        if finished is not None
+    ]
+
+
+def _judge(seen: _Seen) -> RunSnapshot:
+    """Turn what was read into what is shown; no query is made here."""
+    run, now = seen.run, seen.now
+    totals = Totals.from_dict(seen.folded["totals"])
+    series = [(datetime.fromisoformat(at), int(users)) for at, users in seen.folded["series"]]
+    last = seen.folded["last_progress"]
+    last_progress = datetime.fromisoformat(last) if last else None
+    end = now if run.is_open else (run.finished_at or now)
+    elapsed = max(0.0, (end - run.created_at).total_seconds())
+    worked = max(0.0, elapsed - speed.paused_seconds(_marks(seen.marks, series), end))
+    paused = run.status == RunStatus.PAUSED
+    progress = speed.measure(
+        handled=totals.selected,
+        expected=run.expected,
+        worked=worked,
+        recent=speed.recent_rate(seen.recent, now),
+        idle=max(0.0, (now - _latest_life(run, last_progress, seen.marks)).total_seconds()) if run.is_open else None,
+        waits=paused or run.status == RunStatus.CHECKING,
+    )
+    waiting = _waiting(seen.wait, last_progress)
+    return RunSnapshot(
+        taken_at=now,
+        run=run.pk,
+        kind=run.kind,
+        kind_label=run.get_kind_display(),
+        status=run.status,
+        status_label=run.get_status_display(),
+        is_open=run.is_open,
+        started_at=run.created_at,
+        finished_at=run.finished_at,
+        actor=run.actor,
+        host=run.host,
+        reason=run.reason,
+        stop_reason=run.stop_reason,
+        target_run=run.target_run_id,
+        rates=run.rates,
+        options=run.options,
+        controls=run.controls,
+        totals=totals,
+        progress=progress,
+        elapsed=elapsed,
+        worked=worked,
+        batches=int(seen.folded["batches"]),
+        batch_seconds=float(seen.folded["seconds"]),
+        durations=_durations(seen.folded["histogram"]),
+        series=series,
+        last_progress=last_progress,
+        error_rate=ErrorRate(totals.failed, totals.attempted, _limit(run)),
+        check=_check(seen.checked),
+        standstill=_standstill(run, progress, waiting, seen.marks),
+        waiting=waiting,
+        events=[_event_line(event) for event in seen.events],
+    )
+
+
+def _marks(events: Iterable[RunEvent], series: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, bool]]:
+    """Return when the run was held: paused, or interrupted and gone on with later without progress in between."""
+    marks: list[tuple[datetime, bool]] = []
+    interrupted: datetime | None = None
+    for event in events:
+        if event.kind in _HOLDS:
+            marks.append((event.created_at, _HOLDS[EventKind(event.kind)]))
+        elif event.kind == EventKind.RESUMED_WORK and interrupted is not None:
+            progressed = any(interrupted < at < event.created_at for at, _ in series)
+            marks += [] if progressed else [(interrupted, True), (event.created_at, False)]
+        interrupted = event.created_at if event.kind == EventKind.INTERRUPTED else None
+    return marks
+
+
+def _latest_life(run: MigrationRun, last_progress: datetime | None, marks: Sequence[RunEvent]) -> datetime:
+    """Return when the run last progressed, or was last started, resumed or gone on with."""
+    alive = [mark.created_at for mark in marks if mark.kind in (EventKind.RESUMED, EventKind.RESUMED_WORK)]
+    return max([run.created_at, *alive[-1:], *([last_progress] if last_progress else [])])
+
+
+def _limit(run: MigrationRun) -> float | None:
+    """Return the breaker's limit as a share; None for a rollback and for named users, who have no breaker."""
+    if run.kind != RunKind.MIGRATION or run.options.get("users"):
+        return None
+    threshold = run.controls.get("error_threshold")
+    return None if threshold is None else float(Decimal(str(threshold)) / 100)
+
+
+def _durations(histogram: dict[str, int]) -> list[tuple[str, int]]:
+    """Return the histogram in order, from the fastest bucket used to the slowest used."""
+    order = [*(str(bound) for bound in figures.BUCKETS), "+Inf"]
+    used = [place for place, name in enumerate(order) if histogram.get(name)]
+    if not used:
+        return []
+    return [(name, int(histogram.get(name, 0))) for name in order[used[0] : used[-1] + 1]]
+
+
+def _check(event: RunEvent | None) -> CheckOutcome | None:
+    if event is None:
+        return None
+    ok = event.details.get("ok")
+    return CheckOutcome(
+        event.created_at, ok if isinstance(ok, bool) else None, _event_line(event).message, event.details
+    )
+
+
+def _waiting(event: RunEvent | None, last_progress: datetime | None) -> str:
+    """Return why the run waits for the database, if it said so after its last progress."""
+    if event is None or (last_progress is not None and event.created_at <= last_progress):
+        return ""
+    return event.message or EventKind(event.kind).label.lower()
+
+
+def _standstill(run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent]) -> str:
+    """Return why an open run does not go on; empty where it does."""
+    latest = marks[-1] if marks else None
+    if run.status == RunStatus.PAUSED:
+        pause = next((mark for mark in reversed(marks) if mark.kind == EventKind.PAUSED), None)
+        by = f" by {pause.actor}" if pause and pause.actor else ""
+        because = f" because {pause.message}" if pause and pause.message else ""
+        return f"paused{by}{because}"
+    if run.status == RunStatus.CHECKING and (progress.idle or 0) >= speed.STALLED_AFTER:
+        return "checking the books; should no process be at it, give the same command again"
+    if not progress.stalled:
+        return ""
+    if waiting:
+        return f"waiting for the database because {waiting}"
+    if latest is not None and latest.kind == EventKind.INTERRUPTED:
+        return "its process was asked to end; give the same command again to go on"
+    return "no process seems to work on it; give the same command again to go on"
+
+
+def _event_line(event: RunEvent) -> EventLine:
+    """Return an event with a message, made from its details where nobody wrote one."""
+    details, message = event.details, event.message
+    if event.kind == EventKind.SETTING_CHANGED and "setting" in details:
+        change = f"{details['setting']} from {details.get('old')} to {details.get('new')}"
+        message = f"{change}: {message}" if message else change
+    if event.kind == EventKind.CHECKED and not message and "ok" in details:
+        broken = ", ".join(f"{name} {count:,}" for name, count in (details.get("checks") or {}).items())
+        message = "the rules hold" if details["ok"] else "a rule does not hold"
+        message += f" ({broken})" if broken else ""
+    return EventLine(
+        at=event.created_at,
+        kind=event.kind,
+        label=event.get_kind_display(),
+        actor=event.actor,
+        message=message,
+        details=details,
+    )
