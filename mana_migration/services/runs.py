@@ -212,14 +212,15 @@ def to_checking(run_id: int, *, actor: Actor, using: str) -> bool:
         return run.status == RunStatus.CHECKING
 
 
-def share_open_migration(using: str) -> MigrationRun | None:
+def share_open_migration(using: str, *, wait: bool = True) -> MigrationRun | None:
     """Return the open migration run, kept from ending until the caller's transaction does; None where there is none.
 
     ``FOR SHARE`` on the run's row: any number of application transactions hold it side by side, and
-    whoever pauses, stops or trips the run waits for them.
+    whoever pauses, stops or trips the run waits for them.  Without ``wait`` a run whose row
+    somebody holds just now counts as none.
     """
     connection = connections[using]
-    lock = "FOR SHARE" if connection.vendor == "postgresql" else ""
+    lock = ("FOR SHARE" if wait else "FOR SHARE SKIP LOCKED") if connection.vendor == "postgresql" else ""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT id FROM mana_migration_migrationrun "

@@ -1,0 +1,60 @@
+"""Convert on touch: a user who spends before their turn is converted in that same transaction.
+
+# Note [Nobody waits]
+Whoever stops a run holds its row and waits for the batches in hand; a batch may wait for a wallet
+that a spender holds.  If the spender waited for the run's row in turn, the three would wait for
+each other.  So a row that somebody holds is passed over, and the spend goes on in wishes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import DataError, IntegrityError, connections, transaction
+
+from mana_migration import conf
+from mana_migration.engine import conversion, users
+from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.services import migrate, named, runs
+from mana_migration.states import RunStatus
+
+
+class _LeftAloneError(Exception):
+    """The user is not to be converted, or cannot be: undo what was prepared."""
+
+
+def convert_on_touch(user_key: Any, using: str = "default") -> bool:
+    """Convert one unmigrated user for the open migration run; return whether that was done.
+
+    Called by the wallet service under the wallet's lock, inside the spending transaction; the
+    conversion is that of the batches and is counted in the run, as a batch of one user.  Nothing
+    is done, and the user goes on spending what they have, where
+
+    - the setting ``MANA_MIGRATION_CONVERT_ON_TOUCH`` is off,
+    - no migration runs, it is paused, or it is being planned, paused or stopped this very moment,
+    - it handles a limited number of users, or the user is not in its share of them,
+    - the run has dealt with the user already, or the user cannot be converted (a negative balance,
+      too much mana): the batch that reaches them will record why.
+
+    The application never waits for the migration here: see Note [Nobody waits].
+    """
+    if not conf.convert_on_touch():
+        return False
+    run = runs.share_open_migration(using, wait=False)
+    if run is None or run.status != RunStatus.RUNNING or run.options.get("limit") is not None:
+        return False
+    try:
+        with transaction.atomic(using=using):
+            _convert(run, users.to_text(user_key), using)
+    except (_LeftAloneError, DataError, IntegrityError):
+        return False
+    return True
+
+
+def _convert(run: MigrationRun, user: str, using: str) -> None:
+    batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
+    terms = migrate.terms_of(run)
+    result = conversion.convert(connections[using], terms, batch=batch.pk, first=user, last=user)
+    if not result.migrated:
+        raise _LeftAloneError
+    named.mark_now(using, batch.pk, result)
