@@ -57,6 +57,7 @@ class ReadOnlyAdmin(AnyModelAdmin):
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # counts of everything, again and again
     actions = None
     view_on_site = False
 

@@ -13,7 +13,16 @@ from django.utils.safestring import SafeString
 
 from wishes.admin import ReadOnlyAdmin, find_users, name_of
 
-__all__ = ["PageAdmin", "ReadOnlyAdmin", "changelist_link", "find_users", "name_of", "number", "status_label", "user_link"]
+__all__ = [
+    "PageAdmin",
+    "ReadOnlyAdmin",
+    "changelist_link",
+    "find_users",
+    "name_of",
+    "number",
+    "status_label",
+    "user_link",
+]
 
 
 class PageAdmin(ReadOnlyAdmin):

@@ -63,12 +63,14 @@ _LAST_CHARACTER: Final = chr(0x10FFFF)
 class MigratingUserAdmin(PageAdmin):
     """Every user with their migration status, and the page that explains their numbers."""
 
-    list_display = ("key", "username", "standing", "reason", "green", "blue", "red", "mana", "migrated_at", "record")
-    list_display_links = ("key", "username")
+    # Names that no user model has fields of: a field would go before the method.
+    list_display = ("shown_key", "shown_username", "shown_standing", "shown_reason", "shown_green", "shown_blue",
+                    "shown_red", "shown_mana", "shown_migrated_at", "shown_record")  # fmt: skip
+    list_display_links = ("shown_key", "shown_username")
     list_filter = (StandingFilter,)
     search_fields = ("pk",)  # shows the search box; get_search_results does the work
     search_help_text = "The beginning of a username, a primary key, or record:ID for the record of a report."
-    sortable_by = ("key",)
+    sortable_by = ("shown_key",)
     ordering = ("pk",)
 
     def has_view_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
@@ -103,53 +105,53 @@ class MigratingUserAdmin(PageAdmin):
         return models.Q(**{f"{name}__gte": term, f"{name}__lt": term + _LAST_CHARACTER})
 
     @admin.display(description="id", ordering="pk")
-    def key(self, user: Any) -> str:
+    def shown_key(self, user: Any) -> str:
         """Return the primary key."""
         return str(user.pk)
 
     @admin.display(description="username")
-    def username(self, user: Any) -> SafeString:
+    def shown_username(self, user: Any) -> SafeString:
         """Return the name."""
         return name_of(user)
 
     @admin.display(description="status")
-    def standing(self, user: Any) -> SafeString:
+    def shown_standing(self, user: Any) -> SafeString:
         """Return where the user stands."""
         return status_label(user.found.standing, user.found.standing.label)
 
     @admin.display(description="reason")
-    def reason(self, user: Any) -> str:
+    def shown_reason(self, user: Any) -> str:
         """Return why the user failed or was skipped."""
         shown = user.found.standing in (Standing.FAILED, Standing.SKIPPED)
         return user.found.record.error_class if shown else ""
 
     @admin.display(description="green", empty_value="-")
-    def green(self, user: Any) -> str | None:
+    def shown_green(self, user: Any) -> str | None:
         """Return the green wishes now."""
         return number(user.found.wallet.green) if user.found.wallet else None
 
     @admin.display(description="blue", empty_value="-")
-    def blue(self, user: Any) -> str | None:
+    def shown_blue(self, user: Any) -> str | None:
         """Return the blue wishes now."""
         return number(user.found.wallet.blue) if user.found.wallet else None
 
     @admin.display(description="red", empty_value="-")
-    def red(self, user: Any) -> str | None:
+    def shown_red(self, user: Any) -> str | None:
         """Return the red wishes now."""
         return number(user.found.wallet.red) if user.found.wallet else None
 
     @admin.display(description="mana", empty_value="-")
-    def mana(self, user: Any) -> str | None:
+    def shown_mana(self, user: Any) -> str | None:
         """Return the mana now."""
         return number(user.found.wallet.mana) if user.found.wallet else None
 
     @admin.display(description="migrated at", empty_value="-")
-    def migrated_at(self, user: Any) -> Any:
+    def shown_migrated_at(self, user: Any) -> Any:
         """Return since when the user holds mana alone."""
         return user.found.wallet.migrated_at if user.found.wallet else None
 
     @admin.display(description="record", empty_value="-")
-    def record(self, user: Any) -> int | None:
+    def shown_record(self, user: Any) -> int | None:
         """Return the id of the record that reports show."""
         return user.found.record.pk if user.found.record else None
 
