@@ -83,4 +83,4 @@ def one_line(text: str, limit: int = 300) -> str:
     """Return text fit for one line of a terminal: no control characters, no overlong words from elsewhere."""
     clean = "".join(character if character.isprintable() else " " for character in text)
     clean = " ".join(clean.split())
-    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."

@@ -1,0 +1,147 @@
+"""Watching a run until its end: a live screen on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from types import FrameType
+from typing import Final
+
+from django.db import DatabaseError, InterfaceError, connections
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.engine import failures
+from mana_migration.reports import console as screens
+from mana_migration.reports.formatting import clock, one_line
+
+NO_RUN: Final = "There is no run yet; start one with migrate_users."
+WAITING: Final = "no run is open; waiting for one to start"
+
+_WAITED_OUT: Final = (failures.Failure.CONNECTION, failures.Failure.TRANSIENT)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is to be shown at one moment.
+
+    ``seen`` is the run as last seen; ``trouble`` what is wrong with the database (``lost``) or was
+    until now; ``waiting`` says that no run is open and one is waited for.
+    """
+
+    seen: RunSnapshot | None
+    trouble: str = ""
+    lost: bool = False
+    waiting: bool = False
+
+
+class Watch:
+    """Follow one run from now to its end; where none is open, wait for one to start.
+
+    Args:
+        read: returns the run's snapshot as of now, None where there is no run.
+        using: the database's alias, whose connection is opened anew when it is lost.
+        interval: seconds between two looks.
+        follow: the run is already chosen, so that a closed one is the end and not waited past.
+        now: the clock of the messages about a lost database.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], RunSnapshot | None],
+        *,
+        using: str,
+        interval: float,
+        follow: bool,
+        now: Callable[[], datetime],
+        zone: tzinfo,
+    ) -> None:
+        self._read, self._using, self._interval, self._follow = read, using, interval, follow
+        self._now, self._zone = now, zone
+        self._stop = threading.Event()
+        self.signal: int | None = None
+
+    def views(self) -> Iterator[View]:
+        """Yield what there is to see, look after look, until the run is over or a signal comes.
+
+        Raises:
+            django.db.Error: the database failed at the first look, or cannot do what is asked.
+        """
+        seen, was_open, lost_since = None, False, ""
+        while not self._stop.is_set():
+            try:
+                seen = self._read()
+                trouble = f"the database is back; it was gone from {lost_since}" if lost_since else ""
+                lost_since = ""
+            except (DatabaseError, InterfaceError) as error:
+                if seen is None or failures.judge(error) not in _WAITED_OUT:
+                    raise
+                lost_since = lost_since or clock(self._now(), self._zone)
+                reason = one_line(failures.describe(error), 120)
+                trouble = (
+                    f"The database is lost since {lost_since} ({reason}); trying again every {self._interval:g} s."
+                )
+                with contextlib.suppress(DatabaseError, InterfaceError):
+                    connections[self._using].close()
+            was_open = was_open or (seen is not None and seen.is_open)
+            over = seen is not None and not seen.is_open and (was_open or self._follow)
+            yield View(seen, trouble, bool(lost_since), waiting=not over and (seen is None or not seen.is_open))
+            if over and not lost_since:
+                return
+            self._stop.wait(self._interval)
+
+    @contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM end the watch after the look in hand; the second interrupts that too."""
+
+        def request(number: int, frame: FrameType | None) -> None:
+            if self._stop.is_set():
+                raise KeyboardInterrupt
+            self.signal = number
+            self._stop.set()
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def on_terminal(self, console: Console) -> None:
+        """Show the live screen, which follows the terminal's size, and leave the last state behind."""
+        last: RenderableType = screens.nothing_yet(NO_RUN)
+        hint = f"every {self._interval:g} s, Ctrl-C ends"
+        with self.ended_by_signals(), Live(last, console=console, screen=True, refresh_per_second=4) as live:
+            for view in self.views():
+                if view.seen is None:
+                    last = screens.nothing_yet(f"{NO_RUN} Waiting for it; {hint}.")
+                    live.update(last, refresh=True)
+                    continue
+                foot = f"{WAITING}, {hint}" if view.waiting else hint
+                live.update(screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot), refresh=True)
+                last = screens.screen(view.seen, self._zone, notice=view.trouble)
+        console.print(last)
+
+    def in_lines(self, write: Callable[[str], None]) -> None:
+        """Write one line per look, and the whole of the run's facts at its end."""
+        said, last = "", None
+        with self.ended_by_signals():
+            for view in self.views():
+                last = view.seen
+                if view.trouble:
+                    write(view.trouble)
+                if view.waiting:
+                    sentence = NO_RUN if view.seen is None else f"run {view.seen.run} is over; {WAITING}"
+                    if sentence != said:
+                        write(sentence)
+                    said = sentence
+                elif view.seen is not None and not view.lost:
+                    write(screens.plain_line(view.seen, self._zone))
+        if last is not None and not last.is_open:
+            write(screens.snapshot_text(last, self._zone))

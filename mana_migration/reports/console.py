@@ -1,0 +1,115 @@
+"""The monitor's screens: drawn with rich on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mana_migration.domain.snapshot import RunLine, RunSnapshot
+from mana_migration.reports import facts as words
+from mana_migration.reports.formatting import clock, duration, number, percent, span, when
+
+_STYLES: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "bold red", words.PLAIN: ""}
+_BORDERS: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "red", words.PLAIN: "blue"}
+
+
+def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", hint: str = "") -> RenderableType:
+    """Draw a run's screen; ``notice`` stands on top in red, ``hint`` at the foot."""
+    tone = words.BAD if seen.progress.stalled else words.status_tone(seen.status)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    for fact in words.facts(seen, zone):
+        if fact.label == "Progress" and seen.progress.share is not None:
+            table.add_row("", ProgressBar(total=1.0, completed=seen.progress.share, width=None))
+        table.add_row(fact.label, Text(fact.value, style=_STYLES[fact.tone]))
+    body: list[RenderableType] = [table]
+    if seen.events:
+        body += [Text(""), Text("Latest events", style="bold")]
+        body += [
+            Text(f"  {words.event_words(event, zone)}", overflow="ellipsis", no_wrap=True) for event in seen.events
+        ]
+    panel = Panel(
+        Group(*body),
+        title=Text(words.headline(seen), style="bold"),
+        subtitle=Text(f"as of {when(seen.taken_at, zone)}" + (f", {hint}" if hint else "")),
+        border_style=_BORDERS[tone],
+        padding=(1, 2),
+    )
+    return Group(Text(notice, style="bold red"), panel) if notice else panel
+
+
+def nothing_yet(sentence: str) -> RenderableType:
+    """Draw the screen of a database without a run."""
+    return Panel(Text(sentence), title="Mana migration", border_style="blue", padding=(1, 2))
+
+
+def snapshot_text(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
+    """Write a run's screen as plain text, one fact a line."""
+    lines = [f"{words.headline(seen)} (as of {when(seen.taken_at, zone)})"]
+    lines += [f"  {fact.label + ':':<15}{fact.value}" for fact in words.facts(seen, zone)]
+    if seen.events:
+        lines.append("  Latest events:")
+        lines += [f"    {words.event_words(event, zone)}" for event in seen.events]
+    return "\n".join(lines)
+
+
+def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
+    """Write a run's state on one line, for logs and pipes."""
+    progress = seen.progress
+    parts = [f"run {seen.run} {seen.status_label.lower()}"]
+    if progress.expected is None:
+        parts.append(f"{number(progress.handled)} users")
+    else:
+        parts.append(f"{percent(progress.share)}, {number(progress.handled)}/{number(progress.expected)} users")
+    parts.append(words.users_words(seen))
+    if seen.is_open and progress.rate_now is not None:
+        parts.append(f"{number(progress.rate_now)} users/min")
+    elif progress.rate_average is not None:
+        parts.append(f"{number(progress.rate_average)} users/min on average")
+    if progress.stalled:
+        parts.append(f"STALLED for {duration(progress.idle)}: {seen.standstill}")
+    elif seen.standstill:
+        parts.append(seen.standstill)
+    elif seen.waiting:
+        parts.append(f"waiting: {seen.waiting}")
+    elif progress.remaining is not None:
+        parts.append(f"{span(progress.remaining.low, progress.remaining.high)} left")
+    return words.one_line(f"{clock(seen.taken_at, zone)} {'; '.join(parts)}", 400)
+
+
+def runs_text(runs: Sequence[RunLine], zone: tzinfo | None = None) -> str:
+    """Write a list of runs as a table of plain text, the latest first."""
+    head = ("run", "kind", "status", "started", "users", "done", "skipped", "failed", "mana")
+    rows = [head]
+    for run in runs:
+        totals = run.totals
+        rows.append(
+            (
+                str(run.run),
+                run.kind_label.lower(),
+                run.status_label.lower(),
+                when(run.started_at, zone),
+                number(totals.selected),
+                number(totals.migrated + totals.rolled_back),
+                number(totals.skipped),
+                number(totals.failed),
+                number(totals.mana),
+            )
+        )
+    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
+    left = {1, 2, 3}
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
