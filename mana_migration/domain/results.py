@@ -96,10 +96,25 @@ class RunSummary:
     seconds: float
     reason: str = ""
     started_at: datetime | None = None
+    handled: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def users_per_minute(self) -> int:
-        """Users handled per minute of this command; 0 where no time passed."""
-        handled = self.totals.selected
+        """Users handled per minute of this command, which may be one of several on the run; 0 where no time passed."""
+        handled = self.totals.selected if self.handled is None else self.handled
         return round(handled * 60 / self.seconds) if self.seconds > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackForecast:
+    """What a rollback would do now.
+
+    ``shortfalls``: the largest, as (record id, mana credited, mana lacking); ``stops_run``: the open
+    migration that would be stopped first; ``seconds``: what the look took.
+    """
+
+    totals: Totals
+    shortfalls: list[tuple[int, int, int]]
+    stops_run: int | None
+    seconds: float

@@ -94,19 +94,31 @@ def selection_sql(terms: ConversionTerms) -> str:
     )
 
 
+def picked_sql(vendor: str, terms: ConversionTerms, wallets: str) -> str:
+    """Return the SELECT of ``picked``: the wallets of this SELECT, judged, with the mana that they are worth."""
+    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid)
+    judged = f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM ({wallets}) w"
+    return (
+        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
+        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem FROM ({judged}) w"
+    )
+
+
+def result_sql(vendor: str, relation: str = "picked") -> str:
+    """Return the SELECT of (problem, users, exact sums of green, blue, red and credit)."""
+    sums = ", ".join(dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "credit"))
+    return f"SELECT problem, COUNT(*), {sums} FROM {relation} GROUP BY problem"
+
+
 @lru_cache(maxsize=32)
 def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
     now = dialect.now(vendor)
-    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid)
-    locked = (
+    source = picked_sql(
+        vendor,
+        terms,
         "SELECT w.user_id, w.green, w.blue, w.red, w.mana FROM wishes_wallet w "
         f"WHERE w.user_id BETWEEN %s AND %s AND {selection_sql(terms)} "
-        f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}"
-    )
-    judged = f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM ({locked}) w"
-    source = (
-        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
-        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem FROM ({judged}) w"
+        f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}",
     )
     rejected = "skipped" if terms.skip_invalid else "failed"
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
@@ -117,7 +129,6 @@ def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
         f"mana, credit, problem, CASE problem {messages} ELSE '' END, {now} FROM picked ORDER BY user_id"
     )
     reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'user_id')}"
-    sums = ", ".join(dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "credit"))
     return dialect.SetStatement(
         vendor=vendor,
         columns=posting.CONVERSION_COLUMNS,
@@ -127,7 +138,7 @@ def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
             posting.insert_conversion_entries(reference, now),
             posting.update_converted_wallets(now),
         ],
-        result=f"SELECT problem, COUNT(*), {sums} FROM picked GROUP BY problem",
+        result=result_sql(vendor),
     )
 
 
@@ -172,3 +183,62 @@ def totals_of(vendor: str, rows: list[tuple[Any, ...]], *, skip_invalid: bool) -
             totals.failed += count
             totals.errors[problem] += count
     return totals
+
+
+def _as_fixed(column: str) -> str:
+    return f"CASE WHEN w.{column} < 0 THEN 0 ELSE w.{column} END AS {column}"
+
+
+def _would_pick(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, *, users_named: tuple[str, ...], limit: int | None, fixed: bool
+) -> tuple[str, list[Any]]:
+    """Return the SELECT of what a run on these terms would pick now, unlocked, and its parameters."""
+    colours = ", ".join(_as_fixed(colour) if fixed else f"w.{colour}" for colour in terms.rates.as_dict())
+    named = f" AND w.user_id IN ({', '.join(['%s'] * len(users_named))})" if users_named else ""
+    wallets = f"SELECT w.user_id, {colours}, w.mana FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
+    parameters: list[Any] = [terms.run, *(users.to_sql(connection, key) for key in users_named)]
+    if limit is not None:
+        wallets += " ORDER BY w.user_id LIMIT %s"
+        parameters.append(limit)
+    return picked_sql(connection.vendor, terms, wallets), parameters
+
+
+def forecast(
+    connection: BaseDatabaseWrapper,
+    terms: ConversionTerms,
+    *,
+    users_named: tuple[str, ...] = (),
+    limit: int | None = None,
+    fixed: bool = False,
+) -> Totals:
+    """Return what a run on these terms would do now, by the very expressions that it would use; nothing is written.
+
+    ``fixed``: as if auto-fix had set negative balances to 0 first.
+    """
+    picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
+    with connection.cursor() as cursor:
+        cursor.execute(result_sql(connection.vendor, f"({picked}) picked"), parameters)
+        return totals_of(connection.vendor, list(cursor.fetchall()), skip_invalid=terms.skip_invalid)
+
+
+def largest(
+    connection: BaseDatabaseWrapper,
+    terms: ConversionTerms,
+    *,
+    count: int,
+    users_named: tuple[str, ...] = (),
+    limit: int | None = None,
+    fixed: bool = False,
+) -> list[tuple[str, int, int, int, int]]:
+    """Return (user key, green, blue, red, mana) of the conversions worth most, the largest first."""
+    picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT user_id, green, blue, red, credit FROM ({picked}) picked "
+            "WHERE problem = '' ORDER BY credit DESC, user_id LIMIT %s",
+            [*parameters, count],
+        )
+        return [
+            (users.to_text(users.from_sql(connection, key)), int(green), int(blue), int(red), int(credit))
+            for key, green, blue, red, credit in cursor.fetchall()
+        ]

@@ -95,3 +95,16 @@ def setting(value: str) -> tuple[str, str]:
         names = ", ".join(options.Controls().as_dict())
         raise argparse.ArgumentTypeError(f"{value!r}: give NAME=VALUE with a name of {names}")
     return name, text.strip()
+
+
+def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
+    """Add ``--user-id`` with what it does here."""
+    parser.add_argument(
+        "--user-id",
+        action="append",
+        type=user,
+        default=[],
+        metavar="ID",
+        dest="user_ids",
+        help=f"{sentence} A primary key or a username; pk:57 and username:57 tell them apart. May be repeated.",
+    )

@@ -247,18 +247,15 @@ def work_on_run(
         return rollback.work_on_rollback(
             run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice
         )
-    if run.status == RunStatus.CHECKING:
-        ending = Ending.DONE
-    else:
-        work = MigrationWork(terms_of(run), run.options.get("limit"))
-        ending = Worker(
-            run_id, work, using=using, stop=stop, progress=progress, throttle=throttle.Throttle(run_id, using, stop)
-        ).run()
+    work = MigrationWork(terms_of(run), run.options.get("limit"))
+    pause = throttle.Throttle(run_id, using, stop)
+    worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
+    ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:
         close(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
     elif ending is Ending.TRIPPED:
         trip(run_id, judge(run_id, using=using), actor=actor, using=using, stop=stop, progress=progress, notice=notice)
-    return summary(run_id, using=using, seconds=time.monotonic() - begun)
+    return summary(run_id, using=using, seconds=time.monotonic() - begun, handled=worker.handled)
 
 
 def close(
@@ -320,7 +317,7 @@ def trip(
     rollback.work_on_rollback(back.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
 
 
-def summary(run_id: int, *, using: str, seconds: float) -> RunSummary:
+def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:
     """Return what a run has done so far."""
     run = MigrationRun.objects.using(using).get(pk=run_id)
     return RunSummary(
@@ -332,4 +329,5 @@ def summary(run_id: int, *, using: str, seconds: float) -> RunSummary:
         seconds=seconds,
         reason=run.stop_reason,
         started_at=run.created_at,
+        handled=handled,
     )

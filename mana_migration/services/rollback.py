@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from mana_migration.domain.options import RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RunSummary, Totals
+from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
@@ -72,15 +72,6 @@ class RollbackWork:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackForecast:
-    """What a rollback would do now: totals, and the largest shortfalls as (record, credited, lacking) in mana."""
-
-    totals: Totals
-    shortfalls: list[tuple[int, int, int]]
-    stops_run: int | None
-
-
 def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = 10) -> RollbackForecast:
     """Say what a rollback would do now, in one read-only snapshot; nothing is locked or written.
 
@@ -88,6 +79,8 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
         RunNotFoundError: the run to take back does not exist.
         RunConflictError: it is no migration.
     """
+    preflight.check(using, read_only=True)
+    begun = time.monotonic()
     with read_only_snapshot(using):
         check_target(options, using)
         connection = connections[using]
@@ -100,11 +93,12 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 whole.add(reversal.forecast(connection, terms, keys=(user, user)))
                 lacking += reversal.shortfalls(connection, terms, limit=largest, keys=(user, user))
             lacking = sorted(lacking, key=lambda row: -row[2])[:largest]
-            return RollbackForecast(whole, lacking, None)
+            return RollbackForecast(whole, lacking, None, time.monotonic() - begun)
         return RollbackForecast(
             reversal.forecast(connection, terms),
             reversal.shortfalls(connection, terms, limit=largest),
             open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
+            time.monotonic() - begun,
         )
 
 
@@ -241,11 +235,10 @@ def work_on_rollback(
     begun = time.monotonic()
     run = MigrationRun.objects.using(using).get(pk=run_id)
     options = RollbackOptions.from_dict(run.options, run.controls)
-    ending = Ending.DONE
-    if run.status != RunStatus.CHECKING:
-        pause = None if options.emergency else throttle.Throttle(run_id, using, stop)
-        worker = Worker(run_id, RollbackWork(terms_of(options, run_id)), using=using, stop=stop, progress=progress, throttle=pause)
-        ending = worker.run()
+    pause = None if options.emergency else throttle.Throttle(run_id, using, stop)
+    work = RollbackWork(terms_of(options, run_id))
+    worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
+    ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using):
         finish(run_id, options, actor=actor, using=using, notice=notice)
     run.refresh_from_db(using=using)
@@ -258,6 +251,7 @@ def work_on_rollback(
         seconds=time.monotonic() - begun,
         reason=run.stop_reason,
         started_at=run.created_at,
+        handled=worker.handled,
     )
 
 

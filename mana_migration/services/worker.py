@@ -159,6 +159,7 @@ class Worker:
         self._run_id, self._work, self._using, self._stop = run_id, work, using, stop
         self._progress, self._throttle = progress, throttle
         self._name = worker_name()
+        self.handled = 0  # users that this worker accounted for
         self._size: BatchSize | None = None
         self._controls = Controls()
         self._lost_since: float | None = None
@@ -249,6 +250,7 @@ class Worker:
                 error_class=name,
                 count=count,
             )
+        self.handled += result.selected
         if self._size is not None:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -15,9 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
+from mana_migration.domain.results import RunSummary
 from mana_migration.engine import failures
 from mana_migration.errors import MigrationError, UsageError
-from mana_migration.management import arguments
 from mana_migration.services import logs
 from mana_migration.services.worker import StopFlag
 from wishes.errors import WishesError
@@ -112,6 +111,14 @@ class MigrationCommand(BaseCommand):
         """Print the one JSON object of ``--format json``."""
         self.stdout.write(json.dumps(values, default=str))
 
+    def print_result(self, values: Mapping[str, Any], lines: Iterable[str]) -> None:
+        """Print a result as JSON or as lines, whichever was asked for."""
+        if self.json_output:
+            self.print_json(values)
+            return
+        for line in lines:
+            self.stdout.write(line)
+
     def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:
         """Ask on a terminal; refuse without one unless ``--no-input`` was given.
 
@@ -152,14 +159,12 @@ def signal_code(flag: StopFlag, code: int) -> int:
     return 128 + flag.signal if flag.requested and flag.signal else code
 
 
-def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
-    """Add ``--user-id`` with what it does here."""
-    parser.add_argument(
-        "--user-id",
-        action="append",
-        type=arguments.user,
-        default=[],
-        metavar="ID",
-        dest="user_ids",
-        help=f"{sentence} A primary key or a username; pk:57 and username:57 tell them apart. May be repeated.",
-    )
+def outcome_code(done: RunSummary) -> int:
+    """Return the exit code that a run deserves by how it ended."""
+    if done.status in ("rolling_back", "rolled_back") or done.reason.startswith("breaker tripped"):
+        return TRIPPED
+    if done.status == "stopped":
+        return REFUSED
+    if done.status == "failed" or done.totals.failed or done.totals.skipped:
+        return PARTLY
+    return DONE

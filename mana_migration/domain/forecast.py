@@ -1,0 +1,78 @@
+"""What a dry run promises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.results import Totals
+
+#: Users per second assumed where this database has no run to go by: a cautious figure for a small server.
+ASSUMED_RATE: Final = {"postgresql": 5_000, "sqlite": 8_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found before the run: its id, severity and number of hits."""
+
+    id: str
+    severity: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LargeConversion:
+    """One of the conversions worth most: the user's primary key, the wishes and their mana."""
+
+    user: str
+    green: int
+    blue: int
+    red: int
+    mana: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a migration with these options would do now.
+
+    ``blocked``: why the run would be refused as things stand, empty where it would start.
+    ``expected_seconds``: how long it would take at ``rate`` users per second, which ``rate_source``
+    explains; ``seconds``: what the look itself took.
+    """
+
+    options: MigrationOptions
+    rates: dict[str, int]
+    totals: Totals
+    findings: tuple[Finding, ...]
+    largest: tuple[LargeConversion, ...]
+    blocked: str
+    expected_seconds: float
+    rate: float
+    rate_source: str
+    seconds: float
+    goes_on_with: int | None = None
+
+    def promise(self) -> dict[str, Any]:
+        """Return what is binding: options, rates, findings, users and sums."""
+        return {
+            "options": self.options.as_dict(),
+            "controls": self.options.controls.as_dict(),
+            "rates": self.rates,
+            "findings": {finding.id: finding.count for finding in self.findings if finding.severity == "error"},
+            "users": {
+                "selected": self.totals.selected,
+                "migrated": self.totals.migrated,
+                "skipped": self.totals.skipped,
+                "failed": self.totals.failed,
+            },
+            "wishes": {"green": self.totals.green, "blue": self.totals.blue, "red": self.totals.red},
+            "mana": self.totals.mana,
+        }
+
+
+def digest(promise: dict[str, Any]) -> str:
+    """Return the SHA-256, in hex, of a promise in its canonical JSON."""
+    return hashlib.sha256(json.dumps(promise, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

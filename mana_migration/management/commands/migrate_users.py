@@ -1,0 +1,112 @@
+"""Convert every user's wishes to mana."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from mana_migration.domain.options import MigrationOptions, RollbackOptions
+from mana_migration.domain.results import RunSummary
+from mana_migration.management.commands._base import (
+    DONE,
+    PARTLY,
+    MigrationCommand,
+    outcome_code,
+    signal_code,
+)
+from mana_migration.management.migration_options import (
+    add_control_options,
+    add_migration_options,
+    asked_control,
+    read_options,
+)
+from mana_migration.reports import forecast as forecast_report
+from mana_migration.reports import summary as summary_report
+from mana_migration.reports.progress import ProgressDisplay
+from mana_migration.selectors.users import resolve_users
+from mana_migration.services import dry_run, migrate, plans, rollback, runs
+
+
+class Command(MigrationCommand):
+    help = (
+        "Convert every user's wishes to mana, in batches, each in one transaction. The same command goes on with an "
+        "open run; --dry-run says what would happen and writes nothing."
+    )
+
+    def add_options(self, parser: CommandParser) -> None:
+        """Add the options of ``migrate_users``."""
+        add_migration_options(parser)
+        add_control_options(parser)
+
+    def run(self, **options: Any) -> int:
+        """Route to the one call that the options mean."""
+        using = options["database"]
+        control, run = asked_control(options)
+        if control is not None or options["set"]:
+            return self.control(control, run, options)
+        users = tuple(str(key) for key in resolve_users(options["user_ids"], using=using))
+        if options["rollback"]:
+            return self.roll_back(users, options)
+        asked = read_options(users, options)
+        if options["dry_run"] or options["validate_only"]:
+            return self.tell(asked, options)
+        if options["plan"] is not None:
+            plan = plans.read(options["plan"])
+            asked = plans.options_of(plan, asked)
+            plans.verify(plan, asked, using=using)
+        actor = runs.current_actor()
+        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="migrated") as progress:
+            done = migrate.migrate(asked, actor=actor, using=using, stop=stop, progress=progress, notice=self.notice)
+        if options["plan"] is not None:
+            done = plans.with_drift(done, plan)
+        self.show(done)
+        return signal_code(stop, outcome_code(done))
+
+    def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
+        """Say what would happen."""
+        told = dry_run.forecast(asked, using=options["database"], validate_only=options["validate_only"])
+        if options["save_plan"] is not None:
+            plans.save(options["save_plan"], told)
+        self.print_result(forecast_report.as_json(told), forecast_report.as_lines(told))
+        return PARTLY if told.blocked else DONE
+
+    def roll_back(self, users: tuple[str, ...], options: dict[str, Any]) -> int:
+        """Take conversions back, as ``rollback_migration --user-id`` or ``--all`` does."""
+        using = options["database"]
+        asked = RollbackOptions(users=users, everything=not users, reason=options["reason"])
+        if options["dry_run"]:
+            told = rollback.forecast_rollback(asked, using=using)
+            self.stdout.write(f"would roll back {told.totals.rolled_back:,} users and skip {told.totals.skipped:,}")
+            return DONE
+        if not users:
+            self.confirm(
+                "This takes back every conversion in the database.", options, on_no="not confirmed: nothing was changed"
+            )
+        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="rolled back") as progress:
+            done = rollback.roll_back(
+                asked, actor=runs.current_actor(), using=using, stop=stop, progress=progress, notice=self.notice
+            )
+        self.show(done)
+        return signal_code(stop, outcome_code(done))
+
+    def control(self, control: str | None, named: int | None, options: dict[str, Any]) -> int:
+        """Pause, resume or stop a run, or change its settings, from another terminal."""
+        using, actor, reason = options["database"], runs.current_actor(), options["reason"]
+        run = runs.get_run(named, using=using)
+        if options["set"]:
+            controls = runs.change_controls(run.pk, dict(options["set"]), actor=actor, reason=reason, using=using)
+            self.notice(f"run {run.pk}: {', '.join(f'{name} {value}' for name, value in controls.as_dict().items())}")
+        if control is not None:
+            change = {"pause": runs.pause_run, "resume": runs.resume_run, "stop": runs.stop_run}[control]
+            changed = change(run.pk, actor=actor, reason=reason, using=using)
+            run.refresh_from_db(using=using)
+            state = run.get_status_display().lower()
+            self.notice(f"run {run.pk} is {state}" + ("" if changed else " already"))
+        if self.json_output:
+            self.print_json({"run": run.pk, "status": run.status, "controls": run.controls})
+        return DONE
+
+    def show(self, done: RunSummary) -> None:
+        """Print the result."""
+        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))

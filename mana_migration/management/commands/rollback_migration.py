@@ -1,0 +1,119 @@
+"""Take conversions back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, RollbackOptions
+from mana_migration.management import arguments
+from mana_migration.management.commands._base import (
+    DONE,
+    PARTLY,
+    MigrationCommand,
+    outcome_code,
+    signal_code,
+)
+from mana_migration.reports import rollback as rollback_report
+from mana_migration.reports import summary as summary_report
+from mana_migration.reports.progress import ProgressDisplay
+from mana_migration.selectors.users import resolve_users
+from mana_migration.services import logs, rollback, runs
+
+
+class Command(MigrationCommand):
+    help = (
+        "Take conversions back: debit exactly the mana that was credited, add the recorded wishes back. Give one of "
+        "--user-id, --since, --run and --all; --dry-run shows exactly what would happen."
+    )
+    log_kind = logs.ROLLBACK
+
+    def add_options(self, parser: CommandParser) -> None:
+        """Add the options of ``rollback_migration``."""
+        arguments.add_user_option(parser, "Take back this user's conversion alone, at once.")
+        parser.add_argument(
+            "--since",
+            type=arguments.moment,
+            metavar="DATE",
+            help="Take back conversions from this YYYY-MM-DD or ISO date-time on, in the configured time zone.",
+        )
+        parser.add_argument(
+            "--run", type=arguments.whole_number, metavar="ID", help="Take back the conversions of this run.", dest="run_id"
+        )
+        parser.add_argument("--all", action="store_true", help="Take back every conversion in the database.")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Say what would happen, shortfalls included; write nothing."
+        )
+        parser.add_argument(
+            "--batch-size",
+            type=arguments.batch_size,
+            default=Controls().batch_size,
+            metavar="N|auto",
+            help="Take N users back in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
+            "(default: %(default)s).",
+        )
+        parser.add_argument(
+            "--on-shortfall",
+            choices=(SKIP, WRITE_OFF),
+            default=SKIP,
+            help="What to do with a user who has spent part of the mana: leave them migrated and list them, or debit "
+            "what is there, restore the wishes and book the rest as shortfall (default: %(default)s).",
+        )
+        parser.add_argument(
+            "--emergency",
+            action="store_true",
+            help="Never ask, never pause, write shortfalls off; as atomic and as exact as any other rollback.",
+        )
+        parser.add_argument(
+            "--preserve-logs",
+            action="store_true",
+            default=True,
+            help="Keep the records of the users taken back (the default).",
+        )
+        parser.add_argument(
+            "--no-preserve-logs",
+            action="store_false",
+            dest="preserve_logs",
+            help="Delete the records of the users taken back; the ledger and the run's totals stay.",
+        )
+        parser.add_argument("--reason", default="", help="Why, for the record; kept with the run (default: none).")
+
+    def run(self, **options: Any) -> int:
+        """Take back what was selected."""
+        using = options["database"]
+        asked = RollbackOptions(
+            users=tuple(str(key) for key in resolve_users(options["user_ids"], using=using)),
+            since=options["since"],
+            run=options["run_id"],
+            everything=options["all"],
+            emergency=options["emergency"],
+            on_shortfall=options["on_shortfall"],
+            preserve_logs=options["preserve_logs"],
+            reason=options["reason"],
+            controls=Controls(batch_size=options["batch_size"], delay=0.0),
+        )
+        if asked.since is not None:
+            self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")
+        told = None
+        if options["dry_run"] or not (asked.emergency or asked.users or options["no_input"]):
+            told = rollback.forecast_rollback(asked, using=using)
+        if told is not None and options["dry_run"]:
+            self.print_result(rollback_report.forecast_json(told), rollback_report.forecast_lines(told))
+            return PARTLY if told.totals.skipped else DONE
+        if told is not None and told.totals.selected:
+            for line in rollback_report.forecast_lines(told):
+                self.notice(line)
+            self.confirm(
+                f"Take the conversions of {told.totals.rolled_back:,} users back?",
+                options,
+                on_no="not confirmed: nothing was changed",
+            )
+        expected = told.totals.selected if told is not None else None
+        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="rolled back", expected=expected) as bar:
+            done = rollback.roll_back(
+                asked, actor=runs.current_actor(), using=using, stop=stop, progress=bar, notice=self.notice
+            )
+        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
+        return signal_code(stop, outcome_code(done))

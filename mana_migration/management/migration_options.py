@@ -1,0 +1,154 @@
+"""The options of ``migrate_users``: how they are given and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from mana_migration.domain.options import Controls, MigrationOptions
+from mana_migration.errors import UsageError
+from mana_migration.management import arguments
+
+
+def add_migration_options(parser: CommandParser) -> None:
+    """Add what a migration can be asked to do."""
+    default = Controls()
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Say what would happen, in a read-only transaction; write nothing anywhere."
+    )
+    parser.add_argument(
+        "--validate-only", action="store_true", help="Run the checks that a migration begins with, and nothing else."
+    )
+    arguments.add_user_option(parser, "Convert this user alone, at once; there is no breaker.")
+    parser.add_argument(
+        "--batch-size",
+        type=arguments.batch_size,
+        default=default.batch_size,
+        metavar="N|auto",
+        help="Convert N users in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
+        "(default: %(default)s).",
+    )
+    parser.add_argument(
+        "--limit",
+        type=arguments.whole_number,
+        metavar="N",
+        help="Convert at most N users, then end; the next run goes on from there (default: all).",
+    )
+    parser.add_argument(
+        "--cohort",
+        type=arguments.cohort,
+        metavar="PCT",
+        help="Convert a stable share of the users, such as 1%% or 0.25%%; the same users each time (default: all).",
+    )
+    parser.add_argument(
+        "--auto-fix",
+        action="store_true",
+        help="Correct the findings that have one right answer before the run; before and after are kept.",
+    )
+    parser.add_argument(
+        "--skip-invalid",
+        action="store_true",
+        help="Leave users with error-level findings out, recorded as skipped with the reason; by default any such "
+        "finding refuses the run.",
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="Convert only users who failed in an earlier run (default: all)."
+    )
+    parser.add_argument(
+        "--error-threshold",
+        type=arguments.percentage,
+        default=default.error_threshold,
+        metavar="PCT",
+        help="Trip the breaker when more than this percentage of the users attempted failed; 0 trips at the first "
+        "failure once 50 were attempted, 100 never (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--no-auto-rollback",
+        action="store_true",
+        help="When the breaker trips, stop and leave what was converted; by default this run's conversions are "
+        "taken back.",
+    )
+    parser.add_argument(
+        "--delay",
+        type=arguments.delay,
+        default=default.delay,
+        metavar="auto|SECONDS",
+        help="Wait this many seconds between batches, 0 for no pause, or only while the database is unwell with auto "
+        "(default: %(default)s).",
+    )
+    parser.add_argument(
+        "--rollback",
+        action="store_true",
+        help="Take conversions back instead: those of --user-id, or all; rollback_migration has more choices.",
+    )
+    parser.add_argument("--reason", default="", help="Why, for the record; kept with the run or event (default: none).")
+    plan = parser.add_mutually_exclusive_group()
+    plan.add_argument(
+        "--save-plan", type=Path, metavar="FILE", help="With --dry-run: write what was promised to a new file."
+    )
+    plan.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="Execute the plan that a dry run saved; refused when rates or findings have changed since.",
+    )
+
+
+def add_control_options(parser: CommandParser) -> None:
+    """Add what may be done to an open run from another terminal."""
+    group = parser.add_argument_group("an open run, from another terminal (RUN: its number; default: the open one)")
+    control = group.add_mutually_exclusive_group()
+    for name, sentence in {
+        "pause": "Hold the run: its workers finish the batch in hand and wait.",
+        "resume": "Let a paused run go on.",
+        "stop": "End the run for good: what it did stands.",
+    }.items():
+        control.add_argument(
+            f"--{name}",
+            nargs="?",
+            const=0,
+            type=arguments.whole_number,
+            metavar="RUN",
+            help=sentence,
+        )
+    group.add_argument(
+        "--set",
+        action="append",
+        type=arguments.setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="Change batch_size, delay or error_threshold of the open run; in force within a batch or the next "
+        "planning. May be repeated.",
+    )
+
+
+def asked_control(options: dict[str, Any]) -> tuple[str | None, int | None]:
+    """Return which of pause, resume and stop was asked for, and the run named with it."""
+    for name in ("pause", "resume", "stop"):
+        if options[name] is not None:
+            return name, options[name] or None
+    return None, None
+
+
+def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOptions:
+    """Build the frozen options from the parsed command line.
+
+    Raises:
+        UsageError: two options contradict each other.
+    """
+    if users and (options["limit"] or options["cohort"] or options["retry_failed"]):
+        raise UsageError("--user-id names its users: leave out --limit, --cohort and --retry-failed")
+    if options["save_plan"] is not None and not options["dry_run"]:
+        raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
+    return MigrationOptions(
+        users=users,
+        limit=options["limit"],
+        cohort=options["cohort"],
+        skip_invalid=options["skip_invalid"],
+        retry_failed=options["retry_failed"],
+        auto_fix=options["auto_fix"],
+        auto_rollback=not options["no_auto_rollback"],
+        controls=Controls(options["batch_size"], options["delay"], options["error_threshold"]),
+    )

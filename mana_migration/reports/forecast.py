@@ -1,0 +1,53 @@
+"""What a dry run found, as the documented JSON object and as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mana_migration.domain.forecast import Forecast
+from mana_migration.domain.results import RunSummary
+from mana_migration.reports import summary
+from mana_migration.reports.progress import duration
+
+
+def as_json(told: Forecast) -> dict[str, Any]:
+    """Return the JSON object of ``migrate_users --dry-run``: the keys of a run, and what only a forecast has."""
+    return summary.as_json(_as_summary(told)) | {
+        "rates": told.rates,
+        "blocked": told.blocked,
+        "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in told.findings],
+        "largest": [
+            {"user": row.user, "green": row.green, "blue": row.blue, "red": row.red, "mana": row.mana}
+            for row in told.largest
+        ],
+        "expected_seconds": round(told.expected_seconds, 1),
+        "expected_rate": {"users_per_second": round(told.rate), "source": told.rate_source},
+    }
+
+
+def as_lines(told: Forecast) -> Iterator[str]:
+    """Yield what would happen, for a terminal."""
+    yield from summary.as_lines(_as_summary(told))
+    rates = told.rates
+    yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
+    yield f"  duration   about {duration(told.expected_seconds)} at {told.rate:,.0f} users per second ({told.rate_source})"
+    if told.goes_on_with is not None:
+        yield f"  run {told.goes_on_with} is open: the same command goes on with it"
+    yield "findings:"
+    for finding in told.findings:
+        yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}"
+    if told.largest:
+        yield "largest conversions (user by primary key):"
+    for row in told.largest:
+        yield f"  user {row.user}: {row.green:,} green, {row.blue:,} blue, {row.red:,} red = {row.mana:,} mana"
+    if told.blocked:
+        yield f"the run would be refused: {told.blocked}"
+    else:
+        yield "next: the same command without --dry-run"
+
+
+def _as_summary(told: Forecast) -> RunSummary:
+    return RunSummary(
+        run=None, kind="migration", dry_run=True, status="dry_run", totals=told.totals, seconds=told.seconds
+    )

@@ -1,0 +1,99 @@
+"""Binding dry runs: keep what was promised, execute it only as promised, report the drift."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from mana_migration.domain.forecast import Forecast, digest
+from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.results import RunSummary
+from mana_migration.errors import RunConflictError, SourceError
+from mana_migration.files import write_new_file
+from mana_migration.services import dry_run
+
+#: The version of the file's shape.
+VERSION: Final = 1
+
+
+def save(path: Path, told: Forecast) -> str:
+    """Write what was promised to a new file and return its digest.
+
+    Raises:
+        ReportError: the file exists or cannot be written.
+    """
+    promise = told.promise()
+    document = {"mana_migration_plan": VERSION, "promise": promise, "digest": digest(promise)}
+    write_new_file(path, json.dumps(document, indent=2) + "\n")
+    return str(document["digest"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the promise kept in a plan file.
+
+    Raises:
+        SourceError: the file cannot be read, is no plan, or was changed since it was written.
+    """
+    try:
+        document = json.loads(path.read_text())
+        promise = document["promise"]
+        kept, version = document["digest"], document["mana_migration_plan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path} is no plan: write one with migrate_users --dry-run --save-plan FILE") from error
+    if version != VERSION:
+        raise SourceError(f"{path} is a plan of version {version!r}, not {VERSION}: save it again")
+    if digest(promise) != kept:
+        raise SourceError(f"{path} was changed since it was written: save the plan again")
+    return dict(promise)
+
+
+def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOptions:
+    """Return the plan's options; the command line may add none that contradict them.
+
+    Raises:
+        RunConflictError: an option was asked for that is not the plan's.
+    """
+    planned = MigrationOptions.from_dict(promise["options"], promise["controls"])
+    default = MigrationOptions()
+    wrong = [
+        name
+        for name, value in asked.as_dict().items()
+        if value != default.as_dict()[name] and value != planned.as_dict()[name]
+    ]
+    if wrong or (asked.controls != default.controls and asked.controls != planned.controls):
+        names = ", ".join(wrong) or "batch size, delay or error threshold"
+        raise RunConflictError(f"the plan was made with another {names}: leave it out, or save a new plan")
+    return replace(planned, plan_digest=digest(promise))
+
+
+def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) -> None:
+    """Refuse a plan whose rates or findings have changed since; drifting balances are reported afterwards instead.
+
+    Raises:
+        RunConflictError: they have.
+    """
+    now = dry_run.forecast(options, using=using, validate_only=True).promise()
+    for name in ("rates", "findings"):
+        if now[name] != promise[name]:
+            raise RunConflictError(
+                f"the plan no longer holds: its {name} were {json.dumps(promise[name])}, they are "
+                f"{json.dumps(now[name])}; look at them and save a new plan"
+            )
+
+
+def with_drift(done: RunSummary, promise: dict[str, Any]) -> RunSummary:
+    """Return the summary with the difference between result and promise, figure by figure (0: as promised)."""
+    totals = done.totals
+    drift = {
+        "selected": totals.selected - promise["users"]["selected"],
+        "migrated": totals.migrated - promise["users"]["migrated"],
+        "green": totals.green - promise["wishes"]["green"],
+        "blue": totals.blue - promise["wishes"]["blue"],
+        "red": totals.red - promise["wishes"]["red"],
+        "mana": totals.mana - promise["mana"],
+    }
+    return replace(done, extra={**done.extra, "plan": digest(promise), "drift": drift})
+
+
