@@ -60,6 +60,10 @@ class ImportRejectedError(MigrationError):
     """The source has bad rows and none was to be skipped; nothing was imported."""
 
 
+class ImportConflictError(MigrationError):
+    """Somebody changed what an import was about to write; nothing was imported."""
+
+
 class SourceError(MigrationError):
     """The legacy source cannot be read as such."""
 

@@ -59,3 +59,39 @@ def update_reversed_wallets(now: str) -> str:
         f"mana = wishes_wallet.mana - picked.debit, migrated_at = NULL, updated_at = {now} "
         "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND picked.problem = ''"
     )
+
+
+#: Columns that ``picked`` must have to open a wallet: what the wallet will hold, and whether the user
+#: arrives migrated (1 or 0; then the wishes are 0).
+OPENING_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "migrated")
+
+
+def insert_opening_wallets(now: str) -> str:
+    """Return the INSERT of a wallet for each user who has none yet."""
+    return (
+        "INSERT INTO wishes_wallet (user_id, green, blue, red, mana, migrated_at, updated_at) "
+        f"SELECT user_id, green, blue, red, mana, CASE WHEN migrated = 1 THEN {now} END, {now} "
+        "FROM picked ORDER BY user_id"
+    )
+
+
+def update_opening_wallets(now: str) -> str:
+    """Return the UPDATE that overwrites wallets which nobody has used; never one that is migrated."""
+    return (
+        "UPDATE wishes_wallet SET green = picked.green, blue = picked.blue, red = picked.red, mana = picked.mana, "
+        f"migrated_at = CASE WHEN picked.migrated = 1 THEN {now} END, updated_at = {now} "
+        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND wishes_wallet.migrated_at IS NULL"
+    )
+
+
+def insert_opening_entries(reference: str, now: str) -> str:
+    """Return the INSERT of the ledger entry that backs the mana of each user who arrives migrated.
+
+    Mana of the others is left unbacked on purpose: nobody knows where it comes from, and whoever
+    compares wallets with their entries is to find it.
+    """
+    return (
+        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
+        f"SELECT user_id, mana, mana, 'opening', {reference}, {now} "
+        "FROM picked WHERE migrated = 1 AND mana <> 0 ORDER BY user_id"
+    )
