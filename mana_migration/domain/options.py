@@ -136,7 +136,6 @@ class MigrationOptions:
     retry_failed: bool = False
     auto_fix: bool = False
     auto_rollback: bool = True
-    check_ledger: bool = False
     plan_digest: str = ""
     controls: Controls = field(default_factory=Controls)
 
@@ -150,7 +149,6 @@ class MigrationOptions:
             "retry_failed": self.retry_failed,
             "auto_fix": self.auto_fix,
             "auto_rollback": self.auto_rollback,
-            "check_ledger": self.check_ledger,
             "plan_digest": self.plan_digest,
         }
 

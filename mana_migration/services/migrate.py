@@ -248,7 +248,7 @@ def work_on_run(
             run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice
         )
     work = MigrationWork(terms_of(run), run.options.get("limit"))
-    pause = throttle.Throttle(run_id, using, stop)
+    pause = throttle.Throttle(run_id, using, stop, notice)
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:

@@ -67,3 +67,16 @@ def _check_writable(using: str) -> None:
     # an IMMEDIATE transaction is refused where the file or its folder is read-only
     with transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+def install_missing_guards(using: str = "default") -> list[str]:
+    """Install the guards that the database lacks and return their names."""
+    connection = connections[using]
+    with transaction.atomic(using=using):
+        missing = wishes_guards.missing(connection) + guards.missing(connection)
+        if missing:
+            wishes_guards.uninstall(connection)
+            guards.uninstall(connection)
+            wishes_guards.install(connection)
+            guards.install(connection)
+    return missing

@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
+from django.db import connections
+
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
+from mana_migration.domain.pressure import Pressure, Usual, judge
+from mana_migration.engine.health import read_health
+from mana_migration.services import runs
 from mana_migration.services.worker import StopFlag
+from mana_migration.states import EventKind
+
+#: Seconds between two looks at the database, and between two looks while holding.
+LOOK_EVERY, HOLD_STEP = 1.0, 1.0
+
+#: The longest soft wait, in seconds.
+LONGEST_SOFT_WAIT: Final = 2.0
 
 
 class Throttle:
-    """Wait between two batches of a run; called by its worker after each commit."""
+    """Wait between two batches of a run; called by its worker after each commit.
 
-    def __init__(self, run_id: int, using: str, stop: StopFlag) -> None:
-        self._run_id, self._using, self._stop = run_id, using, stop
+    With ``auto`` there is no wait on a healthy database.  A soft sign slows down to half the pace; a
+    hard one holds until it has passed or the end is asked for.  The reason is an event, once for
+    each time that it begins.
+    """
+
+    def __init__(self, run_id: int, using: str, stop: StopFlag, notice: runs.Notice = runs.silent) -> None:
+        self._run_id, self._using, self._stop, self._notice = run_id, using, stop, notice
+        self._usual = Usual()
+        self._looked = 0.0
+        self._pressure = Pressure.NONE
 
     def __call__(self, controls: Controls, seconds: float) -> None:
-        """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is."""
+        """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most."""
         if controls.delay != AUTO:
             self._stop.wait(float(controls.delay))
+            return
+        if time.monotonic() - self._looked >= LOOK_EVERY:
+            self._look(seconds)
+        while self._pressure is Pressure.HARD and not self._stop.wait(HOLD_STEP):
+            self._look(0.0)
+        if self._pressure is Pressure.SOFT:
+            self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
+
+    def _look(self, seconds: float) -> None:
+        health = read_health(connections[self._using])
+        pressure, reason = judge(health, self._usual, seconds)
+        if pressure is Pressure.NONE:
+            self._usual.learn(health, seconds)
+        if pressure is not self._pressure:
+            self._tell(pressure, reason)
+        self._pressure = pressure
+        self._looked = time.monotonic()
+
+    def _tell(self, pressure: Pressure, reason: str) -> None:
+        held = {Pressure.NONE: "the database is well again: going on", Pressure.SOFT: f"slowing down: {reason}"}
+        sentence = held.get(pressure, f"holding: {reason}")
+        self._notice(sentence)
+        runs.add_event(
+            self._run_id,
+            EventKind.THROTTLED,
+            message=sentence,
+            details={"wait": pressure.name.lower(), "reason": reason if pressure else ""},
+            using=self._using,
+        )

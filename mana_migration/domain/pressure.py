@@ -1,0 +1,98 @@
+"""How unwell a database is, judged from a few figures and what is usual for it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+#: Seconds of replication lag above which a standby is behind (gh-ost's default).
+LAG_SOFT, LAG_HARD = 1.5, 10.0
+
+#: Sessions waiting for a lock, the run's own not counted.
+LOCKS_SOFT, LOCKS_HARD = 5, 20
+
+#: Active sessions above the usual number: the factor and the least difference that count.
+SESSIONS_SOFT, SESSIONS_HARD, SESSIONS_LEAST = 2.0, 4.0, 8
+
+#: Batch time above the usual: factors, and the seconds below which no batch is slow.
+BATCH_SOFT, BATCH_HARD, BATCH_LEAST = 5.0, 20.0, 0.5
+
+#: Weight of the newest figure in what is usual.
+SMOOTHING: Final = 0.1
+
+
+class Pressure(enum.IntEnum):
+    """What a sign asks for."""
+
+    NONE = 0
+    """Go on."""
+    SOFT = 1
+    """Slow down: wait as long as the batch took."""
+    HARD = 2
+    """Hold until it has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One look at the database: seconds of replication lag, sessions waiting and active, whether archiving fails."""
+
+    replication_lag: float = 0.0
+    waiting_locks: int = 0
+    active_sessions: int = 0
+    archiving_fails: bool = False
+
+
+@dataclass(slots=True)
+class Usual:
+    """What is usual for this database, learnt while it is well."""
+
+    active_sessions: float | None = None
+    batch_seconds: float | None = None
+
+    def learn(self, health: Health, batch_seconds: float) -> None:
+        """Take healthy figures into account."""
+        self.active_sessions = _smooth(self.active_sessions, float(health.active_sessions))
+        self.batch_seconds = _smooth(self.batch_seconds, batch_seconds)
+
+
+def _smooth(usual: float | None, new: float) -> float:
+    return new if usual is None else usual + SMOOTHING * (new - usual)
+
+
+def _level(value: float, soft: float, hard: float) -> Pressure:
+    if value > hard:
+        return Pressure.HARD
+    return Pressure.SOFT if value > soft else Pressure.NONE
+
+
+def judge(health: Health, usual: Usual, batch_seconds: float) -> tuple[Pressure, str]:
+    """Return what the worst sign asks for and the sentence that explains it with value and limit."""
+    signs = [
+        (
+            _level(health.replication_lag, LAG_SOFT, LAG_HARD),
+            f"replication lag {health.replication_lag:.1f} s, limit {LAG_SOFT} s",
+        ),
+        (
+            _level(health.waiting_locks, LOCKS_SOFT, LOCKS_HARD),
+            f"{health.waiting_locks} sessions wait for locks, limit {LOCKS_SOFT}",
+        ),
+        (Pressure.SOFT if health.archiving_fails else Pressure.NONE, "the archiving of WAL fails"),
+    ]
+    if usual.active_sessions is not None and health.active_sessions >= usual.active_sessions + SESSIONS_LEAST:
+        signs.append(
+            (
+                _level(
+                    health.active_sessions, SESSIONS_SOFT * usual.active_sessions, SESSIONS_HARD * usual.active_sessions
+                ),
+                f"{health.active_sessions} active sessions, usual {usual.active_sessions:.0f}",
+            )
+        )
+    if usual.batch_seconds is not None and batch_seconds > BATCH_LEAST:
+        signs.append(
+            (
+                _level(batch_seconds, BATCH_SOFT * usual.batch_seconds, BATCH_HARD * usual.batch_seconds),
+                f"a batch took {batch_seconds:.2f} s, usual {usual.batch_seconds:.2f} s",
+            )
+        )
+    return max(signs, key=lambda sign: sign[0])
