@@ -1,0 +1,237 @@
+"""From the staging table to users, wallets, opening entries and records.
+
+Every function must be called inside the transaction that made the staging table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from mana_migration.domain.import_results import CONVERTED, CREATED, DIFFERS, GIVEN, IN_USE, UNCHANGED, UPDATED
+from mana_migration.domain.legacy import BALANCES, NULLABLE
+from mana_migration.engine import dialect, users
+from mana_migration.engine.new_users import UserTemplate
+from mana_migration.engine.staging import GOOD, TABLE
+from mana_migration.errors import ImportConflictError
+from wishes import posting
+
+COLOURS: Final = ("green", "blue", "red")
+
+#: A wallet that somebody or something has used: what the old system says of it is out of date.
+_USED: Final = " OR ".join(
+    f"EXISTS (SELECT 1 FROM {table} e WHERE e.user_id = w.user_id)"
+    for table in (
+        "wishes_manaentry",
+        "wishes_wishentry",
+        "mana_migration_usermigration",
+        "mana_migration_integrityfix",
+    )
+)
+
+#: What a wallet holds when its row has arrived.
+_ARRIVING: Final = {
+    **{colour: f"CASE WHEN s.migrated = 1 THEN 0 ELSE s.{colour} END" for colour in COLOURS},
+    "mana": "s.mana",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The good rows with one outcome: users, flags, NULLs by column and sums by balance."""
+
+    outcome: str
+    users: int
+    flagged: int
+    migrated: int
+    unpaid: int
+    nulls: dict[str, int]
+    balances: dict[str, int]
+    left_behind: dict[str, int]
+
+
+def classify(connection: BaseDatabaseWrapper, template: UserTemplate, *, update_existing: bool) -> None:
+    """Write into each good row what becomes of its user's wallet.
+
+    With ``update_existing`` the wallets that will be overwritten are locked and looked at again, so
+    that what the site does meanwhile is seen.
+    """
+    _classify(connection, template, "1 = 1", update_existing=update_existing)
+    if not update_existing or connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT COUNT(*) FROM (SELECT 1 {_joined(template)} JOIN wishes_wallet w ON w.user_id = u.{template.key} "
+            f"WHERE s.outcome = '{UPDATED}' ORDER BY w.user_id {dialect.lock('postgresql', 'w')}) locked"
+        )
+        if cursor.fetchone()[0] == 0:
+            return
+    _classify(connection, template, f"s.outcome = '{UPDATED}'", update_existing=update_existing)
+
+
+def _classify(
+    connection: BaseDatabaseWrapper, template: UserTemplate, condition: str, *, update_existing: bool
+) -> None:
+    same = " AND ".join(f"w.{name} = s.{name}" for name in BALANCES)
+    outcome = (
+        f"CASE WHEN w.user_id IS NULL THEN '{GIVEN}' "
+        f"WHEN w.migrated_at IS NOT NULL AND s.migrated = 1 AND w.mana = s.mana THEN '{UNCHANGED}' "
+        f"WHEN w.migrated_at IS NOT NULL THEN '{CONVERTED}' "
+        f"WHEN s.migrated = 0 AND {same} THEN '{UNCHANGED}' "
+        f"WHEN {_USED} THEN '{IN_USE}' "
+        f"ELSE '{UPDATED if update_existing else DIFFERS}' END"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {TABLE} SET outcome = found.outcome FROM (SELECT s.row_no, {outcome} AS outcome "
+            f"{_joined(template)} LEFT JOIN wishes_wallet w ON w.user_id = u.{template.key} "
+            f"WHERE {GOOD} AND {condition}) found WHERE {TABLE}.row_no = found.row_no"
+        )
+
+
+def _joined(template: UserTemplate) -> str:
+    return f"FROM {TABLE} s JOIN {template.table} u ON u.{template.username} = s.username"
+
+
+def outcomes(connection: BaseDatabaseWrapper) -> list[Outcome]:
+    """Return the good rows' figures by outcome."""
+    vendor = connection.vendor
+    nulls = ", ".join(f"SUM((s.nulls >> {bit}) & 1)" for bit in range(len(NULLABLE)))
+    sums = ", ".join(
+        dialect.exact_sum(vendor, expression)
+        for expression in (
+            *_ARRIVING.values(),
+            *(f"CASE WHEN s.migrated = 1 THEN s.{colour} ELSE 0 END" for colour in COLOURS),
+        )
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT s.outcome, COUNT(*), SUM(CASE WHEN s.flagged > 0 THEN 1 ELSE 0 END), SUM(s.migrated), "
+            f"SUM(CASE WHEN s.flagged = 2 THEN 1 ELSE 0 END), {nulls}, {sums} FROM {TABLE} s WHERE {GOOD} "
+            "GROUP BY s.outcome"
+        )
+        rows = cursor.fetchall()
+    found = []
+    for outcome, count, flagged, migrated, unpaid, *rest in rows:
+        columns = rest[: len(NULLABLE)]
+        pairs = rest[len(NULLABLE) :]
+        exact = [dialect.combine(vendor, *pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
+        found.append(
+            Outcome(
+                outcome=outcome,
+                users=count,
+                flagged=int(flagged),
+                migrated=int(migrated),
+                unpaid=int(unpaid),
+                nulls={name: int(value) for name, value in zip(NULLABLE, columns, strict=True)},
+                balances=dict(zip(BALANCES, exact[:4], strict=True)),
+                left_behind=dict(zip(COLOURS, exact[4:], strict=True)),
+            )
+        )
+    return found
+
+
+def replaced_balances(connection: BaseDatabaseWrapper, template: UserTemplate) -> dict[str, int]:
+    """Return the sums of the wallets that are about to be overwritten, by balance."""
+    vendor = connection.vendor
+    sums = ", ".join(dialect.exact_sum(vendor, f"w.{name}") for name in BALANCES)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {sums} {_joined(template)} JOIN wishes_wallet w ON w.user_id = u.{template.key} "
+            f"WHERE {GOOD} AND s.outcome = '{UPDATED}'"
+        )
+        row = cursor.fetchone()
+    pairs = zip(row[::2], row[1::2], strict=True)
+    return dict(zip(BALANCES, (dialect.combine(vendor, *pair) for pair in pairs), strict=True))
+
+
+def create_users(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
+    """Create the users who are not there yet."""
+    sql, parameters = template.insert(
+        connection.vendor, f"FROM {TABLE} s WHERE {GOOD} AND s.outcome = '{CREATED}' ORDER BY s.row_no"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def write_wallets(connection: BaseDatabaseWrapper, template: UserTemplate, *, expected: int) -> None:
+    """Open or overwrite the wallets and book the opening entries of those who arrive migrated.
+
+    Raises:
+        ImportConflictError: a wallet was changed or opened by somebody else meanwhile.
+    """
+    vendor = connection.vendor
+    now = dialect.now(vendor)
+    opened, overwritten = _picked(template, CREATED, GIVEN), _picked(template, UPDATED)
+    reference = f"'opening:' || {users.key_sql(vendor, 'user_id')}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"{opened} {posting.insert_opening_wallets(now)}", [])
+        written = _changed(cursor, vendor)
+        cursor.execute(f"{overwritten} {posting.update_opening_wallets(now)}", [])
+        written += _changed(cursor, vendor)
+        if written != expected:
+            raise ImportConflictError(
+                f"{expected:,} wallets were to be written and {written:,} were: somebody changed them meanwhile; "
+                "nothing was imported, give the command again"
+            )
+        cursor.execute(
+            f"{_picked(template, CREATED, GIVEN, UPDATED)} {posting.insert_opening_entries(reference, now)}", []
+        )
+
+
+def _changed(cursor: CursorWrapper, vendor: str) -> int:
+    """Return how many rows the last statement wrote; Python's sqlite3 does not count behind a WITH."""
+    if vendor == "sqlite":
+        cursor.execute("SELECT changes()")
+        return int(cursor.fetchone()[0])
+    return int(cursor.rowcount)
+
+
+def _picked(template: UserTemplate, *outcomes: str) -> str:
+    """Return the CTE ``picked`` of the arriving wallets with these outcomes."""
+    names = ", ".join(f"'{outcome}'" for outcome in outcomes)
+    balances = ", ".join(f"{expression} AS {name}" for name, expression in _ARRIVING.items())
+    left = ", ".join(f"s.{colour} AS left_{colour}" for colour in COLOURS)
+    return (
+        f"WITH picked AS (SELECT u.{template.key} AS user_id, {balances}, s.migrated, {left} {_joined(template)} "
+        f"WHERE {GOOD} AND s.outcome IN ({names}))"
+    )
+
+
+def migrated_range(connection: BaseDatabaseWrapper, template: UserTemplate) -> tuple[str, str]:
+    """Return the first and the last key, as text, of the users who arrive migrated."""
+    keys = []
+    with connection.cursor() as cursor:
+        for order in ("ASC", "DESC"):
+            cursor.execute(
+                f"{_picked(template, CREATED, GIVEN, UPDATED)} SELECT user_id FROM picked WHERE migrated = 1 "
+                f"ORDER BY user_id {order} LIMIT 1"
+            )
+            keys.append(users.to_text(users.from_sql(connection, cursor.fetchone()[0])))
+    return keys[0], keys[1]
+
+
+def write_records(connection: BaseDatabaseWrapper, template: UserTemplate, *, run: int, batch: int) -> None:
+    """Record those who arrive migrated: converted elsewhere, for nothing by us."""
+    left = " OR ".join(f"left_{colour} <> 0" for colour in COLOURS)
+    sentence = "'legacy wishes left in place: ' || " + " || ', ' || ".join(
+        f"left_{colour} || ' {colour}'" for colour in COLOURS
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"{_picked(template, CREATED, GIVEN, UPDATED)} INSERT INTO mana_migration_usermigration (user_id, run_id, "
+            "batch_id, status, green, blue, red, mana_before, mana_credited, error_class, error_message, created_at) "
+            f"SELECT user_id, %s, %s, 'migrated', 0, 0, 0, 0, 0, '', CASE WHEN {left} THEN {sentence} ELSE '' END, "
+            f"{dialect.now(connection.vendor)} FROM picked WHERE migrated = 1 ORDER BY user_id",
+            [run, batch],
+        )
+
+
+def check_references(connection: BaseDatabaseWrapper) -> None:
+    """Let the database check now that each wallet has its user, instead of at the commit."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

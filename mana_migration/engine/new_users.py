@@ -1,0 +1,131 @@
+"""What the row of a new user holds, whatever the site's user model is.
+
+Users are created with one INSERT ... SELECT, so that a model's ``save()`` and its signals are not
+called; what ``save()`` would take from the model's own defaults is taken from one instance here.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from django.contrib.auth import get_user_model
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.fields import NOT_PROVIDED, AutoFieldMixin
+
+from mana_migration.errors import PreflightError
+
+_CLOCK: Final = (datetime.date, datetime.time)
+
+#: A password that nobody can sign in with, random as Django makes it, so that no two users' tokens are alike.
+UNUSABLE_PASSWORD: Final = {
+    "postgresql": "'!' || substr(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 1, 40)",
+    "sqlite": "'!' || lower(hex(randomblob(20)))",
+}
+
+Field: TypeAlias = "models.Field[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class UserTemplate:
+    """How a new user's row is made.
+
+    ``constants``: values by column that all new users share; ``generated``: fields by the name of
+    the staging column that holds each user's own value; ``obstacle``: why no user can be created,
+    empty where they can.
+    """
+
+    table: str
+    key: str
+    username: str
+    username_length: int | None
+    password: str | None
+    constants: dict[str, Any] = field(default_factory=dict)
+    generated: dict[str, Field] = field(default_factory=dict)
+    obstacle: str = ""
+
+    def fresh_values(self, connection: BaseDatabaseWrapper) -> Callable[[], tuple[Any, ...]]:
+        """Return a function that makes one user's own values, in the order of ``generated``."""
+        fields = list(self.generated.values())
+        if not fields:
+            return tuple
+        return lambda: tuple(one.get_db_prep_save(one.get_default(), connection) for one in fields)
+
+    def insert(self, vendor: str, source: str) -> tuple[str, list[Any]]:
+        """Return the INSERT of new users, and its parameters, from staging rows ``s`` picked by ``source``."""
+        values: dict[str, str] = {self.username: "s.username"}
+        if self.password is not None:
+            values[self.password] = UNUSABLE_PASSWORD[vendor]
+        for name, one in self.generated.items():
+            values[_quoted(one.column)] = f"s.{name}"
+        parameters = list(self.constants.values())
+        columns = [*values, *self.constants]
+        expressions = [*values.values(), *(["%s"] * len(parameters))]
+        return f"INSERT INTO {self.table} ({', '.join(columns)}) SELECT {', '.join(expressions)} {source}", parameters
+
+
+def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
+    """Read off the site's user model how its rows are made.
+
+    Raises:
+        PreflightError: the model keeps its users in two tables, or its username is no text.
+    """
+    model: Any = get_user_model()._meta.concrete_model
+    meta = model._meta
+    name = meta.get_field(model.USERNAME_FIELD)
+    if meta.parents or not isinstance(name, models.CharField | models.TextField):
+        raise PreflightError(
+            f"users of the model {meta.label} cannot be imported: its "
+            + ("rows are spread over two tables" if meta.parents else f"username field {name.name} holds no text")
+        )
+    constants: dict[str, Any] = {}
+    generated: dict[str, Field] = {}
+    obstacles: list[str] = []
+    instance = model()
+    for one in meta.concrete_fields:
+        if one is name or one.name == "password" or isinstance(one, AutoFieldMixin) or one.generated:
+            continue
+        if one.default is NOT_PROVIDED and one.db_default is not NOT_PROVIDED:
+            continue  # the database's own default
+        if _differs_by_user(one):
+            generated[f"own_{len(generated)}"] = one
+            continue
+        value = one.pre_save(instance, add=True)
+        if value is None and not one.null:
+            obstacles.append(f"{one.name} has no default")
+        elif one.unique and value is not None:
+            obstacles.append(f"{one.name} is unique and has no default of its own for each user")
+        constants[_quoted(one.column)] = one.get_db_prep_save(value, connection)
+    has_password = any(one.name == "password" for one in meta.concrete_fields)
+    return UserTemplate(
+        table=_quoted(meta.db_table),
+        key=_quoted(meta.pk.column),
+        username=_quoted(name.column),
+        username_length=name.max_length,
+        password=_quoted(meta.get_field("password").column) if has_password else None,
+        constants=constants,
+        generated=generated,
+        obstacle=(
+            f"{meta.label} cannot be created by an import: {'; '.join(obstacles)}. "
+            "Create these users first, with their ids as usernames; the import then gives them their wallets"
+            if obstacles
+            else ""
+        ),
+    )
+
+
+def _differs_by_user(one: Field) -> bool:
+    """Say whether each user has a value of their own: a key, or a default such as a random token."""
+    if not callable(one.default):
+        return False
+    if one.primary_key or one.unique:
+        return True
+    first, second = one.get_default(), one.get_default()
+    return bool(first != second) and not isinstance(first, _CLOCK)
+
+
+def _quoted(name: str | None) -> str:
+    return '"' + str(name).replace('"', '""') + '"'

@@ -1,0 +1,141 @@
+"""A legacy PostgreSQL database, read in one read-only snapshot, a few thousand rows at a time.
+
+The address may hold a password.  No message shows any part of it but the host and the database, and
+those only where the address can be read in one way; libpq's own messages are never passed on,
+because it quotes what it misunderstood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import psycopg2
+from psycopg2 import errors, sql
+from psycopg2.extensions import parse_dsn
+
+from mana_migration.domain.legacy import COLUMNS, Typing
+from mana_migration.engine.sources.base import LegacySource, SourceRow, positions
+from mana_migration.engine.sources.databases import CHUNK, table_name
+from mana_migration.errors import SourceError
+
+_CONNECT_SECONDS: Final = 10
+
+#: Words of libpq's messages, and what to tell the operator.
+_CAUSES: Final = (
+    ("could not translate host name", "its host's name is not known"),
+    ("refused", "nothing listens there"),
+    ("No such file", "nothing listens there"),
+    ("timeout", "it does not answer"),
+    ("timed out", "it does not answer"),
+    ("No route", "there is no way to that host"),
+    ("unreachable", "there is no way to that host"),
+    ("password", "it refuses the user or the password"),
+    ("pg_hba", "it refuses this user from this machine"),
+    ("authentication", "it refuses the user or the password"),
+    ("role", "it does not know the user"),
+    ("database", "there is no such database, or this user may not open it"),
+    ("SSL", "no encrypted connection could be made"),
+    ("too many", "it has no connection left"),
+    ("starting up", "it is still starting"),
+)
+
+
+class PostgresqlSource(LegacySource):
+    """A table or view of a PostgreSQL database."""
+
+    kind = "postgresql"
+    typing = Typing.FLOATS
+
+    def __init__(self, address: str, *, table: str | None, columns: Mapping[str, str]) -> None:
+        self._table = table_name(table)
+        self._label = _label(address)
+        seconds = int(parse_dsn(address).get("connect_timeout", _CONNECT_SECONDS))
+        try:
+            self._connection = psycopg2.connect(address, connect_timeout=seconds, client_encoding="UTF8")
+        except (psycopg2.Error, UnicodeError, ValueError) as error:
+            raise SourceError(f"{self._label} cannot be opened: {_cause(str(error))}") from None
+        try:
+            # one snapshot for all rows, and the server itself refuses any write
+            self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            self._open(columns)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, columns: Mapping[str, str]) -> None:
+        relation = sql.Identifier(*self._table)
+        where = f"{self._label}, table {'.'.join(self._table)}"
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('statement_timeout', '0', true)")
+                cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
+                found = [column.name for column in cursor.description or ()]
+        except (errors.UndefinedTable, errors.InvalidSchemaName):
+            raise SourceError(f"{where}: there is no such table; name it with --table") from None
+        except errors.InsufficientPrivilege:
+            raise SourceError(f"{where}: this user may not read it; grant SELECT to the user") from None
+        except psycopg2.Error as error:
+            raise SourceError(f"{where} cannot be read: {_sentence(error)}") from None
+        positions(found, columns, where=where)
+        self._query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
+            sql.SQL(", ").join(sql.Identifier(columns[name]) for name in COLUMNS),
+            relation,
+            sql.Identifier(columns["id"]),
+        )
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield (None, values) in the order of the ids."""
+        count = 0
+        try:
+            # A cursor on the server lives in this one transaction, which PgBouncer keeps on one server connection.
+            with self._connection.cursor("import_balances") as cursor:
+                cursor.itersize = CHUNK
+                cursor.execute(self._query)
+                while chunk := cursor.fetchmany(CHUNK):
+                    for values in chunk:
+                        yield None, values
+                    count += len(chunk)
+        except UnicodeDecodeError:
+            raise SourceError(f"{self._label}: behind row {count:,} stands text that is not UTF-8; mend it") from None
+        except psycopg2.Error as error:
+            raise SourceError(f"{self._label}: lost behind row {count:,} ({_sentence(error)}); try again") from None
+
+    def close(self) -> None:
+        """Close the connection; the read-only transaction ends with it."""
+        self._connection.close()
+
+
+def _label(address: str) -> str:
+    """Name a database by its host and name, after making sure that the address has one meaning.
+
+    Raises:
+        SourceError: it is no address, or a special character of the password is not encoded.
+    """
+    authority = address.partition("://")[2].partition("/")[0].partition("?")[0]
+    if address.count("@") != authority.count("@") or authority.count("@") > 1:
+        raise SourceError(
+            "the address of the legacy database can be read in two ways; "
+            "write special characters of the password as %40 for @, %2F for / and so on"
+        )
+    try:
+        parts = parse_dsn(address)
+        _ = [
+            int(number) for name in ("port", "connect_timeout") for number in parts.get(name, "0").split(",") if number
+        ]
+    except (psycopg2.Error, ValueError, UnicodeError):
+        raise SourceError(
+            "the address of the legacy database cannot be read; give postgres://USER:PASSWORD@HOST:PORT/NAME "
+            "with special characters percent-encoded (it is not shown here)"
+        ) from None
+    name = parts.get("dbname") or parts.get("user") or "of the default name"
+    return f"legacy database {name!r}" + (f" on {parts['host']}" if parts.get("host") else "")
+
+
+def _cause(message: str) -> str:
+    return next((cause for word, cause in _CAUSES if word in message), "the connection failed")
+
+
+def _sentence(error: psycopg2.Error) -> str:
+    """Return the server's own first sentence; it is about the query, which holds no value."""
+    return error.diag.message_primary or "the connection broke"

@@ -1,0 +1,84 @@
+"""A legacy SQLite file, opened read-only and read in one snapshot, a few thousand rows at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from mana_migration.domain.legacy import COLUMNS, Typing
+from mana_migration.engine.sources.base import LegacySource, SourceRow, positions, reading
+from mana_migration.engine.sources.databases import CHUNK, table_name
+from mana_migration.errors import SourceError
+
+
+class SqliteSource(LegacySource):
+    """A table or view of a SQLite file."""
+
+    kind = "sqlite"
+    typing = Typing.FLOATS
+
+    def __init__(self, address: str, *, table: str | None, columns: Mapping[str, str]) -> None:
+        parts = table_name(table)
+        path = _path(address)
+        self._path = path
+        with reading(path), path.open("rb") as file:
+            if not file.read(1):
+                raise SourceError(f"{path} is empty; give the file of the legacy database")
+        try:
+            self._connection = sqlite3.connect(
+                f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, isolation_level=None, timeout=20
+            )
+        except sqlite3.Error as error:
+            raise SourceError(f"{path} cannot be opened: {error}") from None
+        # text that is not UTF-8 makes its row a bad one, not the file
+        self._connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+        try:
+            self._open(parts, columns)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, parts: list[str], columns: Mapping[str, str]) -> None:
+        relation = ".".join(_quoted(part) for part in parts)
+        where = f"{self._path}, table {'.'.join(parts)}"
+        try:
+            self._connection.execute("BEGIN")
+            found = [column[0] for column in self._connection.execute(f"SELECT * FROM {relation} LIMIT 0").description]
+        except sqlite3.Error as error:
+            if "no such table" in str(error) or "unknown database" in str(error):
+                raise SourceError(f"{where}: there is no such table; name it with --table") from None
+            raise SourceError(f"{where} cannot be read: {error}") from None
+        positions(found, columns, where=where)
+        names = ", ".join(_quoted(columns[name]) for name in COLUMNS)
+        self._query = f"SELECT {names} FROM {relation} ORDER BY {_quoted(columns['id'])}"
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield (None, values) in the order of the ids."""
+        count = 0
+        try:
+            cursor = self._connection.execute(self._query)
+            while chunk := cursor.fetchmany(CHUNK):
+                for values in chunk:
+                    yield None, values
+                count += len(chunk)
+        except sqlite3.Error as error:
+            raise SourceError(f"{self._path}: unreadable behind row {count:,} ({error}); check the file") from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _path(address: str) -> Path:
+    """Return the file that ``sqlite:///FILE`` names, relative to this folder unless it starts with a slash."""
+    rest = address.partition("://")[2].partition("?")[0]
+    name = rest.removeprefix("/")
+    if rest == name or name in ("", ":memory:"):
+        raise SourceError("the address names no SQLite file; give sqlite:///FILE, or sqlite:////FOLDER/FILE")
+    return Path(name) if Path(name).exists() else Path(unquote(name))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

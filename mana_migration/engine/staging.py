@@ -1,0 +1,242 @@
+"""The temporary table that a legacy export is read into before anything is decided.
+
+All rows go there, the bad ones with their reasons: duplicates are found, existing users are looked
+up and sums are made by the database, so that this process holds a few thousand rows at most.
+
+Every function must be called inside one transaction that its caller owns; the table ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.domain.legacy import BadRow, GoodRow, RowParser
+from mana_migration.engine.new_users import UserTemplate
+from mana_migration.engine.sources import LegacySource
+
+TABLE: Final = "mana_import_staging"
+
+#: Rows handed to the database at a time.
+CHUNK: Final = 2_000
+
+#: Rows of the staging table ``s`` that may be imported.
+GOOD: Final = "s.problem = '' AND s.first_row IS NULL"
+BAD: Final = "s.problem <> '' OR s.first_row IS NOT NULL"
+
+_READ: Final = (
+    "row_no", "line", "problem", "shown", "username", "green", "blue", "red", "mana", "migrated", "nulls", "flagged",
+)  # fmt: skip
+
+StagedRow = tuple[Any, ...]
+
+
+def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
+    """Create the empty staging table, with a column for each value that every new user has of their own."""
+    on_postgresql = connection.vendor == "postgresql"
+    columns = [
+        "row_no bigint NOT NULL",
+        "line bigint",
+        "problem text NOT NULL",
+        "shown text",
+        "username text",
+        *(f"{name} bigint NOT NULL" for name in ("green", "blue", "red", "mana")),
+        *(f"{name} smallint NOT NULL" for name in ("migrated", "nulls", "flagged")),
+        "first_row bigint",
+        "outcome text NOT NULL DEFAULT 'created'",
+        *(f"{name} {field.db_type(connection)}" for name, field in template.generated.items()),
+    ]
+    schema, ending = ("pg_temp.", " ON COMMIT DROP") if on_postgresql else ("temp.", "")
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {schema}{TABLE}")
+        cursor.execute(f"CREATE TEMPORARY TABLE {TABLE} ({', '.join(columns)}){ending}")
+
+
+def drop(connection: BaseDatabaseWrapper) -> None:
+    """Drop the staging table; a transaction that is rolled back has dropped it already."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE {TABLE}")
+
+
+def load(
+    connection: BaseDatabaseWrapper,
+    source: LegacySource,
+    parser: RowParser,
+    template: UserTemplate,
+    *,
+    on_rows: Callable[[int], None],
+) -> int:
+    """Read the whole source into the staging table and return the number of its rows.
+
+    ``on_rows`` is told how many rows were read, every ``CHUNK`` rows.
+
+    Raises:
+        SourceError: the source breaks off.
+    """
+    rows = _parsed(source, parser)
+    copy = _copy if connection.vendor == "postgresql" else _insert
+    count = copy(connection, rows, template, on_rows)
+    with connection.cursor() as cursor:
+        # the planner knows nothing of a new temporary table
+        cursor.execute(f"ANALYZE {TABLE}" if connection.vendor == "postgresql" else f"ANALYZE temp.{TABLE}")
+    return count
+
+
+def _parsed(source: LegacySource, parser: RowParser) -> Iterator[tuple[int, int | None, GoodRow | BadRow]]:
+    parse = parser.parse
+    for number, (line, values) in enumerate(source.rows(), 1):
+        yield number, line, parse(values)
+
+
+def _columns(template: UserTemplate) -> str:
+    return ", ".join((*_READ, *template.generated))
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+def _insert(
+    connection: BaseDatabaseWrapper,
+    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
+    template: UserTemplate,
+    on_rows: Callable[[int], None],
+) -> int:
+    marks = ", ".join(["%s"] * (len(_READ) + len(template.generated)))
+    insert = f"INSERT INTO {TABLE} ({_columns(template)}) VALUES ({marks})"
+    fresh = template.fresh_values(connection)
+    count = 0
+    with connection.cursor() as cursor:
+        for chunk in _chunks(rows):
+            cursor.executemany(insert, [_values(number, line, row) + fresh() for number, line, row in chunk])
+            count = chunk[-1][0]
+            on_rows(count)
+    return count
+
+
+def _values(number: int, line: int | None, row: GoodRow | BadRow) -> StagedRow:
+    if isinstance(row, GoodRow):
+        return (number, line, "", None, *row)
+    return (number, line, row.problem, row.shown, row.id, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _chunks(
+    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
+) -> Iterator[list[tuple[int, int | None, GoodRow | BadRow]]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def _copy(
+    connection: BaseDatabaseWrapper,
+    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
+    template: UserTemplate,
+    on_rows: Callable[[int], None],
+) -> int:
+    stream = _CopyStream(_chunks(rows), template, connection, on_rows)
+    with connection.cursor() as cursor:
+        cursor.copy_expert(f"COPY {TABLE} ({_columns(template)}) FROM STDIN", stream)
+    if stream.error is not None:
+        raise stream.error
+    return stream.count
+
+
+class _CopyStream:
+    """Give COPY its next lines each time it reads.
+
+    An error while reading is kept and ends the stream: psycopg2 would wrap it and send its text to the server.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[list[tuple[int, int | None, GoodRow | BadRow]]],
+        template: UserTemplate,
+        connection: BaseDatabaseWrapper,
+        on_rows: Callable[[int], None],
+    ) -> None:
+        self._chunks, self._on_rows = chunks, on_rows
+        self._fresh = template.fresh_values(connection) if template.generated else None
+        self.count = 0
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the lines of the next chunk, nothing at the end."""
+        try:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            lines = [_line(number, line, row) for number, line, row in chunk]
+            if self._fresh is not None:
+                lines = [f"{line}\t{_fields(self._fresh())}" for line in lines]
+            self.count = chunk[-1][0]
+            self._on_rows(self.count)
+            return ("\n".join(lines) + "\n").encode()
+        except BaseException as error:  # kept: raised by the caller, behind the end of the COPY
+            self.error = error
+            return b""
+
+
+def _line(number: int, line: int | None, row: GoodRow | BadRow) -> str:
+    place = "\\N" if line is None else line
+    if isinstance(row, GoodRow):
+        key, green, blue, red, mana, migrated, nulls, flagged = row
+        if "\\" in key:
+            key = key.replace("\\", "\\\\")
+        return f"{number}\t{place}\t\t\\N\t{key}\t{green}\t{blue}\t{red}\t{mana}\t{migrated}\t{nulls}\t{flagged}"
+    return f"{number}\t{place}\t{_fields((row.problem, row.shown, row.id))}\t0\t0\t0\t0\t0\t0\t0"
+
+
+def _fields(values: Sequence[Any]) -> str:
+    return "\t".join("\\N" if value is None else _escaped(str(value)) for value in values)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+# --- What the rows are worth ------------------------------------------------------------------------------------------
+
+
+def mark_duplicates(connection: BaseDatabaseWrapper) -> None:
+    """Mark each row whose id stands in an earlier row, good or bad, with that row's number."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {TABLE} SET first_row = d.first_row FROM (SELECT username, MIN(row_no) AS first_row FROM {TABLE} "
+            "WHERE username IS NOT NULL GROUP BY username HAVING COUNT(*) > 1) d "
+            f"WHERE {TABLE}.username = d.username AND {TABLE}.row_no > d.first_row"
+        )
+
+
+def bad_rows_by_reason(connection: BaseDatabaseWrapper) -> list[tuple[str, bool, int]]:
+    """Return (problem, whether it is also a duplicate, rows) of the bad rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT s.problem, s.first_row IS NOT NULL, COUNT(*) FROM {TABLE} s WHERE {BAD} "
+            "GROUP BY s.problem, s.first_row IS NOT NULL"
+        )
+        return [(problem, bool(duplicate), count) for problem, duplicate, count in cursor.fetchall()]
+
+
+def bad_rows(
+    connection: BaseDatabaseWrapper, *, limit: int | None = None
+) -> Iterator[tuple[int, int | None, str, str, int | None]]:
+    """Yield (row, line, id as shown, problem, first row with the id) of the bad rows, in the source's order."""
+    after, size = 0, CHUNK if limit is None else limit
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT s.row_no, s.line, COALESCE(s.username, s.shown, ''), s.problem, s.first_row FROM {TABLE} s "
+                f"WHERE ({BAD}) AND s.row_no > %s ORDER BY s.row_no LIMIT %s",
+                [after, size],
+            )
+            rows = cursor.fetchall()
+        yield from rows
+        if limit is not None or len(rows) < size:
+            return
+        after = rows[-1][0]

@@ -1,0 +1,327 @@
+"""Bringing the old system's balances in: everything or nothing, in one transaction.
+
+The rows are read into a temporary table, judged there, and written with set-based SQL; see
+``engine.staging`` and ``engine.arrivals``.
+
+# Note [What an import adds]
+An import is the only way in which value enters the wallets from outside.  It is recorded, in the
+transaction that does it, as a run of kind import whose ``baseline["imported"]`` holds the exact
+change of the sums over all wallets, so that "no value was created or lost" can be checked at any
+later moment: what imports added is added to what must be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from mana_migration import conf
+from mana_migration.domain.import_results import (
+    CREATED,
+    SHOWN_ROWS,
+    UPDATED,
+    WRITTEN,
+    ImportOptions,
+    ImportProgress,
+    ImportSummary,
+    RejectedRow,
+)
+from mana_migration.domain.legacy import BALANCES, NULLABLE, RowParser, RowRules, decode_problem, explain
+from mana_migration.domain.options import Controls
+from mana_migration.engine import arrivals, dialect, failures, rejects, staging, totals
+from mana_migration.engine.new_users import user_template
+from mana_migration.engine.sources import LegacySource, open_source
+from mana_migration.errors import DatabaseUnavailableError, ImportConflictError, PreflightError, RunConflictError
+from mana_migration.models import MigrationBatch
+from mana_migration.services import preflight, runs
+from mana_migration.services.runs import Actor
+from mana_migration.states import BatchStatus, RunKind, RunStatus
+from wishes import conf as wishes_conf
+
+#: Seconds between two reports of progress.
+REPORT_EVERY: Final = 3.0
+
+
+def import_balances(
+    options: ImportOptions,
+    *,
+    actor: Actor,
+    using: str = "default",
+    progress: ImportProgress | None = None,
+) -> ImportSummary:
+    """Import a legacy export: create users and wallets, or say why not.
+
+    Nothing at all is imported while there are bad rows, unless they are to be skipped; the summary's
+    ``status`` then is ``rejected``.  A dry run does the same up to the writing, in a transaction that
+    PostgreSQL keeps read-only.
+
+    Raises:
+        PreflightError, DatabaseUnavailableError: the database is not fit.
+        RunConflictError: a run is open, whose sums an import would change.
+        SourceError: the source is not there, or no export.
+        ReportError: the file of rejected rows cannot be written.
+        ImportConflictError: somebody changed the same users meanwhile.
+    """
+    preflight.check(using, read_only=options.dry_run)
+    if not options.dry_run:
+        refuse_open_run(using)
+    if options.rejects is not None:
+        rejects.check_target(options.rejects)
+    with (
+        open_source(options.source, table=options.table, columns=options.columns) as source,
+        _temporary_tables_on_disk(connections[using]),
+    ):
+        return _Import(options, source, actor=actor, using=using, progress=progress).run()
+
+
+def refuse_open_run(using: str) -> None:
+    """Refuse to change the wallets under a run whose check compares their sums with those at its start.
+
+    Raises:
+        RunConflictError: a run is open.
+    """
+    other = runs.open_run_or_none(using)
+    if other is not None:
+        raise RunConflictError(f"nothing was imported: {runs.describe_conflict(other)}")
+
+
+class _Import:
+    """One import under way."""
+
+    def __init__(
+        self,
+        options: ImportOptions,
+        source: LegacySource,
+        *,
+        actor: Actor,
+        using: str,
+        progress: ImportProgress | None,
+    ) -> None:
+        self._options, self._source = options, source
+        self._actor, self._using, self._connection = actor, using, connections[using]
+        self._template = user_template(self._connection)
+        self._rates = wishes_conf.rates()
+        self._summary = ImportSummary(kind=source.kind, dry_run=options.dry_run)
+        self._ticker = _Ticker(progress)
+
+    def run(self) -> ImportSummary:
+        """Do it all and return the summary."""
+        summary = self._summary
+        try:
+            with transaction.atomic(using=self._using):
+                self._read()
+                self._judge()
+                writes = summary.status == "completed" and not self._options.dry_run
+                if writes and summary.imported:
+                    self._write()
+                if self._options.rejects is not None and summary.bad:
+                    self._ticker.say("writing the rejected rows")
+                    rejects.write_rejects(self._options.rejects, self._rejected(limit=None))
+                    summary.rejects = str(self._options.rejects)
+                if writes:
+                    staging.drop(self._connection)
+                else:
+                    transaction.set_rollback(True, using=self._using)
+        except IntegrityError as error:
+            raise ImportConflictError(
+                f"the database refused the users or wallets ({failures.describe(error)}); nothing was imported"
+            ) from error
+        except (DatabaseError, InterfaceError) as error:
+            raise DatabaseUnavailableError(
+                f"the database failed ({failures.describe(error)}); an import is done as a whole or not at all: "
+                "give the command again, what is there already is left alone"
+            ) from error
+        summary.seconds = self._ticker.seconds
+        return summary
+
+    def _read(self) -> None:
+        _prepare(self._connection)
+        staging.create(self._connection, self._template)
+        if self._options.dry_run and self._connection.vendor == "postgresql":
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION READ ONLY")  # temporary tables excepted
+        rules = RowRules(
+            typing=self._source.typing,
+            worth=self._rates.worth,
+            id_length=self._template.username_length,
+            unpaid=self._options.unpaid,
+        )
+        self._summary.rows = staging.load(
+            self._connection, self._source, RowParser(rules), self._template, on_rows=self._ticker.rows
+        )
+        self._source.close()  # let go of a legacy database before the writing begins
+
+    def _judge(self) -> None:
+        self._ticker.say("looking for duplicates and existing users")
+        staging.mark_duplicates(self._connection)
+        summary = self._summary
+        for problem, duplicate, count in staging.bad_rows_by_reason(self._connection):
+            summary.bad += count
+            for code in _codes(problem, duplicate):
+                summary.reasons[code] += count
+        summary.rejected = list(self._rejected(limit=SHOWN_ROWS))
+        arrivals.classify(self._connection, self._template, update_existing=self._options.update_existing)
+        for name in (*BALANCES, "left_green", "left_blue", "left_red"):
+            (summary.balances if name in BALANCES else summary.left_behind)[name.removeprefix("left_")] = 0
+        summary.nulls = dict.fromkeys(NULLABLE, 0)
+        for found in arrivals.outcomes(self._connection):
+            summary.wallets[found.outcome] = found.users
+            summary.flagged += found.flagged
+            summary.unpaid += found.unpaid
+            _add(summary.nulls, found.nulls)
+            if found.outcome in WRITTEN:
+                summary.migrated += found.migrated
+                _add(summary.balances, found.balances)
+                _add(summary.left_behind, found.left_behind)
+        if summary.wallets[CREATED] and self._template.obstacle:
+            raise PreflightError(self._template.obstacle)
+        if summary.bad and not self._options.skip_bad_rows:
+            summary.status = "rejected"
+
+    def _write(self) -> None:
+        summary, connection = self._summary, self._connection
+        _keep_runs_out(connection)
+        refuse_open_run(self._using)
+        change = dict(summary.balances)
+        if summary.wallets[UPDATED]:
+            replaced = arrivals.replaced_balances(connection, self._template)
+            change = {name: value - replaced[name] for name, value in change.items()}
+        if summary.wallets[CREATED]:
+            self._ticker.say("creating users")
+            arrivals.create_users(connection, self._template)
+        self._ticker.say("writing wallets")
+        arrivals.write_wallets(connection, self._template, expected=summary.imported)
+        self._record(change)
+        self._ticker.say("checking the references")
+        arrivals.check_references(connection)
+
+    def _record(self, change: dict[str, int]) -> None:
+        """Record what was added, and those who arrive migrated; see Note [What an import adds]."""
+        summary = self._summary
+        run = runs.create_run(
+            using=self._using,
+            kind=RunKind.IMPORT,
+            status=RunStatus.COMPLETED,
+            options={"source": summary.kind, **self._options.as_dict()},
+            rates=self._rates.as_dict(),
+            controls=Controls(),
+            actor=self._actor,
+            expected=summary.migrated,
+            baseline={
+                "imported": {"users": str(summary.imported), **{name: str(value) for name, value in change.items()}}
+            },
+            message=f"{summary.imported:,} users imported, {summary.migrated:,} of them migrated by the old system",
+        )
+        summary.run = run.pk
+        if not summary.migrated:
+            return
+        self._ticker.say("recording those whom the old system had migrated")
+        first, last = arrivals.migrated_range(self._connection, self._template)
+        now = timezone.now()
+        batch = MigrationBatch.objects.using(self._using).create(
+            run=run,
+            first_user=first,
+            last_user=last,
+            planned=summary.migrated,
+            status=BatchStatus.DONE,
+            selected=summary.migrated,
+            migrated=summary.migrated,
+            started_at=now,
+            finished_at=now,
+        )
+        arrivals.write_records(self._connection, self._template, run=run.pk, batch=batch.pk)
+        run.planned_users = summary.migrated
+        totals.fold(run, self._using)
+        run.save(using=self._using, update_fields=["planned_users", "folded"])
+
+    def _rejected(self, *, limit: int | None) -> Iterator[RejectedRow]:
+        for number, line, key, problem, first_row in staging.bad_rows(self._connection, limit=limit):
+            yield RejectedRow(
+                row=number,
+                line=line,
+                id=key,
+                reasons=tuple(_codes(problem, first_row is not None)),
+                message=explain(problem, first_row, self._options.columns),
+            )
+
+
+def _codes(problem: str, duplicate: bool) -> list[str]:
+    """Return the reasons of a row, each once."""
+    codes = [code for code, _ in decode_problem(problem)] + (["duplicate_id"] if duplicate else [])
+    return list(dict.fromkeys(codes))
+
+
+def _add(sums: dict[str, int], more: dict[str, int]) -> None:
+    for name, value in more.items():
+        sums[name] += value
+
+
+class _Ticker:
+    """Report progress, not more often than every few seconds, except for a new phase."""
+
+    def __init__(self, progress: ImportProgress | None) -> None:
+        self._progress = progress
+        self._begin = self._last = time.monotonic()
+        self._rows = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._begin
+
+    def rows(self, count: int) -> None:
+        """Tell that so many rows were read."""
+        self._rows = count
+        if time.monotonic() - self._last >= REPORT_EVERY:
+            self._tell("reading")
+
+    def say(self, phase: str) -> None:
+        """Tell that a phase begins, of an import that is no matter of seconds."""
+        if self.seconds >= REPORT_EVERY:
+            self._tell(phase)
+
+    def _tell(self, phase: str) -> None:
+        self._last = time.monotonic()
+        if self._progress is not None:
+            self._progress(phase=phase, rows=self._rows, seconds=self.seconds)
+
+
+def _prepare(connection: BaseDatabaseWrapper) -> None:
+    """Let this transaction's few large statements take the time and the memory that they need."""
+    if connection.vendor == "postgresql":
+        dialect.set_timeouts(connection, lock_ms=conf.lock_timeout_ms() * 10, statement_ms=0)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('work_mem', '64MB', true)")
+
+
+def _keep_runs_out(connection: BaseDatabaseWrapper) -> None:
+    """Let no run start, and no second import write, before this transaction ends; reading goes on."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE mana_migration_migrationrun IN SHARE ROW EXCLUSIVE MODE")
+
+
+@contextlib.contextmanager
+def _temporary_tables_on_disk(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Keep SQLite's temporary tables out of memory: a million rows would fill it.
+
+    The setting cannot be changed inside a transaction; where the caller has begun one, it stays as it is.
+    """
+    if connection.vendor != "sqlite" or connection.in_atomic_block:
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA temp_store")
+        before = cursor.fetchone()[0]
+        cursor.execute("PRAGMA temp_store = FILE")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA temp_store = {int(before)}")
