@@ -119,7 +119,12 @@ def migrate(
 
 
 def start(
-    options: MigrationOptions, *, actor: Actor, using: str = "default", notice: runs.Notice = runs.silent
+    options: MigrationOptions,
+    *,
+    actor: Actor,
+    reason: str = "",
+    using: str = "default",
+    notice: runs.Notice = runs.silent,
 ) -> MigrationRun:
     """Check everything that must hold before and open a run; nobody is converted yet.
 
@@ -148,6 +153,7 @@ def start(
         rates=rates.as_dict(),
         controls=options.controls,
         actor=actor,
+        reason=reason,
         expected=report.expected(limit=options.limit, cohort=options.cohort),
         baseline=report.baseline,
     )
