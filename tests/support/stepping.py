@@ -7,6 +7,7 @@ lock is postponed until the lock is had; who waits is asked of PostgreSQL itself
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -90,7 +91,7 @@ class Stage:
 
     def __init__(self, names: Iterable[str]) -> None:
         self.actors = {name: Actor(name) for name in names}
-        self.postponed = 0
+        self.waited: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Return the stage itself."""
@@ -105,6 +106,11 @@ class Stage:
         for actor in self.actors.values():
             actor.join()
 
+    @property
+    def postponed(self) -> int:
+        """Return how many steps had to wait for a lock so far."""
+        return self.waited.total()
+
     def walk(self, order: Iterable[str], scripts: Mapping[str, Script]) -> None:
         """Do one step of an actor for each name of the order, and all of them to the end."""
         due = dict.fromkeys(scripts, 0)
@@ -112,7 +118,7 @@ class Stage:
             self.actors[name].begin(script)
         for name in order:
             if self.actors[name].busy:
-                self.postponed += 1
+                self.waited[name] += 1
             due[name] += 1
             self._act(due)
         while any(due.values()) or any(self.actors[name].busy for name in scripts):
