@@ -1,0 +1,217 @@
+"""Everything a report of one run says, as plain values; amounts are exact integers of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import BinaryIO, Final, NamedTuple, Protocol
+
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.domain.validation import ValidationReport
+
+#: The version of the report's data in every format; it grows when a reader of the old one would go wrong.
+SCHEMA_VERSION: Final = 1
+
+#: Failed or skipped users shown as examples of one class, and shortfalls listed one by one.
+EXAMPLES, SHORTFALLS = 5, 100
+
+#: Batches listed as the slowest.
+SLOWEST: Final = 10
+
+
+class UserDetail(NamedTuple):
+    """What one run did to one user, by record id; names are never part of it.
+
+    ``run`` is the run of the record: in the report of a rollback, that of the conversion it took back.
+    ``error`` is the class of a failure or the reason of a skip.  ``reversal_run``, ``mana_debited``
+    and ``shortfall`` are None where nothing was taken back.
+    """
+
+    record: int
+    run: int
+    status: str
+    green: int
+    blue: int
+    red: int
+    mana_before: int
+    mana_credited: int
+    error: str
+    reversal_run: int | None
+    mana_debited: int | None
+    shortfall: int | None
+
+
+class UserDetails(Protocol):
+    """All users of a run, read anew at each use, in the order of the users' keys and in constant memory."""
+
+    def __iter__(self) -> Iterator[UserDetail]:
+        """Yield every user's line."""
+
+    def problems(self, limit: int) -> list[UserDetail]:
+        """Return the first ``limit`` users who failed or were skipped."""
+
+    def copy_csv(self, stream: BinaryIO) -> bool:
+        """Let the database write all lines as CSV, without a head; return False where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemClass:
+    """Users who failed, or were skipped, for one reason: how many, the message, and record ids as examples."""
+
+    name: str
+    users: int
+    message: str
+    examples: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Conversions whose mana has so many digits: from ``low`` to ``high`` mana, both included; 0 is a class."""
+
+    low: int
+    high: int | None
+    users: int
+    mana: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One batch: its id, users, failures, times it was tried again, when it began and how long it took (seconds)."""
+
+    batch: int
+    users: int
+    failed: int
+    attempts: int
+    started_at: datetime | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """How fast the run was; durations are seconds per batch, None where no batch was done."""
+
+    batches: int
+    p50: float | None
+    p95: float | None
+    longest: float | None
+    mean: float | None
+    users_per_minute: Sequence[tuple[datetime, float]]
+    slowest: Sequence[BatchLine]
+
+
+@dataclass(frozen=True, slots=True)
+class Reversals:
+    """What one rollback took back of this run, or this rollback of one run."""
+
+    run: int
+    users: int
+    green: int
+    blue: int
+    red: int
+    credited: int
+    debited: int
+    written_off: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSum:
+    """The records of one run, outcome and rollback, summed up; ``reversal_run`` is None where nobody took them back."""
+
+    run: int
+    status: str
+    reversal_run: int | None
+    users: int
+    green: int
+    blue: int
+    red: int
+    mana_before: int
+    mana_credited: int
+    mana_debited: int
+    shortfall: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSum:
+    """The records of one outcome, summed up."""
+
+    status: str
+    users: int
+    green: int
+    blue: int
+    red: int
+    mana_before: int
+    mana_credited: int
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """One amount as two sources have it; they agree to the unit or the books are wrong."""
+
+    what: str
+    first: str
+    first_value: int
+    second: str
+    second_value: int
+
+    @property
+    def ok(self) -> bool:
+        """Say whether both sources have the same amount."""
+        return self.first_value == self.second_value
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """Value before and after, in mana at the run's rates, and the sources that must agree.
+
+    before + written off = after: ``mana_after`` (credited and not debited since, or for a rollback
+    what it could not debit) plus ``wishes_after`` (the worth of the wishes given back).
+    """
+
+    before: int
+    converted: int
+    written_off: int
+    mana_after: int
+    wishes_after: int
+    agreements: Sequence[Agreement]
+
+    @property
+    def after(self) -> int:
+        """Return the value afterwards."""
+        return self.mana_after + self.wishes_after
+
+    @property
+    def difference(self) -> int:
+        """Return what is missing (negative) or too much (positive); 0 when the books balance."""
+        return self.after - self.before - self.written_off
+
+    @property
+    def ok(self) -> bool:
+        """Say whether everything agrees to the unit."""
+        return self.difference == 0 and all(agreement.ok for agreement in self.agreements)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run in full.  ``details`` streams its users; all else is small, whatever the run's size.
+
+    ``records_deleted`` counts users whose records a rollback with --no-preserve-logs has deleted.
+    ``validation`` is what the integrity checks found when the report was made, None if not asked for.
+    """
+
+    generated_at: datetime
+    time_zone: str
+    snapshot: RunSnapshot
+    statuses: Sequence[StatusSum]
+    records: int
+    records_deleted: int
+    errors: Sequence[ProblemClass]
+    skips: Sequence[ProblemClass]
+    sizes: Sequence[SizeClass]
+    performance: Performance
+    reversals: Sequence[Reversals]
+    shortfalls: Sequence[UserDetail]
+    shortfall_users: int
+    reconciliation: Reconciliation
+    validation: ValidationReport | None
+    details: UserDetails

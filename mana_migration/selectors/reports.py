@@ -1,0 +1,188 @@
+"""Everything that a report of one run says, gathered as of one moment."""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
+
+from django.db import connections
+from django.utils import timezone
+
+from mana_migration.domain import reconciliation
+from mana_migration.domain.progress import rates_over_time
+from mana_migration.domain.report import (
+    EXAMPLES,
+    SHORTFALLS,
+    SLOWEST,
+    BatchLine,
+    Performance,
+    ProblemClass,
+    Reconciliation,
+    RecordSum,
+    Reversals,
+    RunReport,
+    StatusSum,
+)
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.domain.validation import ValidationReport
+from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.errors import RunNotFoundError
+from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.selectors import record_sums
+from mana_migration.selectors.details import RunDetails
+from mana_migration.selectors.runs import find_run, run_snapshot
+from mana_migration.states import BatchStatus, RunKind, UserStatus
+
+#: Batches read at a time.
+PAGE: Final = 5_000
+
+#: Classes of errors or skips explained one by one.
+CLASSES: Final = 50
+
+
+@contextmanager
+def open_report(
+    using: str = "default", run_id: int | None = None, *, validation: ValidationReport | None = None
+) -> Iterator[RunReport]:
+    """Gather the report of a run (without an id the open one, else the latest) and keep its moment open.
+
+    The users are streamed while the block lasts, from the same read-only snapshot as all figures; on
+    PostgreSQL vacuum cannot clean up behind it for as long.
+
+    Raises:
+        RunNotFoundError: there is no such run, or none at all.
+    """
+    with read_only_snapshot(using):
+        run = find_run(using, run_id)
+        if run is None:
+            raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
+        seen = run_snapshot(using, run.pk)
+        if seen is not None:
+            yield _gather(run, seen, using, validation)
+
+
+def _gather(run: MigrationRun, seen: RunSnapshot, using: str, validation: ValidationReport | None) -> RunReport:
+    connection = connections[using]
+    sums = record_sums.record_sums(connection, run)
+    shortfall_users, shortfalls = record_sums.largest_shortfalls(connection, run, SHORTFALLS)
+    records = sum(part.users for part in sums)
+    return RunReport(
+        generated_at=seen.taken_at,
+        time_zone=timezone.get_current_timezone_name(),
+        snapshot=seen,
+        statuses=_statuses(sums),
+        records=records,
+        records_deleted=max(0, seen.totals.selected - records),
+        errors=_problem_classes(run, seen.totals.errors, UserStatus.FAILED, using),
+        skips=_problem_classes(run, seen.totals.skips, UserStatus.SKIPPED, using),
+        sizes=record_sums.size_classes(connection, run),
+        performance=_performance(run, seen, using),
+        reversals=_reversals(sums, rollback=run.kind == RunKind.ROLLBACK),
+        shortfalls=shortfalls,
+        shortfall_users=shortfall_users,
+        reconciliation=_books(run, seen, sums, using),
+        validation=validation,
+        details=RunDetails.of(run, using),
+    )
+
+
+def _books(run: MigrationRun, seen: RunSnapshot, sums: Sequence[RecordSum], using: str) -> Reconciliation:
+    # a rollback with --no-preserve-logs deletes records: what is left of them cannot be compared
+    complete = sum(part.users for part in sums) >= seen.totals.selected
+    if run.kind == RunKind.ROLLBACK:
+        runs = MigrationRun.objects.using(using).filter(pk__in={part.run for part in sums})
+        rates = dict(runs.values_list("pk", "rates"))
+        return reconciliation.of_rollback(seen.totals, sums, rates, complete=complete)
+    ledger = record_sums.ledger_sums(connections[using], run.pk)
+    return reconciliation.of_migration(seen.totals, run.rates, sums, ledger, complete=complete)
+
+
+def _statuses(sums: Sequence[RecordSum]) -> list[StatusSum]:
+    found: dict[str, StatusSum] = {}
+    for part in sums:
+        before = found.get(part.status, StatusSum(part.status, 0, 0, 0, 0, 0, 0))
+        found[part.status] = StatusSum(
+            part.status,
+            before.users + part.users,
+            before.green + part.green,
+            before.blue + part.blue,
+            before.red + part.red,
+            before.mana_before + part.mana_before,
+            before.mana_credited + part.mana_credited,
+        )
+    return [found[status] for status in UserStatus.values if status in found]
+
+
+def _problem_classes(run: MigrationRun, counts: Mapping[str, int], status: str, using: str) -> list[ProblemClass]:
+    """Return each class of errors or skips with its message and examples, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    problems: list[ProblemClass] = []
+    for name, users in ordered[:CLASSES]:
+        records = UserMigration.objects.using(using).filter(run_id=run.pk, status=status, error_class=name)
+        rows = list(records.order_by("pk").values_list("pk", "error_message")[:EXAMPLES])
+        problems.append(ProblemClass(name, users, rows[0][1] if rows else "", [key for key, _ in rows]))
+    return problems
+
+
+def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performance:
+    """Read every batch once; only their durations, eight bytes each, stay in memory."""
+    durations = array("d")
+    slowest: list[tuple[float, int, BatchLine]] = []
+    last = 0
+    while True:
+        batches = MigrationBatch.objects.using(using).filter(run_id=run.pk, status=BatchStatus.DONE, pk__gt=last)
+        rows = list(
+            batches.order_by("pk").values_list("pk", "selected", "failed", "attempts", "started_at", "finished_at")[
+                :PAGE
+            ]
+        )
+        for key, users, failed, attempts, started, finished in rows:
+            seconds = _seconds(started, finished)
+            durations.append(seconds)
+            if len(slowest) < SLOWEST or seconds > slowest[0][0]:
+                entry = (seconds, -key, BatchLine(key, users, failed, attempts, started, seconds))
+                (heapq.heappush if len(slowest) < SLOWEST else heapq.heapreplace)(slowest, entry)
+        if len(rows) < PAGE:
+            break
+        last = rows[-1][0]
+    ordered = sorted(durations)
+    return Performance(
+        batches=len(ordered),
+        p50=_percentile(ordered, 50),
+        p95=_percentile(ordered, 95),
+        longest=ordered[-1] if ordered else None,
+        mean=sum(ordered) / len(ordered) if ordered else None,
+        users_per_minute=rates_over_time(seen.started_at, seen.series),
+        slowest=[line for _, _, line in sorted(slowest, reverse=True)],
+    )
+
+
+def _seconds(started: datetime | None, finished: datetime | None) -> float:
+    return max(0.0, (finished - started).total_seconds()) if started and finished else 0.0
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """Return the smallest value that at least ``percent`` of the values do not exceed."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+
+
+def _reversals(sums: Sequence[RecordSum], *, rollback: bool) -> list[Reversals]:
+    """Return what was taken back: of a migration by each rollback, by a rollback of each migration."""
+    return [
+        Reversals(
+            run=part.run if rollback else part.reversal_run,
+            users=part.users,
+            green=part.green,
+            blue=part.blue,
+            red=part.red,
+            credited=part.mana_credited,
+            debited=part.mana_debited,
+            written_off=part.shortfall,
+        )
+        for part in sums
+        if part.reversal_run is not None
+    ]
