@@ -22,7 +22,8 @@ _HISTORY = ("mana_migration_migrationrun", "mana_migration_migrationbatch", "man
 def _record_changed(differs: str) -> str:
     changed = " OR ".join(f"NEW.{column} {differs} OLD.{column}" for column in _KEPT)
     return (
-        f"{changed} OR (NEW.status {differs} OLD.status AND NOT (OLD.status = 'migrated' AND NEW.status = 'rolled_back')) "
+        f"{changed} OR (NEW.status {differs} OLD.status "
+        "AND NOT (OLD.status = 'migrated' AND NEW.status = 'rolled_back')) "
         "OR OLD.status <> 'migrated'"
     )
 

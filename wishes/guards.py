@@ -34,10 +34,7 @@ _INTEGER_COLUMNS: Final = {
     "wishes_wishentry": ("amount", "balance_after"),
 }
 
-_STALE = (
-    "OLD.migrated_at IS NOT NULL AND "
-    "(NEW.migrated_at IS NULL OR NEW.green <> 0 OR NEW.blue <> 0 OR NEW.red <> 0)"
-)
+_STALE = "OLD.migrated_at IS NOT NULL AND (NEW.migrated_at IS NULL OR NEW.green <> 0 OR NEW.blue <> 0 OR NEW.red <> 0)"
 
 
 def _postgresql() -> Iterator[tuple[str, str, str]]:
@@ -135,7 +132,8 @@ def integer_triggers(table: str, columns: tuple[str, ...]) -> Iterator[tuple[str
     for event in ("INSERT", "UPDATE"):
         name = f"{table}_integers_on_{event.lower()}"
         cases = " ".join(
-            f"WHEN typeof(NEW.{column}) <> 'integer' THEN RAISE(ABORT, '{NOT_AN_INTEGER.format(table=table, column=column)}')"
+            f"WHEN typeof(NEW.{column}) <> 'integer' "
+            f"THEN RAISE(ABORT, '{NOT_AN_INTEGER.format(table=table, column=column)}')"
             for column in columns
         )
         condition = " OR ".join(f"typeof(NEW.{column}) <> 'integer'" for column in columns)

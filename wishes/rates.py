@@ -36,8 +36,7 @@ class Rates:
             rate = getattr(self, colour)
             if isinstance(rate, bool) or not isinstance(rate, int) or not 1 <= rate <= RATE_MAX:
                 raise InvalidRatesError(
-                    f"the rate of a {colour} wish is {rate!r}; "
-                    f"set it to a whole number of mana from 1 to {RATE_MAX}"
+                    f"the rate of a {colour} wish is {rate!r}; set it to a whole number of mana from 1 to {RATE_MAX}"
                 )
 
     @classmethod
@@ -45,8 +44,7 @@ class Rates:
         """Build rates from a mapping with exactly the keys green, blue and red."""
         if set(values) != set(COLOURS):
             raise InvalidRatesError(
-                f"rates are given for {', '.join(sorted(values)) or 'no colour'}; "
-                f"give exactly {', '.join(COLOURS)}"
+                f"rates are given for {', '.join(sorted(values)) or 'no colour'}; give exactly {', '.join(COLOURS)}"
             )
         return cls(**{colour: values[colour] for colour in COLOURS})
 

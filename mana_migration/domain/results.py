@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-
 #: The whole numbers of ``Totals``; columns of a batch have the same names.
 FIGURES: Final = (
     "selected",
@@ -61,7 +60,9 @@ class Totals:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Totals:
         """Build totals from what ``as_dict`` returned; absent figures are 0."""
-        totals = cls(**{name: int(values.get(name, 0)) for name in FIGURES})
+        totals = cls()
+        for name in FIGURES:
+            setattr(totals, name, int(values.get(name, 0)))
         totals.errors.update(values.get("errors", {}))
         totals.skips.update(values.get("skips", {}))
         return totals

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
 from decimal import Decimal
-from typing import Any
 
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
 from mana_migration.domain import options
 from mana_migration.errors import UsageError
+
+#: No run is older than this: an earlier date is a typing error that would mean "everything".
+EARLIEST_YEAR = 2000
 
 
 def whole_number(value: str) -> int:
@@ -67,14 +69,16 @@ def user(value: str) -> str:
 
 
 def moment(value: str) -> datetime:
-    """Accept YYYY-MM-DD (the start of that day) or an ISO date-time, in the configured time zone; never in the future."""
+    """Accept YYYY-MM-DD (the start of that day) or an ISO date-time in the configured time zone, not in the future."""
     try:
-        parsed: Any = parse_datetime(value)
+        parsed: datetime | None = parse_datetime(value)
         if parsed is None:
             day = parse_date(value)
-            parsed = None if day is None else datetime.combine(day, time.min)  # noqa: DTZ011 (made aware below)
+            parsed = None if day is None else datetime.combine(day, time.min)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{value!r} is no date: {error}; give YYYY-MM-DD or an ISO date-time") from error
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is no date: {error}; give YYYY-MM-DD or an ISO date-time"
+        ) from error
     if parsed is None:
         raise argparse.ArgumentTypeError(f"{value!r} is no date; give YYYY-MM-DD or an ISO date-time")
     if timezone.is_naive(parsed):
@@ -82,8 +86,9 @@ def moment(value: str) -> datetime:
             parsed = timezone.make_aware(parsed)
         except (OverflowError, ValueError) as error:
             raise argparse.ArgumentTypeError(f"{value!r} is out of range") from error
-    if parsed.year < 2000 or parsed > timezone.now():
-        raise argparse.ArgumentTypeError(f"{value!r} is {'in the future' if parsed > timezone.now() else 'before the year 2000'}: no run can be meant")
+    if parsed.year < EARLIEST_YEAR or parsed > timezone.now():
+        when = "in the future" if parsed > timezone.now() else f"before the year {EARLIEST_YEAR}"
+        raise argparse.ArgumentTypeError(f"{value!r} is {when}: no run can be meant")
     return parsed
 
 

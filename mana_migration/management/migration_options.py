@@ -16,7 +16,9 @@ def add_migration_options(parser: CommandParser) -> None:
     """Add what a migration can be asked to do."""
     default = Controls()
     parser.add_argument(
-        "--dry-run", action="store_true", help="Say what would happen, in a read-only transaction; write nothing anywhere."
+        "--dry-run",
+        action="store_true",
+        help="Say what would happen, in a read-only transaction; write nothing anywhere.",
     )
     parser.add_argument(
         "--validate-only", action="store_true", help="Run the checks that a migration begins with, and nothing else."

@@ -13,9 +13,7 @@ class IntegrityFix(models.Model):
     """One correction of one user's data: which check asked for it, before, after, when, by which run."""
 
     check_id = models.CharField(max_length=40, help_text="The integrity check whose finding was fixed.")
-    user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_constraint=False
-    )
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_constraint=False)
     run = models.ForeignKey(
         MigrationRun,
         null=True,

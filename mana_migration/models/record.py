@@ -34,7 +34,9 @@ class UserMigration(models.Model):
     red = models.BigIntegerField(default=0, help_text="Red wishes before.")
     mana_before = models.BigIntegerField(default=0, help_text="Mana before.")
     mana_credited = models.BigIntegerField(default=0, help_text="Mana that the conversion credited.")
-    error_class = models.CharField(max_length=40, blank=True, default="", db_default="", help_text="Why it failed or was skipped.")
+    error_class = models.CharField(
+        max_length=40, blank=True, default="", db_default="", help_text="Why it failed or was skipped."
+    )
     error_message = models.TextField(blank=True, default="", db_default="")
     created_at = models.DateTimeField(db_default=Now())
     reversal_run = models.ForeignKey(
@@ -50,7 +52,9 @@ class UserMigration(models.Model):
     reversed_at = models.DateTimeField(null=True, blank=True)
     mana_debited = models.BigIntegerField(null=True, blank=True, help_text="Mana that the reversal debited.")
     shortfall = models.BigIntegerField(
-        null=True, blank=True, help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks."
+        null=True,
+        blank=True,
+        help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks.",
     )
 
     class Meta:
@@ -60,10 +64,10 @@ class UserMigration(models.Model):
             models.UniqueConstraint(
                 fields=["user"], condition=Q(status="migrated"), name="mana_migration_one_live_record"
             ),
-            models.CheckConstraint(condition=Q(status__in=UserStatus.values), name="mana_migration_record_status_known"),
             models.CheckConstraint(
-                condition=Q(mana_credited__gte=0), name="mana_migration_record_credit_not_negative"
+                condition=Q(status__in=UserStatus.values), name="mana_migration_record_status_known"
             ),
+            models.CheckConstraint(condition=Q(mana_credited__gte=0), name="mana_migration_record_credit_not_negative"),
         )
         indexes = (
             # Failed and skipped users are few and asked for by run.

@@ -61,7 +61,7 @@ class MigrationRun(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
 
-    objects: ClassVar[models.Manager[MigrationRun]] = MigrationRunQuerySet.as_manager()  # type: ignore[assignment]
+    objects: ClassVar[models.Manager[MigrationRun]] = MigrationRunQuerySet.as_manager()
 
     class Meta:
         ordering = ("-id",)

@@ -31,7 +31,8 @@ def as_lines(told: Forecast) -> Iterator[str]:
     yield from summary.as_lines(_as_summary(told))
     rates = told.rates
     yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
-    yield f"  duration   about {duration(told.expected_seconds)} at {told.rate:,.0f} users per second ({told.rate_source})"
+    expected = duration(told.expected_seconds)
+    yield f"  duration   about {expected} at {told.rate:,.0f} users per second ({told.rate_source})"
     if told.goes_on_with is not None:
         yield f"  run {told.goes_on_with} is open: the same command goes on with it"
     yield "findings:"

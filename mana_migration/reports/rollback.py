@@ -13,7 +13,8 @@ def forecast_json(told: RollbackForecast) -> dict[str, Any]:
     """Return the JSON object of ``rollback_migration --dry-run``: the result's keys, and the largest shortfalls."""
     return summary.as_json(_as_summary(told)) | {
         "shortfalls": [
-            {"record": record, "credited": credited, "lacking": lacking} for record, credited, lacking in told.shortfalls
+            {"record": record, "credited": credited, "lacking": lacking}
+            for record, credited, lacking in told.shortfalls
         ],
         "stops_run": told.stops_run,
     }

@@ -49,7 +49,8 @@ def as_lines(summary: RunSummary) -> Iterator[str]:
     yield f"  {'rolled back' if rollback else 'migrated':<10} {totals.rolled_back if rollback else totals.migrated:,}"
     yield f"  skipped    {totals.skipped:,}{_reasons(totals.skips)}"
     yield f"  failed     {totals.failed:,}{_reasons(totals.errors)}"
-    yield f"  wishes     {totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red {'given back' if rollback else 'converted'}"
+    done = "given back" if rollback else "converted"
+    yield f"  wishes     {totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red {done}"
     yield f"  mana       {totals.mana:,} {'debited' if rollback else 'credited'}"
     if totals.shortfall:
         yield f"  shortfall  {totals.shortfall:,} mana had been spent and is written off"

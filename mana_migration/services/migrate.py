@@ -55,9 +55,7 @@ class MigrationWork:
         """Convert the users of a range."""
         return conversion.convert(connections[using], self.terms, batch=batch, first=first, last=last)
 
-    def record_problem(
-        self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str
-    ) -> bool:
+    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""
         return records.record_problem(
             connections[using],
@@ -144,7 +142,8 @@ def start(
         raise FindingsError(
             f"{report.error_count:,} error-level findings stand in the way "
             f"({', '.join(f'{check.id} {check.count:,}' for check in report.checks if check.blocks)}); "
-            "see validate_migration --pre-migration, then use --auto-fix to clear them or --skip-invalid to leave those users out"
+            "see validate_migration --pre-migration, then use --auto-fix to clear them or --skip-invalid to leave "
+            "those users out"
         )
     run = runs.create_run(
         using=using,
@@ -215,7 +214,8 @@ def join(
         if name != "auto_fix" and value != default[name] and value != frozen.get(name)
     ]
     if run.rates != wishes_conf.rates().as_dict():
-        contradictions.append(f"its rates are {_rates_text(run.rates)}, not {_rates_text(wishes_conf.rates().as_dict())}")
+        now = _rates_text(wishes_conf.rates().as_dict())
+        contradictions.append(f"its rates are {_rates_text(run.rates)}, not {now}")
     controls, plain = options.controls.as_dict(), Controls().as_dict()
     contradictions += [
         f"{name} is {run.controls.get(name)!r}, not {value!r} (change it with migrate_users --set {name}={value})"
@@ -250,9 +250,7 @@ def work_on_run(
     stop = stop or StopFlag()
     run = MigrationRun.objects.using(using).get(pk=run_id)
     if run.kind == RunKind.ROLLBACK:
-        return rollback.work_on_rollback(
-            run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice
-        )
+        return rollback.work_on_rollback(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
     work = MigrationWork(terms_of(run), run.options.get("limit"))
     pause = throttle.Throttle(run_id, using, stop, notice)
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)

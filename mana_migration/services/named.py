@@ -12,7 +12,7 @@ from collections.abc import Callable
 from django.db import DatabaseError, connections, transaction
 
 from mana_migration import conf
-from mana_migration.domain.options import MOST_NAMED_USERS, MigrationOptions, RollbackOptions
+from mana_migration.domain.options import MOST_NAMED_USERS, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import conversion, dialect, failures, records, reversal, totals
 from mana_migration.engine.conversion import ConversionTerms
@@ -178,7 +178,7 @@ def _in_one_transaction(
                 kind=kind,
                 options=frozen,
                 rates=rates,
-                controls=runs.Controls(),
+                controls=Controls(),
                 actor=actor,
                 reason=reason,
                 status=RunStatus.COMPLETED,
@@ -200,9 +200,7 @@ def _in_one_transaction(
     )  # fmt: skip
 
 
-def _one_user(
-    run: MigrationRun, user: str, handle: Callable[[MigrationRun, int, str], Totals], using: str
-) -> Totals:
+def _one_user(run: MigrationRun, user: str, handle: Callable[[MigrationRun, int, str], Totals], using: str) -> Totals:
     batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
     try:
         with transaction.atomic(using=using):

@@ -62,7 +62,7 @@ def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOpt
         for name, value in asked.as_dict().items()
         if value != default.as_dict()[name] and value != planned.as_dict()[name]
     ]
-    if wrong or (asked.controls != default.controls and asked.controls != planned.controls):
+    if wrong or asked.controls not in (default.controls, planned.controls):
         names = ", ".join(wrong) or "batch size, delay or error threshold"
         raise RunConflictError(f"the plan was made with another {names}: leave it out, or save a new plan")
     return replace(planned, plan_digest=digest(promise))
@@ -95,5 +95,3 @@ def with_drift(done: RunSummary, promise: dict[str, Any]) -> RunSummary:
         "mana": totals.mana - promise["mana"],
     }
     return replace(done, extra={**done.extra, "plan": digest(promise), "drift": drift})
-
-

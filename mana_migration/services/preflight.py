@@ -24,7 +24,9 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
     """
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
-        raise PreflightError(f"database {using!r} is {connection.display_name}; this works on PostgreSQL and SQLite only")
+        raise PreflightError(
+            f"database {using!r} is {connection.display_name}; this works on PostgreSQL and SQLite only"
+        )
     try:
         connection.ensure_connection()
         _check_schema(using)
@@ -33,7 +35,8 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
         missing = wishes_guards.missing(connection) + guards.missing(connection)
     except (DatabaseError, InterfaceError) as error:
         raise DatabaseUnavailableError(
-            f"database {using!r} cannot be used: {failures.describe(error)}; check DATABASE_URL and that the server runs"
+            f"database {using!r} cannot be used: {failures.describe(error)}; "
+            "check DATABASE_URL and that the server runs"
         ) from error
     if missing:
         raise PreflightError(

@@ -53,9 +53,7 @@ class RollbackWork:
         """Take the conversions of a range back."""
         return reversal.reverse(connections[using], self.terms, batch=batch, first=first, last=last)
 
-    def record_problem(
-        self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str
-    ) -> bool:
+    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user's conversion was left in place."""
         return records.record_problem(
             connections[using],
@@ -172,7 +170,9 @@ def open_rollback(
         frozen = replace(options, until=until)
         expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
         if not expected and not options.breaker:
-            raise NothingToRollBackError(f"there is no conversion to take back {describe_selection(frozen)}; nothing was changed")
+            raise NothingToRollBackError(
+                f"there is no conversion to take back {describe_selection(frozen)}; nothing was changed"
+            )
         return runs.create_run(
             using=using,
             kind=RunKind.ROLLBACK,
@@ -271,18 +271,17 @@ def finish(
             reason = f"the check after the rollback found {broken}"
             runs.change_status(run_id, RunStatus.FAILED, actor=actor, reason=reason, using=using)
         if options.run is not None:
-            close_target(options, run_id, actor=actor, using=using)
+            close_target(options.run, run_id, actor=actor, using=using)
 
 
-def close_target(options: RollbackOptions, rollback_run: int, *, actor: Actor, using: str) -> None:
+def close_target(target_run: int, rollback_run: int, *, actor: Actor, using: str) -> None:
     """Mark the run that was taken back, unless conversions of it are left and nobody's breaker asked for it."""
-    assert options.run is not None
-    left = UserMigration.objects.using(using).filter(run_id=options.run, status=UserStatus.MIGRATED)
-    remaining = 0 if not left.exists() else left.count()
-    target = runs.lock_run(options.run, using)
-    if target.status == RunStatus.ROLLING_BACK or (not remaining and not target.is_open and target.status != RunStatus.ROLLED_BACK):
+    left = UserMigration.objects.using(using).filter(run_id=target_run, status=UserStatus.MIGRATED)
+    remaining = left.count() if left.exists() else 0
+    target = runs.lock_run(target_run, using)
+    taken_back = not remaining and not target.is_open and target.status != RunStatus.ROLLED_BACK
+    if target.status == RunStatus.ROLLING_BACK or taken_back:
         reason = f"taken back by run {rollback_run}"
         if remaining:
             reason += f"; {remaining:,} users had spent their mana and stay migrated"
         runs.change_status(target.pk, RunStatus.ROLLED_BACK, actor=actor, reason=reason, using=using)
-

@@ -21,7 +21,6 @@ from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs
 from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus, check_transition
 
-
 Notice = Callable[[str], None]
 """Takes a sentence for whoever is watching."""
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -66,7 +66,8 @@ class MigrationCommand(BaseCommand):
         shared.add_argument(
             "--no-input",
             action="store_true",
-            help="Never ask; by default a question that needs an answer is asked on a terminal and refused without one.",
+            help="Never ask; by default a question that needs an answer is asked on a terminal and refused without "
+            "one.",
         )
 
     def add_options(self, parser: CommandParser) -> None:
@@ -102,6 +103,11 @@ class MigrationCommand(BaseCommand):
         super().run_from_argv(argv)
         if self.exit_code:
             sys.exit(self.exit_code)
+
+    @property
+    def progress_stream(self) -> TextIO:
+        """Return where progress is shown: the stream behind ``self.stderr``, which would end each write with a line."""
+        return cast("TextIO", getattr(self.stderr, "_out", self.stderr))
 
     def notice(self, sentence: str) -> None:
         """Tell the operator something: on stdout, or on stderr where stdout is for JSON alone."""

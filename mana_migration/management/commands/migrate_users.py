@@ -51,15 +51,16 @@ class Command(MigrationCommand):
         asked = read_options(users, options)
         if options["dry_run"] or options["validate_only"]:
             return self.tell(asked, options)
+        promise = None
         if options["plan"] is not None:
-            plan = plans.read(options["plan"])
-            asked = plans.options_of(plan, asked)
-            plans.verify(plan, asked, using=using)
+            promise = plans.read(options["plan"])
+            asked = plans.options_of(promise, asked)
+            plans.verify(promise, asked, using=using)
         actor = runs.current_actor()
-        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="migrated") as progress:
+        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="migrated") as progress:
             done = migrate.migrate(asked, actor=actor, using=using, stop=stop, progress=progress, notice=self.notice)
-        if options["plan"] is not None:
-            done = plans.with_drift(done, plan)
+        if promise is not None:
+            done = plans.with_drift(done, promise)
         self.show(done)
         return signal_code(stop, outcome_code(done))
 
@@ -83,7 +84,7 @@ class Command(MigrationCommand):
             self.confirm(
                 "This takes back every conversion in the database.", options, on_no="not confirmed: nothing was changed"
             )
-        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="rolled back") as progress:
+        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="rolled back") as progress:
             done = rollback.roll_back(
                 asked, actor=runs.current_actor(), using=using, stop=stop, progress=progress, notice=self.notice
             )

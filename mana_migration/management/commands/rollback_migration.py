@@ -40,7 +40,11 @@ class Command(MigrationCommand):
             help="Take back conversions from this YYYY-MM-DD or ISO date-time on, in the configured time zone.",
         )
         parser.add_argument(
-            "--run", type=arguments.whole_number, metavar="ID", help="Take back the conversions of this run.", dest="run_id"
+            "--run",
+            type=arguments.whole_number,
+            metavar="ID",
+            dest="run_id",
+            help="Take back the conversions of this run.",
         )
         parser.add_argument("--all", action="store_true", help="Take back every conversion in the database.")
         parser.add_argument(
@@ -111,7 +115,10 @@ class Command(MigrationCommand):
                 on_no="not confirmed: nothing was changed",
             )
         expected = told.totals.selected if told is not None else None
-        with self.stop_on_signals() as stop, ProgressDisplay(self.stderr, verb="rolled back", expected=expected) as bar:
+        with (
+            self.stop_on_signals() as stop,
+            ProgressDisplay(self.progress_stream, verb="rolled back", expected=expected) as bar,
+        ):
             done = rollback.roll_back(
                 asked, actor=runs.current_actor(), using=using, stop=stop, progress=bar, notice=self.notice
             )

@@ -1,0 +1,247 @@
+"""The Python library: what the commands do, for shells, tests and other code.
+
+    from mana_migration import api
+
+    api.worth(green=3, blue=2, red=1)               # 1230 mana at the rates in force
+    api.validate_user(user)                         # errors and warnings, nothing changed
+    api.migrate_user(user)                          # one user, at once
+    api.migrate_users(progress=print)               # everybody, in batches; goes on with an open run
+    api.roll_back(users=[user], reason="ticket 7")  # or since=, run=, everything=True
+    api.statistics()                                # users, wishes and mana, migrated and not
+
+Users are given as user objects or primary keys.  ``using`` is a database alias.  Amounts are exact
+integers.  Every error is a ``MigrationError`` whose text says what happened and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from mana_migration.domain.forecast import Forecast
+from mana_migration.domain.options import SKIP, Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary
+from mana_migration.domain.validation import BY_ID, ERROR, WARNING, Finding
+from mana_migration.engine import users as user_keys
+from mana_migration.errors import UserNotFoundError
+from mana_migration.models import UserMigration
+from mana_migration.services import dry_run, migrate, rollback, runs, validation
+from mana_migration.states import UserStatus
+from wishes import conf as wishes_conf
+from wishes.models import Wallet
+from wishes.rates import Rates
+
+__all__ = [
+    "Statistics",
+    "UserReport",
+    "forecast",
+    "forecast_rollback",
+    "migrate_user",
+    "migrate_users",
+    "rates",
+    "roll_back",
+    "statistics",
+    "validate_user",
+    "worth",
+]
+
+#: ``migrate_users`` and ``roll_back`` take their defaults from the commands, but never pause.
+_CONTROLS: Final = Controls(delay=0.0)
+
+
+def rates() -> Rates:
+    """Return the conversion rates in force, in mana per wish.
+
+    Raises:
+        InvalidRatesError: the setting ``WISHES_RATES`` is wrong.
+    """
+    return wishes_conf.rates()
+
+
+def worth(green: int = 0, blue: int = 0, red: int = 0) -> int:
+    """Return what these wishes are worth, in mana, at the rates in force."""
+    return rates().worth(green, blue, red)
+
+
+@dataclass(frozen=True, slots=True)
+class UserReport:
+    """What the checks say of one user; ``valid`` if nothing stands in the way of a conversion."""
+
+    user: str
+    errors: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Say whether there is no error."""
+        return not self.errors
+
+
+def validate_user(user: Any, *, using: str = "default") -> UserReport:
+    """Check one user before or after their migration, without changing anything.
+
+    Raises:
+        UserNotFoundError: there is no such user.
+    """
+    key = _key(user, using)
+    found: list[Finding] = []
+    validation.validate(using=using, phase="both", users=[key], on_finding=found.append, all_hits=True)
+    by_severity: dict[str, list[Finding]] = {ERROR: [], WARNING: []}
+    notes: list[Finding] = []
+    for finding in found:
+        by_severity.get(BY_ID[finding.check].severity, notes).append(finding)
+    return UserReport(key, tuple(by_severity[ERROR]), tuple(by_severity[WARNING]), tuple(notes))
+
+
+def migrate_user(user: Any, *, using: str = "default") -> RunSummary:
+    """Convert one user at once, in one transaction; a user who is migrated already is skipped.
+
+    Raises:
+        UserNotFoundError: there is no such user.
+        PreflightError, DatabaseUnavailableError: the database is not fit; nothing was changed.
+    """
+    options = MigrationOptions(users=(_key(user, using),), controls=_CONTROLS)
+    return migrate.migrate(options, actor=runs.current_actor(), using=using)
+
+
+def migrate_users(
+    *,
+    batch_size: int | str = Controls().batch_size,
+    limit: int | None = None,
+    skip_invalid: bool = False,
+    auto_fix: bool = False,
+    progress: ProgressCallback | None = None,
+    using: str = "default",
+) -> RunSummary:
+    """Convert everybody who is not migrated, ``batch_size`` users in a transaction; goes on with an open run.
+
+    ``progress`` is told of each committed batch.
+
+    Raises:
+        FindingsError: error-level findings stand in the way.
+        RunConflictError: another run is open.
+        PreflightError, DatabaseUnavailableError: the database is not fit; a run that was open stays so.
+    """
+    options = MigrationOptions(
+        limit=limit,
+        skip_invalid=skip_invalid,
+        auto_fix=auto_fix,
+        controls=Controls(batch_size=batch_size, delay=0.0),
+    )
+    return migrate.migrate(options, actor=runs.current_actor(), using=using, progress=progress)
+
+
+def forecast(*, skip_invalid: bool = False, auto_fix: bool = False, using: str = "default") -> Forecast:
+    """Say what ``migrate_users`` would do now; nothing is written."""
+    return dry_run.forecast(
+        MigrationOptions(skip_invalid=skip_invalid, auto_fix=auto_fix, controls=_CONTROLS), using=using
+    )
+
+
+def roll_back(
+    *,
+    users: Iterable[Any] = (),
+    since: datetime | None = None,
+    run: int | None = None,
+    everything: bool = False,
+    on_shortfall: str = SKIP,
+    reason: str = "",
+    progress: ProgressCallback | None = None,
+    using: str = "default",
+) -> RunSummary:
+    """Take conversions back, by exactly one of: users, a date, a run, or all.
+
+    ``on_shortfall`` is ``skip`` or ``write-off``: what to do with users who spent part of their mana.
+
+    Raises:
+        UsageError: not exactly one selector was given.
+        NothingToRollBackError: there is no such conversion.
+        RunConflictError: another rollback is open.
+    """
+    options = _rollback_options(
+        users, since=since, run=run, everything=everything, on_shortfall=on_shortfall, reason=reason, using=using
+    )
+    return rollback.roll_back(options, actor=runs.current_actor(), using=using, progress=progress)
+
+
+def forecast_rollback(
+    *,
+    users: Iterable[Any] = (),
+    since: datetime | None = None,
+    run: int | None = None,
+    everything: bool = False,
+    on_shortfall: str = SKIP,
+    using: str = "default",
+) -> RollbackForecast:
+    """Say what ``roll_back`` would do now, shortfalls included; nothing is written."""
+    options = _rollback_options(
+        users, since=since, run=run, everything=everything, on_shortfall=on_shortfall, reason="", using=using
+    )
+    return rollback.forecast_rollback(options, using=using)
+
+
+def _rollback_options(
+    users: Iterable[Any],
+    *,
+    since: datetime | None,
+    run: int | None,
+    everything: bool,
+    on_shortfall: str,
+    reason: str,
+    using: str,
+) -> RollbackOptions:
+    return RollbackOptions(
+        users=tuple(_key(user, using) for user in users),
+        since=since,
+        run=run,
+        everything=everything,
+        on_shortfall=on_shortfall,
+        reason=reason,
+        controls=_CONTROLS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Users by outcome, and the sums over all wallets in wishes and mana."""
+
+    users_migrated: int
+    users_pending: int
+    users_failed: int
+    users_skipped: int
+    users_rolled_back: int
+    green: int
+    blue: int
+    red: int
+    mana: int
+    average_mana: float
+
+
+def statistics(*, using: str = "default") -> Statistics:
+    """Count users by outcome and sum up all wallets; reads every wallet once, so it costs with their number."""
+    totals = validation.wallet_totals(using)
+    records = UserMigration.objects.using(using)
+    migrated = totals["migrated"]
+    return Statistics(
+        users_migrated=migrated,
+        users_pending=totals["unmigrated"],
+        users_failed=records.filter(status=UserStatus.FAILED).count(),
+        users_skipped=records.filter(status=UserStatus.SKIPPED).count(),
+        users_rolled_back=records.filter(status=UserStatus.ROLLED_BACK).count(),
+        green=totals["green"],
+        blue=totals["blue"],
+        red=totals["red"],
+        mana=totals["mana"],
+        average_mana=totals["mana"] / migrated if migrated else 0.0,
+    )
+
+
+def _key(user: Any, using: str) -> str:
+    key = getattr(user, "pk", user)
+    wallet = Wallet.objects.using(using).filter(pk=key).first()
+    if wallet is None:
+        raise UserNotFoundError(f"no user with the primary key {key!r} has a wallet; give a user or a primary key")
+    return user_keys.to_text(wallet.pk)
