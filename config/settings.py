@@ -153,7 +153,7 @@ if env.boolean("BEHIND_TLS_PROXY", default=False):
     # Only where a proxy sets this header itself on every request: a client could send it otherwise.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
-CSP_REPORT_URI = env.text("CSP_REPORT_URI")
+_csp_report_uri = env.text("CSP_REPORT_URI")  # underscored: django-csp 4 refuses settings of its older names
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [SELF],
@@ -165,7 +165,7 @@ CONTENT_SECURITY_POLICY = {
         "base-uri": [NONE],
         "form-action": [SELF],
         "frame-ancestors": [NONE],
-        **({"report-uri": CSP_REPORT_URI} if CSP_REPORT_URI else {}),
+        **({"report-uri": _csp_report_uri} if _csp_report_uri else {}),
     },
 }
 
