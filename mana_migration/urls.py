@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from django.urls import path
 
-from mana_migration.views import machines
+from mana_migration.views import actions, machines, pages
 
 app_name = "mana_migration"
 
 urlpatterns = [
+    path("", pages.overview, name="overview"),
+    path("runs/start", actions.start, name="start"),
+    path("runs/<int:run_id>/", pages.run_page, name="run"),
+    path("runs/<int:run_id>/fragment", pages.run_fragment, name="run_fragment"),
+    path("runs/<int:run_id>/pause", actions.pause, name="pause"),
+    path("runs/<int:run_id>/resume", actions.resume, name="resume"),
+    path("runs/<int:run_id>/stop", actions.stop, name="stop"),
+    path("runs/<int:run_id>/rollback", actions.roll_back_run, name="rollback_run"),
+    path("users/", pages.user_search, name="users"),
+    path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
+    path("users/<path:key>/", pages.user_page, name="user"),
     path("healthz", machines.healthz, name="healthz"),
 ]

@@ -1,0 +1,48 @@
+"""What all pages of the staff have in common: the admin's frame around them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+
+from mana_migration.views.access import alias_of
+
+#: The permissions that buttons ask for, by the name that templates know them under.
+ACTION_PERMISSIONS: Final = {
+    name: f"mana_migration.{name}"
+    for name in (
+        "start_run",
+        "pause_run",
+        "resume_run",
+        "stop_run",
+        "rollback_run",
+        "rollback_user",
+        "export_report",
+    )
+}
+
+
+def render(
+    request: HttpRequest,
+    template: str,
+    context: dict[str, Any],
+    *,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+) -> TemplateResponse:
+    """Render a page in the admin's look."""
+    alias = alias_of(request)
+    frame = {
+        **admin.site.each_context(request),
+        "is_nav_sidebar_enabled": False,
+        "may": {name: request.user.has_perm(permission) for name, permission in ACTION_PERMISSIONS.items()},
+        "alias": alias,
+        "aliases": list(connections),
+        "alias_query": "" if alias == DEFAULT_DB_ALIAS else f"?{urlencode({'database': alias})}",
+    }
+    return TemplateResponse(request, f"mana_migration/{template}", frame | context, status=status, headers=headers)

@@ -1,0 +1,143 @@
+"""The pages to read: all runs, one run live, one user explained."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods, require_safe
+
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.errors import RunNotFoundError
+from mana_migration.models import MigrationRun
+from mana_migration.reports import facts
+from mana_migration.reports.run_charts import run_charts
+from mana_migration.selectors import explanation
+from mana_migration.selectors.run_list import totals_of
+from mana_migration.selectors.runs import run_snapshot
+from mana_migration.services import handover
+from mana_migration.states import RunKind, RunStatus
+from mana_migration.views.access import alias_of, staff_only
+from mana_migration.views.page import render
+
+RUNS_PER_PAGE: Final = 25
+
+#: Seconds between two looks at an open run.
+POLL_SECONDS: Final = 2
+
+#: Seconds after which a page without scripts reloads.
+RELOAD_SECONDS: Final = 5
+
+
+@require_safe
+@staff_only()
+def overview(request: HttpRequest) -> HttpResponseBase:
+    """List all runs, the latest first, below the one that is open."""
+    using = alias_of(request)
+    runs = MigrationRun.objects.using(using).order_by("-id")
+    page = Paginator(runs, RUNS_PER_PAGE).get_page(request.GET.get("p"))
+    shown = list(page.object_list)
+    totals = totals_of(shown, using=using)
+    seen = run_snapshot(using)
+    return render(
+        request,
+        "overview.html",
+        {
+            "title": "Mana migration",
+            "page": page,
+            "runs": [(run, totals[run.pk]) for run in shown],
+            "seen": seen,
+            "can_start": seen is None or not seen.is_open,
+            **_headline(seen),
+        },
+    )
+
+
+@require_safe
+@staff_only()
+def run_page(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    """Show one run as it is, and keep showing it as it goes on."""
+    seen = _snapshot(request, run_id)
+    return render(request, "run.html", {"title": facts.headline(seen), **_run_context(seen)})
+
+
+@require_safe
+@staff_only()
+def run_fragment(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    """Return the changing part of a run's page; where the status is another, make the page reload with its buttons."""
+    seen = _snapshot(request, run_id)
+    if request.GET.get("status", seen.status) != seen.status:
+        return HttpResponse(headers={"HX-Refresh": "true"})
+    return render(request, "_run.html", _run_context(seen))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@staff_only()
+def user_search(request: HttpRequest) -> HttpResponseBase:
+    """Find a user by primary key, username or record id; by POST, so that no name ends up in an address."""
+    text = request.POST.get("user", "")
+    matches = explanation.find(text, using=alias_of(request)) if text else []
+    keys = {match.user_pk for match in matches}
+    if len(keys) == 1:
+        address = reverse("mana_migration:user", args=[keys.pop()])
+        alias = alias_of(request)
+        return redirect(address if alias == "default" else f"{address}?database={alias}")
+    context = {"title": "Explain a user's numbers", "text": text, "matches": matches}
+    return render(request, "user_search.html", context, status=404 if text and not matches else 200)
+
+
+@require_safe
+@staff_only()
+def user_page(request: HttpRequest, key: str) -> HttpResponseBase:
+    """Explain one user's numbers."""
+    using = alias_of(request)
+    found = explanation.users_with_key(key, using)
+    explained = explanation.explain(found[0], using=using) if found else None
+    if explained is None:
+        raise Http404(f"there is no user {key}")
+    return render(request, "user.html", {"title": f"User {explained.user_pk}", "explanation": explained})
+
+
+def _snapshot(request: HttpRequest, run_id: int) -> RunSnapshot:
+    try:
+        seen = run_snapshot(alias_of(request), run_id)
+    except RunNotFoundError as error:
+        raise Http404(str(error)) from error
+    if seen is None:
+        raise Http404("there is no run yet")
+    return seen
+
+
+def _run_context(seen: RunSnapshot) -> dict[str, Any]:
+    zone = timezone.get_current_timezone()
+    return {
+        "seen": seen,
+        "facts": facts.facts(seen, zone),
+        "charts": run_charts(seen),
+        "poll_seconds": POLL_SECONDS,
+        "reload_seconds": RELOAD_SECONDS,
+        "can_pause": seen.status == RunStatus.RUNNING,
+        "can_resume": seen.status == RunStatus.PAUSED,
+        "can_stop": seen.is_open,
+        "can_roll_back": seen.kind == RunKind.MIGRATION
+        and seen.status not in (RunStatus.ROLLED_BACK, RunStatus.ROLLING_BACK)
+        and bool(seen.totals.migrated),
+        **_headline(seen),
+    }
+
+
+def _headline(seen: RunSnapshot | None) -> dict[str, Any]:
+    """Say how far the run is, whether anybody seems to work on it, and how to start a worker if not."""
+    if seen is None:
+        return {"share_percent": None, "nobody_works": False}
+    works = not seen.is_open or seen.status == RunStatus.PAUSED or not handover.looks_idle(seen.progress.idle)
+    share = seen.progress.share
+    return {
+        "share_percent": None if share is None else share * 100,
+        "nobody_works": not works,
+        "worker_command": handover.WORKER_COMMAND,
+    }
