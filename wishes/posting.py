@@ -95,3 +95,15 @@ def insert_opening_entries(reference: str, now: str) -> str:
         f"SELECT user_id, mana, mana, 'opening', {reference}, {now} "
         "FROM picked WHERE migrated = 1 AND mana <> 0 ORDER BY user_id"
     )
+
+
+def update_corrected_wallets(now: str, migrated_at: str) -> str:
+    """Return the UPDATE that puts corrected balances on wallets; the caller records before and after.
+
+    ``picked`` has user_id, green, blue, red and mana, all as they shall be.  ``migrated_at`` is the SQL of the flag as
+    it shall be, over ``picked`` and ``wishes_wallet``.
+    """
+    return (
+        "UPDATE wishes_wallet SET green = picked.green, blue = picked.blue, red = picked.red, mana = picked.mana, "
+        f"migrated_at = {migrated_at}, updated_at = {now} FROM picked WHERE wishes_wallet.user_id = picked.user_id"
+    )

@@ -133,11 +133,11 @@ def start(
     rates = wishes_conf.rates()
     refuse_other_rates(rates, using)
     report = validation.precheck(using)
-    fixed = 0
+    fixes = None
     if options.auto_fix and report.error_count:
-        fixed = autofix.fix_all(using=using, actor=actor.name, run=None).fixed
+        fixes = autofix.fix_all(using=using, actor=actor.name)
         report = validation.precheck(using)
-        notice(f"auto-fix changed {fixed:,} findings; before and after are kept as integrity fixes")
+        notice(f"auto-fix changed {fixes.fixed:,} findings; before and after are kept as integrity fixes")
     if report.error_count and not options.skip_invalid:
         raise FindingsError(
             f"{report.error_count:,} error-level findings stand in the way "
@@ -156,8 +156,8 @@ def start(
         expected=report.expected(limit=options.limit, cohort=options.cohort),
         baseline=report.baseline,
     )
-    if fixed:
-        autofix.assign_to_run(run.pk, using=using)
+    if fixes is not None:
+        autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)
     notice(f"run {run.pk} is open on {actor.host}: about {run.expected:,} users to migrate")
     return run
 

@@ -1,0 +1,219 @@
+"""The integrity checks by name, and what a validation found: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+PRE, POST, BOTH = "pre", "post", "both"
+
+SEVERITIES: Final = (ERROR, WARNING, INFO)
+PHASES: Final = (PRE, POST, BOTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One integrity check: how bad a finding is, when it is looked for, what it says, and why nothing fixes it.
+
+    Where ``no_fix`` is empty, auto-fix decides by the user's data (``mana_migration.domain.repairs``).
+    """
+
+    id: str
+    severity: str
+    phase: str
+    sentence: str
+    no_fix: str = ""
+    only_counted: bool = False
+    """At millions of users a list says nothing: its findings are told only when asked for."""
+
+    def belongs_to(self, phase: str) -> bool:
+        """Say whether a validation of this phase runs the check."""
+        return BOTH in (phase, self.phase) or phase == self.phase
+
+
+_BY_HAND: Final = "what happened is not known from the data: to be looked into by hand"
+
+CHECKS: Final = (
+    Check("negative_balance", ERROR, PRE, "wishes are negative"),
+    Check("orphaned_mana", ERROR, PRE, "mana of an unmigrated user is not backed by ledger entries"),
+    Check(
+        "overflow", ERROR, PRE, "the wishes' worth and the mana together are beyond the limit of BIGINT",
+        "there is no room for so much mana: split or correct the balance by hand",
+    ),
+    Check("migration_inconsistency", ERROR, BOTH, "the wallet's flag and the records disagree"),
+    Check(
+        "large_conversion", WARNING, PRE, "the wishes are worth more than the limit set for attention",
+        "nothing is wrong; look whether the balance is plausible",
+    ),
+    Check("already_migrated", INFO, PRE, "the user is migrated", "nothing is wrong", only_counted=True),
+    Check("zero_balance", INFO, PRE, "an unmigrated user has no wishes", "nothing is wrong", only_counted=True),
+    Check("no_wallet", INFO, PRE, "the user has no wallet, so nothing to migrate", "nothing is wrong", only_counted=True),
+    Check(
+        "conversion_mismatch", ERROR, POST, "a record's figures contradict each other or the rates of its run",
+        "a record is what happened, and never rewritten",
+    ),
+    Check("ledger_mismatch", ERROR, POST, "the wallet's mana is not what its ledger entries say", _BY_HAND),
+    Check(
+        "missing_entry", ERROR, POST, "a record lacks its ledger entry, or an entry its record",
+        "no entry or record is ever made up",
+    ),
+    Check("negative_mana", ERROR, POST, "mana is negative", _BY_HAND),
+    Check("late_wishes", ERROR, POST, "there are wishes on a migrated wallet", _BY_HAND),
+    Check("value_not_conserved", ERROR, POST, "sums of a run's records, batches and ledger entries differ", _BY_HAND),
+    Check("run_incomplete", ERROR, POST, "a run's batches do not account for its users", _BY_HAND),
+    Check(
+        "unmigrated_remaining", WARNING, POST, "the user is not migrated",
+        "migrate_users migrates them", only_counted=True,
+    ),
+    Check(
+        "unbooked_change", WARNING, POST,
+        "the wallets' value changed beside the ledgers: the site, or somebody, wrote them directly", _BY_HAND,
+    ),
+)  # fmt: skip
+
+BY_ID: Final[Mapping[str, Check]] = {check.id: check for check in CHECKS}
+
+
+def checks_of(phase: str) -> tuple[Check, ...]:
+    """Return the checks of a phase, in the order in which they are shown."""
+    return tuple(check for check in CHECKS if check.belongs_to(phase))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One hit of a check.
+
+    ``user`` is a primary key as text, ``record`` and ``run`` are ids; None where there is none.
+    ``figures`` are exact integers by name, in wishes or mana.  ``reason`` says what was done, or why
+    nothing can be done automatically.
+    """
+
+    check: str
+    user: str | None = None
+    record: int | None = None
+    run: int | None = None
+    figures: Mapping[str, int | str | None] = field(default_factory=dict)
+    fixed: bool = False
+    reason: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding for JSON."""
+        return {
+            "check": self.check,
+            "severity": BY_ID[self.check].severity,
+            "user": self.user,
+            "record": self.record,
+            "run": self.run,
+            "figures": dict(self.figures),
+            "fixed": self.fixed,
+            "reason": self.reason,
+        }
+
+
+OnFinding: TypeAlias = Callable[[Finding], None]
+"""Take one finding; called while the validation reads on."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found: ``count`` findings, ``fixed`` of them corrected since."""
+
+    id: str
+    severity: str
+    count: int
+    fixed: int = 0
+
+    @property
+    def remaining(self) -> int:
+        """Findings that are still there."""
+        return self.count - self.fixed
+
+    @property
+    def blocks(self) -> bool:
+        """Say whether error-level findings remain."""
+        return self.severity == ERROR and self.remaining > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
+        return {"id": self.id, "severity": self.severity, "count": self.count, "fixed": self.fixed}
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What a validation found, as of one moment.
+
+    ``totals``: exact sums over the wallets looked at, by name.  ``baseline``: the same and those of
+    the ledgers as text, for a run to keep; empty where only part of the users was looked at.
+    """
+
+    phase: str
+    checks: tuple[CheckResult, ...]
+    totals: Mapping[str, int] = field(default_factory=dict)
+    baseline: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Say whether no error-level finding remains."""
+        return not self.error_count
+
+    @property
+    def error_count(self) -> int:
+        """Error-level findings that remain."""
+        return self.remaining(ERROR)
+
+    @property
+    def warning_count(self) -> int:
+        """Warnings that remain."""
+        return self.remaining(WARNING)
+
+    def remaining(self, severity: str) -> int:
+        """Return the findings of a severity that remain."""
+        return sum(check.remaining for check in self.checks if check.severity == severity)
+
+    def check(self, check_id: str) -> CheckResult:
+        """Return one check's result; one that was not run has found nothing."""
+        found = next((check for check in self.checks if check.id == check_id), None)
+        return found or CheckResult(check_id, BY_ID[check_id].severity, 0)
+
+    def expected(self, *, limit: int | None = None, cohort: int | None = None) -> int:
+        """Return how many users a migration will have to handle: all, a share in hundredths of a percent, a limit."""
+        users = self.totals.get("unmigrated", 0)
+        if cohort is not None:
+            users = (users * cohort + 5_000) // 10_000
+        return users if limit is None else min(users, limit)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON; integers stay exact."""
+        return {
+            "phase": self.phase,
+            "ok": self.ok,
+            "checks": [check.as_dict() for check in self.checks],
+            "totals": dict(self.totals),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FixReport:
+    """What auto-fix did, or would do: findings fixed and left by check.
+
+    ``after`` is the newest integrity fix there was before.
+    """
+
+    fixed_by_check: Mapping[str, int] = field(default_factory=dict)
+    left_by_check: Mapping[str, int] = field(default_factory=dict)
+    dry_run: bool = False
+    after: int = 0
+
+    @property
+    def fixed(self) -> int:
+        """Findings fixed, over all checks."""
+        return sum(self.fixed_by_check.values())
+
+    @property
+    def left(self) -> int:
+        """Findings looked at and left, over all checks."""
+        return sum(self.left_by_check.values())

@@ -1,0 +1,95 @@
+"""Which users a query of the checks looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.engine import users
+
+#: Wallets in one range of users; their findings are held in memory together.
+RANGE: Final = 20_000
+
+OF_RUN: Final = (
+    "(SELECT s.user_id FROM mana_migration_usermigration s WHERE s.run_id = %(run)s "
+    "UNION ALL SELECT s.user_id FROM mana_migration_usermigration s WHERE s.reversal_run_id = %(run)s)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Users by key (as text), of one run, and in one range of keys (``after`` excluded, ``until`` included)."""
+
+    users: tuple[str, ...] = ()
+    run: int | None = None
+    after: str | None = None
+    until: str | None = None
+
+    @property
+    def everybody(self) -> bool:
+        """Say whether nobody is left out."""
+        return not self.users and self.run is None and self.after is None and self.until is None
+
+    def sql(self, column: str) -> str:
+        """Return a condition on the column with a user's key; it takes the parameters of ``parameters``."""
+        conditions = []
+        if self.users:
+            names = ", ".join(f"%(user_{place})s" for place in range(len(self.users)))
+            conditions.append(f"{column} IN ({names})")
+        if self.run is not None:
+            conditions.append(f"{column} IN {OF_RUN}")
+        if self.after is not None:
+            conditions.append(f"{column} > %(after)s")
+        if self.until is not None:
+            conditions.append(f"{column} <= %(until)s")
+        return f"({' AND '.join(conditions)})" if conditions else "1 = 1"
+
+    def parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
+        """Return what the placeholders of the condition stand for."""
+        values: dict[str, Any] = {
+            f"user_{place}": users.to_sql(connection, user) for place, user in enumerate(self.users)
+        }
+        values["run"] = self.run
+        values["after"] = None if self.after is None else users.to_sql(connection, self.after)
+        values["until"] = None if self.until is None else users.to_sql(connection, self.until)
+        return values
+
+    def between(self, after: str | None, until: str | None) -> Scope:
+        """Return the part of this scope in a range of keys."""
+        return replace(self, after=after, until=until)
+
+
+def ranges(connection: BaseDatabaseWrapper, scope: Scope, *, size: int = RANGE) -> Iterator[Scope]:
+    """Cut a scope into ranges of at most ``size`` wallets, in key order; together they hold every key there is."""
+    if scope.users:
+        yield scope
+        return
+    after: str | None = None
+    while True:
+        until = _key_at(connection, after, size)
+        yield scope.between(after, until)
+        if until is None:
+            return
+        after = until
+
+
+def _key_at(connection: BaseDatabaseWrapper, after: str | None, size: int) -> str | None:
+    """Return the key of the ``size``-th wallet after a key, None where there are fewer."""
+    start = "" if after is None else "WHERE user_id > %s"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT user_id FROM wishes_wallet {start} ORDER BY user_id LIMIT 1 OFFSET %s",
+            [*([] if after is None else [users.to_sql(connection, after)]), size - 1],
+        )
+        row = cursor.fetchone()
+    return None if row is None else users.to_text(users.from_sql(connection, row[0]))
+
+
+def rows(connection: BaseDatabaseWrapper, sql: str, scope: Scope, **parameters: Any) -> list[tuple[Any, ...]]:
+    """Run one query of the checks and return its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, scope.parameters(connection) | parameters)
+        return list(cursor.fetchall())
