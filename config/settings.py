@@ -201,7 +201,7 @@ LOGGING = {
 # --- The migration ----------------------------------------------------------------------------------------------------
 
 # What one wish is worth in mana. A run keeps the rates it was started with.
-MANA_MIGRATION_RATES = {
+WISHES_RATES = {
     "green": env.integer("GREEN_RATE", default=10, minimum=1, maximum=10**9),
     "blue": env.integer("BLUE_RATE", default=100, minimum=1, maximum=10**9),
     "red": env.integer("RED_RATE", default=1000, minimum=1, maximum=10**9),
