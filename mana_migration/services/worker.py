@@ -13,13 +13,14 @@ batches, so a crash in between loses nothing and other workers may take them.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
 import os
+import queue
 import random
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from typing import Any, Final, Protocol
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from mana_migration import conf
+from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
@@ -99,24 +101,29 @@ class Work(Protocol):
 
 @dataclass(slots=True)
 class StopFlag:
-    """Ask a worker to end after the batch in hand; wakes it from any wait."""
+    """Ask a worker to end after the batch in hand; wakes it from any wait.
 
-    _event: threading.Event = field(default_factory=threading.Event)
+    A signal handler may ask at any moment, also while this thread is about to wait: only a
+    ``SimpleQueue`` may be used then, an ``Event`` would wait for its own lock.
+    """
+
+    _wake: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    requested: bool = False
+    """Whether the end was asked for."""
     signal: int = 0
 
     def request(self, signal: int = 0) -> None:
         """Ask for the end, by this signal number."""
-        self.signal = signal
-        self._event.set()
-
-    @property
-    def requested(self) -> bool:
-        """Say whether the end was asked for."""
-        return self._event.is_set()
+        self.signal, self.requested = signal, True
+        self._wake.put(None)
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the end is asked for; return whether it was."""
-        return self._event.wait(seconds) if seconds > 0 else self._event.is_set()
+        if seconds > 0 and not self.requested:
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=seconds)
+                self._wake.put(None)  # for whoever else waits
+        return self.requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ class _Claim:
     last: str
     planned: int
     started: Any
+    controls: Any
 
 
 def worker_name() -> str:
@@ -162,6 +170,8 @@ class Worker:
         self.handled = 0  # users that this worker accounted for
         self._size: BatchSize | None = None
         self._controls = Controls()
+        self._controls_read: str | dict[str, Any] = {}
+        self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._lost_since: float | None = None
         self._lost_tries = 0
 
@@ -217,14 +227,23 @@ class Worker:
         vendor = connections[self._using].vendor
         with connections[self._using].cursor() as cursor:
             cursor.execute(
-                f"SELECT b.id, b.first_user, b.last_user, b.planned, {dialect.now(vendor)} "
+                f"SELECT b.id, b.first_user, b.last_user, b.planned, {dialect.now(vendor)}, r.controls "
                 "FROM mana_migration_migrationbatch b JOIN mana_migration_migrationrun r ON r.id = b.run_id "
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
                 f"ORDER BY b.id LIMIT 1 {dialect.lock(vendor, 'b', skip_locked=True)}",
                 [self._run_id],
             )
             row = cursor.fetchone()
-        return None if row is None else _Claim(*row)
+        if row is None:
+            return None
+        self._heed(row[-1])
+        return _Claim(*row)
+
+    def _heed(self, controls: str | dict[str, Any]) -> None:
+        """Take over the controls in force, which may have been changed since the last batch."""
+        if controls != self._controls_read:
+            values = json.loads(controls) if isinstance(controls, str) else controls
+            self._controls_read, self._controls = controls, Controls.from_dict(values)
 
     def _handle(self, claim: _Claim) -> Totals:
         result = self._work.handle(self._using, batch=claim.batch, first=claim.first, last=claim.last)
@@ -255,7 +274,10 @@ class Worker:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:
             self._progress(BatchResult(self._run_id, claim.batch, result, seconds))
-        if result.failed and self._work.tripped(self._using):
+        # Without a new failure the rate can only fall, but the first look comes when enough were attempted.
+        due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
+        self._attempted += result.attempted
+        if due and self._work.tripped(self._using):
             return Ending.TRIPPED
         if self._throttle is not None:
             self._throttle(self._controls, seconds)
@@ -289,7 +311,7 @@ class Worker:
 
     def _plan(self, run: MigrationRun) -> bool:
         """Plan the next batches under the run's lock; return False when nobody is left."""
-        self._controls = Controls.from_dict(run.controls)
+        self._heed(run.controls)
         if self._size is None or self._size.asked != self._controls.batch_size:
             self._size = BatchSize(self._controls.batch_size)
         size = self._size.current
@@ -404,7 +426,7 @@ class Worker:
             if self._lost_since is None:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=self._run_id)
-        wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2**self._lost_tries)
+        wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._lost_tries, 10))
         self._lost_tries += 1
         self._stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
 
