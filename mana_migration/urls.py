@@ -20,5 +20,6 @@ urlpatterns = [
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
     path("users/<path:key>/", pages.user_page, name="user"),
+    path("metrics", machines.metrics, name="metrics"),
     path("healthz", machines.healthz, name="healthz"),
 ]

@@ -61,6 +61,9 @@ class ReadOnlyAdmin(AnyModelAdmin):
     actions = None
     view_on_site = False
 
+    class Media:
+        css = {"all": ["wishes/admin.css"]}
+
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Refuse: rows are made by services."""
         return False

@@ -64,8 +64,8 @@ class MigratingUserAdmin(PageAdmin):
     """Every user with their migration status, and the page that explains their numbers."""
 
     # Names that no user model has fields of: a field would go before the method.
-    list_display = ("shown_key", "shown_username", "shown_standing", "shown_reason", "shown_green", "shown_blue",
-                    "shown_red", "shown_mana", "shown_migrated_at", "shown_record")  # fmt: skip
+    list_display = ("shown_key", "shown_username", "shown_standing", "shown_reason", "shown_wishes", "shown_mana",
+                    "shown_record")  # fmt: skip
     list_display_links = ("shown_key", "shown_username")
     list_filter = (StandingFilter,)
     search_fields = ("pk",)  # shows the search box; get_search_results does the work
@@ -125,30 +125,16 @@ class MigratingUserAdmin(PageAdmin):
         shown = user.found.standing in (Standing.FAILED, Standing.SKIPPED)
         return user.found.record.error_class if shown else ""
 
-    @admin.display(description="green", empty_value="-")
-    def shown_green(self, user: Any) -> str | None:
-        """Return the green wishes now."""
-        return number(user.found.wallet.green) if user.found.wallet else None
-
-    @admin.display(description="blue", empty_value="-")
-    def shown_blue(self, user: Any) -> str | None:
-        """Return the blue wishes now."""
-        return number(user.found.wallet.blue) if user.found.wallet else None
-
-    @admin.display(description="red", empty_value="-")
-    def shown_red(self, user: Any) -> str | None:
-        """Return the red wishes now."""
-        return number(user.found.wallet.red) if user.found.wallet else None
+    @admin.display(description="green, blue, red", empty_value="-")
+    def shown_wishes(self, user: Any) -> str | None:
+        """Return the wishes now, by colour."""
+        wallet = user.found.wallet
+        return " / ".join(number(getattr(wallet, colour)) for colour in ("green", "blue", "red")) if wallet else None
 
     @admin.display(description="mana", empty_value="-")
     def shown_mana(self, user: Any) -> str | None:
         """Return the mana now."""
         return number(user.found.wallet.mana) if user.found.wallet else None
-
-    @admin.display(description="migrated at", empty_value="-")
-    def shown_migrated_at(self, user: Any) -> Any:
-        """Return since when the user holds mana alone."""
-        return user.found.wallet.migrated_at if user.found.wallet else None
 
     @admin.display(description="record", empty_value="-")
     def shown_record(self, user: Any) -> int | None:

@@ -233,6 +233,11 @@ class Outlook:
     shortfalls: list[tuple[int, int, int]]
     stops_run: int | None
 
+    @property
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return why users would stay migrated; a Counter itself cannot be walked through by a template."""
+        return self.skipping.skips.most_common()
+
 
 def outlook(options: RollbackOptions, *, using: str) -> Outlook:
     """Say what a rollback would do on either terms; one look where nobody has spent the mana."""

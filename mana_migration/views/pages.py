@@ -62,7 +62,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
 def run_page(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Show one run as it is, and keep showing it as it goes on."""
     seen = _snapshot(request, run_id)
-    return render(request, "run.html", {"title": facts.headline(seen), **_run_context(seen)})
+    return render(request, "run.html", {"title": f"{seen.kind_label} run {seen.run}", **_run_context(seen)})
 
 
 @require_safe
