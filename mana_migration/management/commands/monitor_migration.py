@@ -5,109 +5,94 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 from rich.console import Console
 
+from mana_migration import conf
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, MigrationCommand
+from mana_migration.management.streams import TextSink, ended_by_sigterm
 from mana_migration.management.watching import NO_RUN, Watch
 from mana_migration.reports import console as screens
-from mana_migration.reports import snapshot_json
+from mana_migration.reports import export, report_json, report_text, snapshot_json
 from mana_migration.reports.formatting import when
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
+from mana_migration.services import preflight, reporting
 
 
 class Command(MigrationCommand):
     help = (
         "Show how a run stands: the open one, else the latest. --watch follows it to its end, --report and --export "
-        "write everything about it. Reads only, and costs the same whatever the number of users."
+        "write everything about it. Reads only."
     )
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``monitor_migration``."""
-        what = parser.add_mutually_exclusive_group()
-        what.add_argument(
-            "--watch",
-            action="store_true",
-            help="Follow the run until it is over or Ctrl-C: a live screen on a terminal, one line per look elsewhere. "
-            "Where no run is open, wait for one to start.",
-        )
-        parser.add_argument(
-            "--run",
-            type=arguments.whole_number,
-            metavar="ID",
-            dest="run_id",
-            help="Show this run (default: the open one, else the latest).",
-        )
-        parser.add_argument(
-            "--since",
-            type=arguments.moment,
-            metavar="DATE",
-            help="List the runs started since then: YYYY-MM-DD or an ISO date-time, in the configured time zone "
-            "(default: no list).",
-        )
-        parser.add_argument(
-            "--interval",
-            type=seconds,
-            default=3.0,
-            metavar="SECONDS",
-            help="Seconds between two looks of --watch, above 0 (default: %(default)g).",
-        )
+        add_monitor_options(parser)
 
     def run(self, **options: Any) -> int:
         """Route to the one thing that the options mean."""
-        if options["run_id"] is not None and options["since"] is not None:
-            raise UsageError("--run names one run and --since lists many: give one of them")
-        if options["watch"]:
-            return self.watch(options)
-        return self.show(options)
+        refuse_contradictions(options)
+        try:
+            if options["watch"]:
+                return self.watch(options)
+            if options["run_id"] is None and find_run(options["database"]) is None:
+                return self.nothing_yet()
+            if options["export"]:
+                return self.export(options)
+            return self.report(options) if options["report"] else self.show(options)
+        except (DatabaseError, InterfaceError):
+            preflight.check(options["database"], read_only=True)  # says it better where it is the cause
+            raise
+        except KeyboardInterrupt:
+            self.stderr.write("aborted: nothing was left behind")
+            return 128 + signal.SIGINT
 
-    def show(self, options: dict[str, Any]) -> int:
-        """Print one screen."""
-        since: datetime | None = options["since"]
-        if since is not None:
-            return self.list_runs(since, options)
-        seen = run_snapshot(options["database"], options["run_id"])
+    def nothing_yet(self) -> int:
+        """Say that there is no run."""
         if self.json_output:
-            self.print_json({"run": None} if seen is None else snapshot_json.snapshot_json(seen))
-        elif seen is None:
-            self.stdout.write(NO_RUN)
+            self.print_json({"run": None})
         else:
-            self.print_screen(seen)
+            self.stdout.write(NO_RUN)
         return DONE
 
-    def list_runs(self, since: datetime, options: dict[str, Any]) -> int:
-        """Print the runs started since a moment."""
-        runs = runs_since(options["database"], since)
+    def show(self, options: dict[str, Any]) -> int:
+        """Print one screen, or the list of the runs since a date."""
+        if options["since"] is not None:
+            return self.list_runs(options)
+        seen = run_snapshot(options["database"], options["run_id"])
+        if seen is None:
+            return self.nothing_yet()
         if self.json_output:
-            self.print_json({"since": since.isoformat(), "runs": snapshot_json.runs_json(runs)})
+            self.print_json(snapshot_json.snapshot_json(seen))
+        elif self.on_terminal():
+            Console().print(screens.screen(seen, timezone.get_current_timezone()))
+        else:
+            self.stdout.write(screens.snapshot_text(seen, timezone.get_current_timezone()))
+        return DONE
+
+    def list_runs(self, options: dict[str, Any]) -> int:
+        """Print the runs started since a date."""
+        runs, zone = runs_since(options["database"], options["since"]), timezone.get_current_timezone()
+        if self.json_output:
+            self.print_json({"since": options["since"].isoformat(), "runs": snapshot_json.runs_json(runs)})
             return DONE
-        zone = timezone.get_current_timezone()
-        self.stdout.write(f"Runs since {when(since, zone)}: {len(runs):,}")
+        self.stdout.write(f"Runs since {when(options['since'], zone)}: {len(runs):,}")
         if runs:
             self.stdout.write(screens.runs_text(runs, zone))
         return DONE
 
-    def print_screen(self, seen: RunSnapshot) -> None:
-        """Draw a run's screen on a terminal, write it as plain text elsewhere."""
-        zone = timezone.get_current_timezone()
-        if self.on_terminal():
-            Console().print(screens.screen(seen, zone))
-        else:
-            self.stdout.write(screens.snapshot_text(seen, zone))
-
     def watch(self, options: dict[str, Any]) -> int:
         """Follow the run until it is over; a signal ends the watch with its own exit code."""
-        if self.json_output:
-            raise UsageError(
-                "--watch prints for people; for JSON give --format json without --watch, as often as needed"
-            )
         using, chosen, since = options["database"], options["run_id"], options["since"]
 
         def read() -> RunSnapshot | None:
@@ -130,6 +115,43 @@ class Command(MigrationCommand):
             watch.in_lines(self.say)
         return DONE if watch.signal is None else 128 + watch.signal
 
+    def report(self, options: dict[str, Any]) -> int:
+        """Print reports: as text, or one as its JSON."""
+        zone = timezone.get_current_timezone()
+        for run_id in self.chosen_runs(options):
+            with reporting.run_report(options["database"], run_id) as report:
+                if self.json_output:
+                    report_json.write(report, TextSink(self.stdout))
+                else:
+                    for line in report_text.as_lines(report, zone):
+                        self.stdout.write(line)
+        return DONE
+
+    def export(self, options: dict[str, Any]) -> int:
+        """Write reports to new files and say where they are."""
+        runs, output = self.chosen_runs(options), options["output"]
+        if output is not None and len(runs) > 1:
+            raise UsageError(f"--output names one file and {len(runs):,} runs are meant: leave it out, or give --run")
+        written: list[dict[str, Any]] = []
+        with ended_by_sigterm():
+            for run_id in runs:
+                run, files = write_export(options["database"], run_id, options["export"], output)
+                written.append({"run": run, "format": options["export"], "files": [str(file) for file in files]})
+                if not self.json_output:
+                    self.stdout.write(f"Report of run {run}: {', '.join(map(str, files))}")
+        if self.json_output:
+            self.print_json({"reports": written})
+        return DONE
+
+    def chosen_runs(self, options: dict[str, Any]) -> list[int | None]:
+        """Return the runs to report: those since a date, the oldest first; else one, None for the open or latest."""
+        since: datetime | None = options["since"]
+        if since is None:
+            return [options["run_id"]]
+        runs = runs_since(options["database"], since)
+        self.notice(f"Runs since {when(since, timezone.get_current_timezone())}: {len(runs):,}")
+        return [line.run for line in reversed(runs)]
+
     def say(self, line: str) -> None:
         """Write a line at once, for whoever reads the other end of a pipe."""
         self.stdout.write(line)
@@ -138,6 +160,89 @@ class Command(MigrationCommand):
     def on_terminal(self) -> bool:
         """Say whether screens can be drawn."""
         return bool(self.stdout.isatty()) and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+def write_export(using: str, run_id: int | None, format_: str, output: Path | None) -> tuple[int, list[Path]]:
+    """Write one run's report, by default into the reports' folder; return the run and the files."""
+    if output is not None:
+        export.refuse_names_taken(output, format_)  # before any work
+    with reporting.run_report(using, run_id) as report:
+        run = report.snapshot.run
+        path = output
+        if path is None:
+            zone = timezone.get_current_timezone()
+            path = export.default_path(conf.report_dir(), run, format_, report.generated_at, zone)
+            export.refuse_names_taken(path, format_, make_folder=True)
+        return run, export.write_report(report, format_, path)
+
+
+def refuse_contradictions(options: dict[str, Any]) -> None:
+    """Refuse options that cannot be meant together.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    many, json_text = options["since"] is not None, options["format"] == "json"
+    if options["run_id"] is not None and many:
+        raise UsageError("--run names one run and --since many: give one of them")
+    if options["output"] is not None and not options["export"]:
+        raise UsageError(f"--output says where --export writes: give --export {'|'.join(export.FORMATS)} as well")
+    if options["watch"] and options["export"]:
+        raise UsageError("--watch shows a run and --export writes a file: give one of them")
+    if options["watch"] and json_text:
+        raise UsageError("--watch prints for people; for JSON give --format json without it, as often as needed")
+    if options["report"] and not options["export"] and many and json_text:
+        raise UsageError("--format json prints the report of one run: name it with --run, or use --export json")
+
+
+def add_monitor_options(parser: CommandParser) -> None:
+    """Add the options of ``monitor_migration``."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--watch",
+        action="store_true",
+        help="Follow the run until it is over or Ctrl-C: a live screen on a terminal, one line per look elsewhere. "
+        "Where no run is open, wait for one to start.",
+    )
+    what.add_argument(
+        "--report",
+        action="store_true",
+        help="Print the whole report of the run, but for its users one by one, which --export writes.",
+    )
+    parser.add_argument(
+        "--export",
+        choices=export.FORMATS,
+        help="Write the whole report with every user, by record id, to a new file: json, csv (with a second file for "
+        "everything but the users), html or xlsx.",
+    )
+    parser.add_argument(
+        "--output",
+        type=path,
+        metavar="PATH",
+        help="Where --export writes, never over an existing file (default: migration-report-DATE-runN.FORMAT in the "
+        "folder that MANA_MIGRATION_REPORT_DIR names).",
+    )
+    parser.add_argument(
+        "--run",
+        type=arguments.whole_number,
+        metavar="ID",
+        dest="run_id",
+        help="Show this run (default: the open one, else the latest).",
+    )
+    parser.add_argument(
+        "--since",
+        type=arguments.moment,
+        metavar="DATE",
+        help="List the runs started since then, or report or export each of them: YYYY-MM-DD or an ISO date-time, in "
+        "the configured time zone (default: one run).",
+    )
+    parser.add_argument(
+        "--interval",
+        type=seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="Seconds between two looks of --watch, above 0 (default: %(default)g).",
+    )
 
 
 def seconds(value: str) -> float:
@@ -149,3 +254,10 @@ def seconds(value: str) -> float:
     if not 0 < number <= 86_400:
         raise argparse.ArgumentTypeError(f"{value!r}: give a number of seconds above 0, up to 86400")
     return number
+
+
+def path(value: str) -> Path:
+    """Accept the path of a file, not nothing and not a folder."""
+    if not value.strip() or "\0" in value or value.endswith(("/", "/.", "/..")) or value in (".", ".."):
+        raise argparse.ArgumentTypeError(f"{value!r}: give the path of a file")
+    return Path(value)

@@ -1,0 +1,42 @@
+"""Cells of files that spreadsheets open: numbers stay numbers, text never starts a formula."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from mana_migration.reports.sections import Cell
+
+#: What makes a spreadsheet take text for a formula, ASCII and full-width; selectors.details has the same in SQL.
+FORMULA_STARTS: Final = ("=", "+", "-", "@", "|", "%", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")  # noqa: RUF001
+
+#: The largest whole number that a spreadsheet, which computes in floating point, keeps exactly.
+SPREADSHEET_MAX: Final = 10**15
+
+
+def safe_text(text: str) -> str:
+    """Return text that opens as text: with an apostrophe before anything that would start a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def csv_cell(value: Cell) -> str | int | float:
+    """Return a cell for CSV; numbers are left alone, moments are ISO 8601, nothing is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return safe_text(value)
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def spreadsheet_cell(value: Cell) -> str | int | float | None:
+    """Return a cell for XLSX, where whole numbers beyond 15 digits are kept as text, since they would be rounded."""
+    if isinstance(value, int) and abs(value) > SPREADSHEET_MAX:
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return safe_text(_printable(value)) if isinstance(value, str) else value
+
+
+def _printable(text: str) -> str:
+    """Drop the control characters that XML cannot carry."""
+    return "".join(character for character in text if character >= " " or character in "\t\n\r")

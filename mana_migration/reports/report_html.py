@@ -1,0 +1,168 @@
+"""A report as one HTML file that asks for nothing from anywhere: styles and charts are inside, scripts are not.
+
+The content security policy lets in this very style sheet, by its hash, and nothing else.  Everything
+is escaped by the template; the style sheet is written so that escaping leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from django.template.loader import render_to_string
+from django.utils.html import escape
+from django.utils.timezone import get_current_timezone
+
+from mana_migration.domain.report import RunReport, UserDetail
+from mana_migration.reports.facts import BAD, GOOD, PLAIN, WARN, headline, status_tone
+from mana_migration.reports.formatting import duration, number, percent, when
+from mana_migration.reports.report_charts import report_charts
+from mana_migration.reports.report_text import text_cell
+from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections
+
+#: Users listed one by one in the page; of more, those who failed or were skipped come first.
+USERS_LISTED: Final = 10_000
+
+_STYLES: Final = ("charts.css", "report.css")
+_STATIC: Final = Path(__file__).resolve().parent.parent / "static" / "mana_migration"
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One headline figure."""
+
+    label: str
+    figure: str
+    small: str = ""
+    tone: str = PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A section with its cells as text; ``numeric`` says of each column whether it holds numbers."""
+
+    key: str
+    title: str
+    note: str
+    tone: str
+    verdict: str
+    columns: Sequence[tuple[str, bool]]
+    rows: Sequence[Sequence[tuple[str, bool]]]
+
+
+@lru_cache(maxsize=1)
+def style() -> str:
+    """Return the style sheet of the report, charts included."""
+    return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in _STYLES)
+
+
+def content_security_policy() -> str:
+    """Return the policy that the page carries, for a view that serves it as well."""
+    digest = base64.b64encode(hashlib.sha256(escape(style()).encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def write(report: RunReport, stream: BinaryIO) -> None:
+    """Write the page; its size has a limit, since it lists at most ``USERS_LISTED`` users."""
+    stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
+
+
+def context(report: RunReport) -> dict[str, Any]:
+    """Return what the template shows; every value is text."""
+    seen = report.snapshot
+    listed, problems_first = _listed(report)
+    tables = [_table(section) for section in sections(report)]
+    return {
+        "policy": content_security_policy(),
+        "style": style(),
+        "title": headline(seen),
+        "status": seen.status_label,
+        "tone": status_tone(seen.status),
+        "run": seen.run,
+        "kind": seen.kind_label,
+        "started": when(seen.started_at, get_current_timezone()),
+        "finished": when(seen.finished_at, get_current_timezone()) if seen.finished_at else "",
+        "made": when(report.generated_at, get_current_timezone()),
+        "tiles": _tiles(report),
+        "charts": report_charts(report),
+        "tables": tables,
+        "users": {
+            "columns": [(name.replace("_", " "), name not in ("status", "error")) for name in USER_COLUMNS],
+            "rows": [[(text_cell(cell), not isinstance(cell, str)) for cell in line] for line in listed],
+            "listed": number(len(listed)),
+            "all": number(report.records),
+            "cut": len(listed) < report.records,
+            "problems_first": problems_first,
+        },
+    }
+
+
+def _tiles(report: RunReport) -> list[Tile]:
+    seen, totals, books = report.snapshot, report.snapshot.totals, report.reconciliation
+    done = totals.rolled_back if seen.is_rollback else totals.migrated
+    rate = seen.error_rate
+    share = percent(rate.share) + " of those attempted" if rate.share is not None else ""
+    tiles = [
+        Tile("Users rolled back" if seen.is_rollback else "Users migrated", number(done), _of_expected(report)),
+        Tile("Mana debited" if seen.is_rollback else "Mana credited", number(totals.mana)),
+        Tile("Failed", number(totals.failed), share, WARN if totals.failed else PLAIN),
+        Tile("Skipped", number(totals.skipped), "", WARN if totals.skipped else PLAIN),
+        Tile("Took", duration(seen.elapsed), f"{number(seen.progress.rate_average)} users a minute"),
+        Tile(
+            "Books",
+            "agree" if books.ok else "do NOT agree",
+            "to the unit" if books.ok else "see the reconciliation",
+            GOOD if books.ok else BAD,
+        ),
+    ]
+    if report.validation is not None:
+        words = "no errors" if report.validation.ok else f"{number(report.validation.error_count)} errors"
+        tiles.append(Tile("Integrity", words, "", GOOD if report.validation.ok else BAD))
+    if totals.shortfall or report.shortfall_users:
+        small = f"{number(report.shortfall_users)} users had spent mana"
+        tiles.append(Tile("Written off", number(totals.shortfall), small, WARN))
+    return tiles
+
+
+def _of_expected(report: RunReport) -> str:
+    progress = report.snapshot.progress
+    return "" if progress.expected is None else f"of {number(progress.expected)} selected at the start"
+
+
+def _listed(report: RunReport) -> tuple[list[UserDetail], bool]:
+    """Return the users to list, and whether those with problems were put first because not all fit."""
+    if report.records <= USERS_LISTED:
+        return list(report.details), False
+    listed = report.details.problems(USERS_LISTED)
+    known = {line.record for line in listed}
+    others = (line for line in report.details if line.record not in known)
+    return [*listed, *islice(others, USERS_LISTED - len(listed))], True
+
+
+def _table(section: Section) -> Table:
+    zone = get_current_timezone()
+    numeric = [
+        bool(section.rows) and all(_is_number(row[place]) for row in section.rows)
+        for place in range(len(section.columns))
+    ]
+    return Table(
+        key=section.key,
+        title=section.title,
+        note=section.note,
+        tone=PLAIN if section.ok is None else GOOD if section.ok else BAD,
+        verdict="" if section.ok is None else "OK" if section.ok else "NOT OK",
+        columns=list(zip(section.columns, numeric, strict=True)),
+        rows=[
+            [(text_cell(cell, zone), right) for cell, right in zip(row, numeric, strict=True)] for row in section.rows
+        ],
+    )
+
+
+def _is_number(cell: Cell) -> bool:
+    return cell is None or isinstance(cell, int | float)

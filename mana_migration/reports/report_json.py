@@ -1,0 +1,121 @@
+"""A report as one JSON object, streamed: its users come last, one a line.
+
+``docs/report.schema.json`` is the contract.  Amounts are exact integers of any size; readers whose
+numbers are floating point must parse them as big integers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Final
+
+from mana_migration.domain.report import SCHEMA_VERSION, ProblemClass, RunReport, UserDetail
+from mana_migration.reports.snapshot_json import snapshot_json
+
+#: Who started or changed a run is for the monitor and the admin; reports carry no names.
+_PERSONAL: Final = ("actor", "host")
+
+#: Users per write.
+CHUNK: Final = 2_000
+
+
+def write(report: RunReport, stream: BinaryIO) -> None:
+    """Write the report; memory does not grow with its users."""
+    head = json.dumps(summary(report), indent=1, default=str)
+    stream.write(head.removesuffix("\n}").encode())
+    stream.write(b',\n "users": [')
+    texts: dict[str, str] = {}
+    lines: list[str] = []
+    separator = "\n  "
+    for line in report.details:
+        lines.append(_user(line, texts))
+        if len(lines) == CHUNK:
+            stream.write((separator + ",\n  ".join(lines)).encode())
+            separator = ",\n  "
+            lines.clear()
+    if lines:
+        stream.write((separator + ",\n  ".join(lines)).encode())
+    stream.write(b"\n ]\n}\n")
+
+
+def summary(report: RunReport) -> dict[str, Any]:
+    """Return everything but the users one by one, as JSON values."""
+    speed, books = report.performance, report.reconciliation
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": report.generated_at.isoformat(),
+        "time_zone": report.time_zone,
+        "run": _run(report),
+        "statistics": {
+            "records": report.records,
+            "records_deleted": report.records_deleted,
+            "by_status": [_fields(part) for part in report.statuses],
+            "by_size": [_fields(size) for size in report.sizes],
+        },
+        "errors": _problems(report.errors),
+        "skipped": _problems(report.skips),
+        "performance": {
+            "batches": speed.batches,
+            "batch_seconds": {"p50": speed.p50, "p95": speed.p95, "max": speed.longest, "mean": speed.mean},
+            "users_per_minute": [
+                {"at": at.isoformat(), "users_per_minute": round(rate, 1)} for at, rate in speed.users_per_minute
+            ],
+            "slowest_batches": [
+                _fields(line) | {"started_at": line.started_at.isoformat() if line.started_at else None}
+                for line in speed.slowest
+            ],
+        },
+        "rollbacks": [_fields(part) for part in report.reversals],
+        "shortfalls": {
+            "users": report.shortfall_users,
+            "largest": [line._asdict() for line in report.shortfalls],
+        },
+        "reconciliation": {
+            "before": books.before,
+            "converted": books.converted,
+            "written_off": books.written_off,
+            "mana_after": books.mana_after,
+            "wishes_after": books.wishes_after,
+            "after": books.after,
+            "difference": books.difference,
+            "ok": books.ok,
+            "agreements": [_fields(line) | {"ok": line.ok} for line in books.agreements],
+        },
+        "integrity": None if report.validation is None else report.validation.as_dict(),
+    }
+
+
+def _run(report: RunReport) -> dict[str, Any]:
+    values = {key: value for key, value in snapshot_json(report.snapshot).items() if key not in _PERSONAL}
+    values["events"] = [
+        {key: value for key, value in event.items() if key not in _PERSONAL} for event in values["events"]
+    ]
+    return values
+
+
+def _problems(problems: Iterable[ProblemClass]) -> list[dict[str, Any]]:
+    return [
+        {"class": part.name, "users": part.users, "message": part.message, "example_records": list(part.examples)}
+        for part in problems
+    ]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _user(line: UserDetail, texts: dict[str, str]) -> str:
+    """Write one user; by hand, since this is done a million times."""
+    status, error = line.status, line.error
+    if error not in texts:
+        texts[error] = json.dumps(error)
+    tail = "null" if line.reversal_run is None else line.reversal_run
+    debited = "null" if line.mana_debited is None else line.mana_debited
+    shortfall = "null" if line.shortfall is None else line.shortfall
+    return (
+        f'{{"record": {line.record}, "run": {line.run}, "status": "{status}", "green": {line.green}, '
+        f'"blue": {line.blue}, "red": {line.red}, "mana_before": {line.mana_before}, '
+        f'"mana_credited": {line.mana_credited}, "error": {texts[error]}, "reversal_run": {tail}, '
+        f'"mana_debited": {debited}, "shortfall": {shortfall}}}'
+    )

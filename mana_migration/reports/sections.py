@@ -1,0 +1,242 @@
+"""A report as tables of plain cells: the one source of every format, so that all of them say the same.
+
+Nothing here names who started or changed a run: reports leave the house.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, UserDetail
+from mana_migration.domain.validation import BY_ID
+from mana_migration.reports.facts import controls_words
+from mana_migration.reports.formatting import number, one_line
+
+Cell = int | float | str | datetime | None
+
+#: Columns that hold seconds, shares and moments are named so; all other numbers are counts or amounts.
+USER_COLUMNS: Final = UserDetail._fields
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table of a report: a key for programs, a title for people, what it tells, and its rows.
+
+    ``ok`` says whether what the table compares holds; None where it compares nothing.
+    """
+
+    key: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    ok: bool | None = None
+
+
+def sections(report: RunReport) -> list[Section]:
+    """Return all tables of a report but the users; those without rows are left out, save the important ones."""
+    found = [
+        _run(report),
+        _users(report),
+        _mana(report),
+        _reconciliation(report),
+        _agreements(report),
+        _integrity(report),
+        _problems("errors", "Errors", "Users who failed, by class.", report.errors),
+        _problems("skipped", "Skipped", "Users who were left out, by reason.", report.skips),
+        _sizes(report),
+        _performance(report),
+        _durations(report),
+        _speed(report),
+        _slowest(report),
+        _rollbacks(report),
+        _shortfalls(report),
+        _events(report),
+    ]
+    return [section for section in found if section.rows or section.key in ("reconciliation", "integrity", "errors")]
+
+
+def size_words(size: SizeClass) -> str:
+    """Name a class of conversions by its mana: 1,000 to 9,999."""
+    if size.high is None:
+        return f"{number(size.low)} and more"
+    return number(size.low) if size.low == size.high else f"{number(size.low)} to {number(size.high)}"
+
+
+def _run(report: RunReport) -> Section:
+    seen = report.snapshot
+    rows: list[tuple[Cell, ...]] = [
+        ("run", seen.run),
+        ("kind", seen.kind),
+        ("status", seen.status),
+        ("started", seen.started_at),
+        ("finished", seen.finished_at),
+        ("seconds", round(seen.elapsed, 3)),
+        ("seconds without pauses", round(seen.worked, 3)),
+        ("settings", controls_words(seen)),
+        ("reason", one_line(seen.reason)),
+        ("ended because", one_line(seen.stop_reason)),
+        ("takes back run", seen.target_run),
+        ("report made", report.generated_at),
+        ("time zone", report.time_zone),
+    ]
+    return Section("run", "Run", "", ("what", "value"), [row for row in rows if row[1] not in ("", None)])
+
+
+def _users(report: RunReport) -> Section:
+    totals = report.snapshot.totals
+    rows: list[tuple[Cell, ...]] = [
+        ("expected at the start", report.snapshot.progress.expected),
+        ("selected", totals.selected),
+        ("migrated", totals.migrated),
+        ("rolled back by this run", totals.rolled_back),
+        ("skipped", totals.skipped),
+        ("failed", totals.failed),
+        ("records kept", report.records),
+    ]
+    if report.records_deleted:
+        rows.append(("records deleted by a rollback", report.records_deleted))
+    rows += [(f"records now {part.status.replace('_', ' ')}", part.users) for part in report.statuses]
+    note = "What the run did, from its batches; and how its users' records stand now, after any rollback."
+    return Section("users", "Users", note, ("outcome", "users"), [row for row in rows if row[1] is not None])
+
+
+def _mana(report: RunReport) -> Section:
+    seen, totals = report.snapshot, report.snapshot.totals
+    rows: list[tuple[Cell, ...]] = [
+        (colour, getattr(totals, colour), rate, seen.mana_by_colour[colour]) for colour, rate in seen.rates.items()
+    ]
+    rows.append(("total", totals.green + totals.blue + totals.red, None, totals.mana))
+    if totals.shortfall:
+        rows.append(("written off", None, None, totals.shortfall))
+    what = "Wishes given back and mana debited" if seen.is_rollback else "Wishes converted and mana credited"
+    return Section("mana", "Wishes and mana", f"{what}.", ("colour", "wishes", "rate", "mana"), rows)
+
+
+def _reconciliation(report: RunReport) -> Section:
+    books = report.reconciliation
+    rows: list[tuple[Cell, ...]] = [
+        ("before", books.before),
+        ("converted", books.converted),
+        ("written off", books.written_off),
+        ("after, as mana", books.mana_after),
+        ("after, as wishes given back", books.wishes_after),
+        ("after", books.after),
+        ("difference", books.difference),
+    ]
+    note = "Value in mana at the run's rates. Before + written off = after, to the unit: " + (
+        "it agrees." if books.difference == 0 else f"it does NOT agree, by {number(books.difference)}."
+    )
+    return Section("reconciliation", "Reconciliation", note, ("what", "mana"), rows, ok=books.ok)
+
+
+def _agreements(report: RunReport) -> Section:
+    books = report.reconciliation
+    rows = [
+        (line.what, line.first, line.first_value, line.second, line.second_value, "yes" if line.ok else "NO")
+        for line in books.agreements
+    ]
+    note = "The same amounts from independent sources."
+    if report.records_deleted:
+        note += f" {number(report.records_deleted)} deleted records could not be compared."
+    ok = all(line.ok for line in books.agreements)
+    columns = ("amount", "source", "value", "other source", "other value", "agree")
+    return Section("agreements", "Sources compared", note, columns, rows, ok=ok)
+
+
+def _integrity(report: RunReport) -> Section:
+    validation = report.validation
+    if validation is None:
+        return Section("integrity", "Data integrity", "Not checked for this report.", ("check", "findings"), [])
+    rows = [
+        (check.id, check.severity, check.count, check.fixed, BY_ID[check.id].sentence if check.id in BY_ID else "")
+        for check in validation.checks
+    ]
+    note = (
+        "No error-level finding."
+        if validation.ok
+        else f"{number(validation.error_count)} error-level findings; see validate_migration."
+    )
+    columns = ("check", "severity", "findings", "fixed", "meaning")
+    return Section("integrity", "Data integrity", note, columns, rows, ok=validation.ok)
+
+
+def _problems(key: str, title: str, note: str, problems: Sequence[ProblemClass]) -> Section:
+    rows = [
+        (problem.name, problem.users, one_line(problem.message), " ".join(map(str, problem.examples)))
+        for problem in problems
+    ]
+    return Section(key, title, note if rows else "None.", ("class", "users", "message", "example records"), rows)
+
+
+def _sizes(report: RunReport) -> Section:
+    rows = [(size_words(size), size.users, size.mana) for size in report.sizes]
+    return Section("sizes", "Conversions by size", "", ("mana of one user", "users", "mana"), rows)
+
+
+def _performance(report: RunReport) -> Section:
+    seen, speed = report.snapshot, report.performance
+    rows: list[tuple[Cell, ...]] = [
+        ("batches", speed.batches),
+        ("median batch, seconds", _rounded(speed.p50)),
+        ("95 % of batches within, seconds", _rounded(speed.p95)),
+        ("longest batch, seconds", _rounded(speed.longest)),
+        ("mean batch, seconds", _rounded(speed.mean)),
+        ("users per minute on average", _rounded(seen.progress.rate_average)),
+    ]
+    return Section("performance", "Performance", "", ("what", "value"), [row for row in rows if row[1] is not None])
+
+
+def _durations(report: RunReport) -> Section:
+    rows = [("longer" if bound == "+Inf" else bound, batches) for bound, batches in report.snapshot.durations]
+    return Section("durations", "Batch durations", "", ("up to seconds", "batches"), rows)
+
+
+def _speed(report: RunReport) -> Section:
+    handled = dict(report.snapshot.series)
+    rows = [(at, handled.get(at), round(rate, 1)) for at, rate in report.performance.users_per_minute]
+    return Section(
+        "speed", "Users over time", "", ("time", "users handled so far", "users per minute since the line before"), rows
+    )
+
+
+def _slowest(report: RunReport) -> Section:
+    rows = [
+        (line.batch, line.users, line.failed, line.attempts, line.started_at, _rounded(line.seconds))
+        for line in report.performance.slowest
+    ]
+    columns = ("batch", "users", "failed", "tried again", "started", "seconds")
+    return Section("slowest", "Slowest batches", "", columns, rows)
+
+
+def _rollbacks(report: RunReport) -> Section:
+    rows = [
+        (part.run, part.users, part.green, part.blue, part.red, part.credited, part.debited, part.written_off)
+        for part in report.reversals
+    ]
+    rollback = report.snapshot.is_rollback
+    note = "Conversions that this run took back, by their run." if rollback else "Conversions taken back, by rollback."
+    columns = ("run", "users", "green", "blue", "red", "mana credited", "mana debited", "written off")
+    return Section("rollbacks", "Rollbacks", note, columns, rows)
+
+
+def _shortfalls(report: RunReport) -> Section:
+    rows = [
+        (line.record, line.status, line.mana_credited, line.mana_debited, line.shortfall) for line in report.shortfalls
+    ]
+    note = f"{number(report.shortfall_users)} users had already spent mana"
+    note += f"; the {number(len(rows))} largest shortfalls are listed." if len(rows) < report.shortfall_users else "."
+    columns = ("record", "status", "mana credited", "mana debited", "shortfall")
+    return Section("shortfalls", "Shortfalls", note, columns, rows)
+
+
+def _events(report: RunReport) -> Section:
+    rows = [(event.at, event.label, one_line(event.message)) for event in report.snapshot.events]
+    return Section("events", "Latest events", "", ("time", "event", "message"), rows)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
