@@ -49,7 +49,7 @@ CHECKS: Final = (
     ),
     Check("already_migrated", INFO, PRE, "the user is migrated", "nothing is wrong", only_counted=True),
     Check("zero_balance", INFO, PRE, "an unmigrated user has no wishes", "nothing is wrong", only_counted=True),
-    Check("no_wallet", INFO, PRE, "the user has no wallet, so nothing to migrate", "nothing is wrong", only_counted=True),
+    Check("no_wallet", INFO, PRE, "the user has no wallet, so no wishes", "nothing is wrong", only_counted=True),
     Check(
         "conversion_mismatch", ERROR, POST, "a record's figures contradict each other or the rates of its run",
         "a record is what happened, and never rewritten",
@@ -118,12 +118,16 @@ OnFinding: TypeAlias = Callable[[Finding], None]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found: ``count`` findings, ``fixed`` of them corrected since."""
+    """What one check found: ``count`` findings, ``fixed`` of them corrected since.
+
+    ``would_fix``: how many auto-fix would correct; None where that was not asked.
+    """
 
     id: str
     severity: str
     count: int
     fixed: int = 0
+    would_fix: int | None = None
 
     @property
     def remaining(self) -> int:
@@ -137,7 +141,8 @@ class CheckResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON."""
-        return {"id": self.id, "severity": self.severity, "count": self.count, "fixed": self.fixed}
+        told = {"id": self.id, "severity": self.severity, "count": self.count, "fixed": self.fixed}
+        return told if self.would_fix is None else told | {"would_fix": self.would_fix}
 
 
 @dataclass(frozen=True, slots=True)

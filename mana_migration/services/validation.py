@@ -15,6 +15,8 @@ from mana_migration.domain.validation import (
     BOTH,
     POST,
     PRE,
+    SEVERITIES,
+    Check,
     CheckResult,
     Finding,
     FixReport,
@@ -65,7 +67,7 @@ def validate(
     users: Sequence[str] = (),
     run: int | None = None,
     on_finding: OnFinding | None = None,
-    most: int = SHOWN,
+    most: int | None = SHOWN,
     listed: Collection[str] = (),
     all_hits: bool = False,
     fixes: FixReport | None = None,
@@ -78,10 +80,10 @@ def validate(
         users: primary keys as text; empty for everybody. Checks of whole runs are left out then.
         run: look only at the users of this run, with the checks of the post phase.
         on_finding: told of each finding, check by check and in the order of keys.
-        most: findings told per check.
+        most: findings told per check; None for all.
         listed: checks whose findings are told although they are only counted otherwise.
         all_hits: tell every finding of every check, whatever ``most`` and ``listed`` say.
-        fixes: what auto-fix has just done, for the counts.
+        fixes: what auto-fix has just done, or would do, for the counts.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -91,25 +93,25 @@ def validate(
         look = _Look(using, connections[using], phase, Scope(users=tuple(users), run=run), _terms(using, run))
         found = _count(look)
         if on_finding is not None:
-            for check in checks_of(phase):
+            for check in sorted(checks_of(phase), key=lambda check: SEVERITIES.index(check.severity)):
                 if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
                     _tell(look, check.id, found, on_finding, None if all_hits else most)
-    fixed = {} if fixes is None or fixes.dry_run else fixes.fixed_by_check
     return ValidationReport(
         phase=phase,
-        checks=tuple(
-            CheckResult(
-                check.id,
-                check.severity,
-                found.numbers.get(check.id, 0) + fixed.get(check.id, 0),
-                fixed.get(check.id, 0),
-            )
-            for check in checks_of(phase)
-        ),
+        checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks_of(phase)),
         totals=found.totals,
         baseline=found.baseline,
         seconds=time.monotonic() - begun,
     )
+
+
+def _result(check: Check, remaining: int, fixes: FixReport | None) -> CheckResult:
+    if fixes is None:
+        return CheckResult(check.id, check.severity, remaining)
+    number = fixes.fixed_by_check.get(check.id, 0)
+    if fixes.dry_run:
+        return CheckResult(check.id, check.severity, remaining, would_fix=number)
+    return CheckResult(check.id, check.severity, remaining + number, number)
 
 
 def precheck(using: str = "default") -> ValidationReport:

@@ -1,0 +1,182 @@
+"""Check the books, and put right what has one reading."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from mana_migration.domain.repairs import FIXABLE
+from mana_migration.domain.validation import (
+    BOTH,
+    CHECKS,
+    ERROR,
+    INFO,
+    POST,
+    PRE,
+    Finding,
+    FixReport,
+    OnFinding,
+    ValidationReport,
+    checks_of,
+)
+from mana_migration.errors import UsageError
+from mana_migration.files import new_file
+from mana_migration.management import arguments
+from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
+from mana_migration.reports.validation import JsonDocument, JsonLines, Screen, Sink
+from mana_migration.selectors.users import resolve_users
+from mana_migration.services import autofix, logs, preflight, runs, validation
+
+
+class Command(MigrationCommand):
+    help = (
+        "Check the wallets before a migration, and wallets, records and ledger after it, in one read-only snapshot. "
+        "Changes nothing unless --fix-issues is given. Ends with 3 while error-level findings remain."
+    )
+
+    def add_options(self, parser: CommandParser) -> None:
+        """Add the options of ``validate_migration``."""
+        parser.add_argument(
+            "--pre-migration",
+            action="store_true",
+            help="Run the checks of what must hold before a migration (default: both phases).",
+        )
+        parser.add_argument(
+            "--post-migration",
+            action="store_true",
+            help="Run the checks of what a migration or rollback left behind (default: both phases).",
+        )
+        arguments.add_user_option(
+            parser, "Check this user alone; checks of whole runs are left out (default: everybody)."
+        )
+        parser.add_argument(
+            "--run",
+            type=arguments.whole_number,
+            metavar="ID",
+            dest="run_id",
+            help="Check what this run did, and its users alone, with the checks of --post-migration "
+            "(default: all runs).",
+        )
+        parser.add_argument(
+            "--fix-issues",
+            "--auto-fix",
+            action="store_true",
+            dest="fix",
+            help="Put right what the data leave no doubt about; before and after of each change are kept. "
+            "Never pays mana out, never writes a ledger entry.",
+        )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="With --fix-issues: only say what would be fixed.",
+        )
+        parser.add_argument(
+            "--list",
+            action="append",
+            choices=[check.id for check in CHECKS if check.only_counted],
+            default=[],
+            metavar="CHECK",
+            dest="listed",
+            help="List the findings of this check, which are only counted otherwise: "
+            f"{', '.join(check.id for check in CHECKS if check.only_counted)}. May be repeated.",
+        )
+        parser.add_argument(
+            "--all-hits",
+            action="store_true",
+            help="List every finding of every check, those too that are only counted otherwise (default: the first "
+            f"{validation.SHOWN} of each check on the screen, all of them with --format json or --output).",
+        )
+        parser.add_argument(
+            "--output",
+            type=Path,
+            metavar="PATH",
+            help="Write every finding to this new file, one JSON object a line, readable by you alone "
+            "(default: no file).",
+        )
+
+    def run(self, **options: Any) -> int:
+        """Fix if asked to, validate, show."""
+        phase, using = asked_phase(options), options["database"]
+        preflight.check(using, read_only=not options["fix"] or options["dry_run"])
+        users = resolve_users(options["user_ids"], using=using)
+        with ExitStack() as opened:
+            sinks = self.sinks(options, opened)
+
+            def tell(finding: Finding) -> None:
+                for sink in sinks:
+                    sink.take(finding)
+
+            fixes = fix(phase, users, tell, options) if options["fix"] else None
+            report = validation.validate(
+                using,
+                phase=phase,
+                users=users,
+                run=options["run_id"],
+                on_finding=tell,
+                most=validation.SHOWN if all(isinstance(sink, Screen) for sink in sinks) else None,
+                listed=options["listed"],
+                all_hits=options["all_hits"],
+                fixes=fixes,
+            )
+            for sink in sinks:
+                sink.end(report)
+        log(report)
+        return DONE if report.ok else PARTLY
+
+    def sinks(self, options: dict[str, Any], opened: ExitStack) -> list[Sink]:
+        """Return where the findings go: the screen or stdout's JSON, and the file."""
+        found: list[Sink] = []
+        if self.json_output:
+            found.append(JsonDocument(lambda text: self.stdout.write(text, ending="")))
+        else:
+            shown = None if options["all_hits"] else validation.SHOWN
+            found.append(Screen(self.stdout.write, shown=shown))
+        if options["output"] is not None:
+            found.append(JsonLines(opened.enter_context(new_file(options["output"])).write))
+        return found
+
+
+def asked_phase(options: dict[str, Any]) -> str:
+    """Return the phase that the options mean.
+
+    Raises:
+        UsageError: they contradict each other.
+    """
+    if options["run_id"] is not None:
+        for name in ("pre_migration", "user_ids", "fix"):
+            if options[name]:
+                other = {"pre_migration": "--pre-migration", "user_ids": "--user-id", "fix": "--fix-issues"}[name]
+                raise UsageError(f"--run checks what one run did; it cannot be combined with {other}")
+        return POST
+    if options["pre_migration"] == options["post_migration"]:
+        return BOTH
+    return PRE if options["pre_migration"] else POST
+
+
+def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) -> FixReport:
+    """Fix what has one reading, or say what would be fixed."""
+    checks = [check.id for check in checks_of(phase) if check.id in FIXABLE]
+    return autofix.fix_all(
+        using=options["database"],
+        actor=runs.current_actor().name,
+        users=users,
+        dry_run=options["dry_run"],
+        checks=checks,
+        # a dry run's are told by the validation that follows, with what auto-fix would do
+        on_finding=None if options["dry_run"] else tell,
+    )
+
+
+def log(report: ValidationReport) -> None:
+    """Leave a line about each check that found something."""
+    for check in report.checks:
+        if check.remaining and check.severity != INFO:
+            level = logging.ERROR if check.severity == ERROR else logging.WARNING
+            logs.write(level, "integrity findings", check=check.id, count=check.remaining, phase=report.phase)
+    logs.write(
+        logging.INFO, "validated", phase=report.phase, count=report.error_count, seconds=round(report.seconds, 3)
+    )
