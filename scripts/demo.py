@@ -17,7 +17,7 @@ VAR = PROJECT / "var"
 DATABASE = VAR / "demo.sqlite3"
 EXPORT = VAR / "demo-export.csv"
 REJECTS = VAR / "demo-rejects.csv"
-USERS = 2_000
+USERS = 10_000
 
 ENVIRONMENT = os.environ | {
     "DATABASE_URL": f"sqlite:///{DATABASE}",
