@@ -1,4 +1,4 @@
-"""A tour: import 2,000 legacy users into a throw-away SQLite file, migrate them and prove the sums.
+"""A tour: import 10,000 legacy users into a throw-away SQLite file, migrate them and prove the sums.
 
 Runs the very commands that an operator types, and shows each. Ends with exit code 1 if one of them did not end as it
 should.
