@@ -151,35 +151,42 @@ def replaced_balances(connection: BaseDatabaseWrapper, template: UserTemplate) -
 def create_users(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
     """Create the users who are not there yet."""
     sql, parameters = template.insert(
-        connection.vendor, f"FROM {TABLE} s WHERE {GOOD} AND s.outcome = '{CREATED}' ORDER BY s.row_no"
+        connection.vendor, f"FROM {TABLE} s WHERE {GOOD} AND s.outcome = '{CREATED}' ORDER BY s.username"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, parameters)
 
 
-def write_wallets(connection: BaseDatabaseWrapper, template: UserTemplate, *, expected: int) -> None:
-    """Open or overwrite the wallets and book the opening entries of those who arrive migrated.
+def write_wallets(connection: BaseDatabaseWrapper, template: UserTemplate, *, opened: int, overwritten: int) -> None:
+    """Open and overwrite so many wallets.
 
     Raises:
         ImportConflictError: a wallet was changed or opened by somebody else meanwhile.
     """
     vendor = connection.vendor
     now = dialect.now(vendor)
-    opened, overwritten = _picked(template, CREATED, GIVEN), _picked(template, UPDATED)
-    reference = f"'opening:' || {users.key_sql(vendor, 'user_id')}"
+    written = 0
     with connection.cursor() as cursor:
-        cursor.execute(f"{opened} {posting.insert_opening_wallets(now)}", [])
-        written = _changed(cursor, vendor)
-        cursor.execute(f"{overwritten} {posting.update_opening_wallets(now)}", [])
-        written += _changed(cursor, vendor)
-        if written != expected:
-            raise ImportConflictError(
-                f"{expected:,} wallets were to be written and {written:,} were: somebody changed them meanwhile; "
-                "nothing was imported, give the command again"
-            )
-        cursor.execute(
-            f"{_picked(template, CREATED, GIVEN, UPDATED)} {posting.insert_opening_entries(reference, now)}", []
+        if opened:
+            cursor.execute(f"{_picked(template, CREATED, GIVEN)} {posting.insert_opening_wallets(now)}", [])
+            written += _changed(cursor, vendor)
+        if overwritten:
+            cursor.execute(f"{_picked(template, UPDATED)} {posting.update_opening_wallets(now)}", [])
+            written += _changed(cursor, vendor)
+    if written != opened + overwritten:
+        raise ImportConflictError(
+            f"{opened + overwritten:,} wallets were to be written and {written:,} were: somebody changed them "
+            "meanwhile; nothing was imported, give the command again"
         )
+
+
+def write_opening_entries(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
+    """Book the mana of those who arrive migrated."""
+    vendor = connection.vendor
+    reference = f"'opening:' || {users.key_sql(vendor, 'user_id')}"
+    insert = posting.insert_opening_entries(reference, dialect.now(vendor))
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_picked(template, CREATED, GIVEN, UPDATED)} {insert}", [])
 
 
 def _changed(cursor: CursorWrapper, vendor: str) -> int:

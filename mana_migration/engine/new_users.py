@@ -22,7 +22,7 @@ _CLOCK: Final = (datetime.date, datetime.time)
 
 #: A password that nobody can sign in with, random as Django makes it, so that no two users' tokens are alike.
 UNUSABLE_PASSWORD: Final = {
-    "postgresql": "'!' || substr(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 1, 40)",
+    "postgresql": "'!' || gen_random_uuid()::text",
     "sqlite": "'!' || lower(hex(randomblob(20)))",
 }
 

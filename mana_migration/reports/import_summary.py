@@ -51,12 +51,12 @@ def as_lines(done: ImportSummary) -> Iterator[str]:
         if any(done.left_behind.values()):
             left = ", ".join(f"{total:,} {name}" for name, total in done.left_behind.items())
             yield f"left behind: {left} wishes that the old system left at users whom it had migrated"
-    yield _figure("seconds", done.seconds)
+    yield f"{'seconds':<18}{done.seconds:>12,.1f}"
     yield _verdict(done)
 
 
-def _figure(name: str, value: float) -> str:
-    return f"{name:<18}{value:>12,.1f}" if isinstance(value, float) else f"{name:<18}{value:>12,}"
+def _figure(name: str, value: int) -> str:
+    return f"{name:<18}{value:>12,}"
 
 
 def _part(count: int, words: str) -> str:

@@ -24,6 +24,7 @@ from django.utils import timezone
 from mana_migration import conf
 from mana_migration.domain.import_results import (
     CREATED,
+    GIVEN,
     SHOWN_ROWS,
     UPDATED,
     WRITTEN,
@@ -196,7 +197,12 @@ class _Import:
             self._ticker.say("creating users")
             arrivals.create_users(connection, self._template)
         self._ticker.say("writing wallets")
-        arrivals.write_wallets(connection, self._template, expected=summary.imported)
+        arrivals.write_wallets(
+            connection,
+            self._template,
+            opened=summary.wallets[CREATED] + summary.wallets[GIVEN],
+            overwritten=summary.wallets[UPDATED],
+        )
         self._record(change)
         self._ticker.say("checking the references")
         arrivals.check_references(connection)
@@ -235,6 +241,7 @@ class _Import:
             started_at=now,
             finished_at=now,
         )
+        arrivals.write_opening_entries(self._connection, self._template)
         arrivals.write_records(self._connection, self._template, run=run.pk, batch=batch.pk)
         run.planned_users = summary.migrated
         totals.fold(run, self._using)

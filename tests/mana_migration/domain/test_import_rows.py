@@ -1,0 +1,341 @@
+"""Rows of the legacy export are judged as plain Python would judge them, and never coerced."""
+
+import math
+import re
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mana_migration.domain.import_results import parse_columns
+from mana_migration.domain.legacy import (
+    COLUMNS,
+    REASONS,
+    BadRow,
+    GoodRow,
+    Marker,
+    RowParser,
+    RowRules,
+    Typing,
+    UnpaidFlag,
+    decode_problem,
+    explain,
+    shown_id,
+)
+from mana_migration.errors import UsageError
+
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+
+
+def worth(green: int, blue: int, red: int) -> int:
+    return 10 * green + 100 * blue + 1000 * red
+
+
+def parser(typing: Typing = Typing.TEXT, *, unpaid: UnpaidFlag = UnpaidFlag.REJECT, length: int = 150) -> RowParser:
+    return RowParser(RowRules(typing=typing, worth=worth, unpaid=unpaid, id_length=length))
+
+
+def text_row(**changes: str) -> list[str]:
+    row = {"id": "a", "green": "1", "blue": "2", "red": "3", "mana": "4", "migrated": "f"} | changes
+    return list(row.values())
+
+
+def typed_row(**changes: Any) -> list[Any]:
+    row = {"id": "a", "green": 1, "blue": 2, "red": 3, "mana": 4, "migrated": False} | changes
+    return list(row.values())
+
+
+def codes(row: GoodRow | BadRow) -> list[tuple[str, str]]:
+    assert isinstance(row, BadRow), row
+    return decode_problem(row.problem)
+
+
+# --- The oracle: what a careful reader would say of one CSV field -----------------------------------------------------
+
+digits = st.integers(min_value=-(10**21), max_value=10**21).map(str)
+near_limits = st.sampled_from([LOWEST - 1, LOWEST, LOWEST + 1, HIGHEST - 1, HIGHEST, HIGHEST + 1]).map(str)
+odd_texts = st.sampled_from(
+    [
+        "",
+        " ",
+        "+5",
+        "-0",
+        "007",
+        "1.0",
+        "1e3",
+        "NaN",
+        "inf",
+        "-Infinity",
+        "1_000",
+        "1,000",
+        "²",
+        "٣",
+        "0x10",
+        "--1",
+        "+",
+        "-",
+        "true",
+        "None",
+        "５",
+    ]
+)
+fields = st.one_of(digits, near_limits, odd_texts, st.text(max_size=12))
+flag_words = ["t", "F", "True", "false", "1", "0", "yes", "NO", "y", "n", "", "maybe", "2"]
+flags = st.one_of(st.sampled_from(flag_words), st.text(max_size=4))
+odd_ids = st.sampled_from(["", " a", "a ", "a b", "a\tb", "a\nb", "x" * 151, "\xe9", "\u200f"])
+ids = st.one_of(st.text(max_size=8), st.uuids().map(str), odd_ids)
+
+
+def field_means(text: str) -> int | str | None:
+    if text == "":
+        return None
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text) if LOWEST <= int(text) <= HIGHEST else "bad"
+    return "bad"
+
+
+def flag_means(text: str) -> int | str | None:
+    if text == "":
+        return None
+    lowered = text.lower()
+    if lowered in {"t", "true", "1", "yes", "y"}:
+        return 1
+    return 0 if lowered in {"f", "false", "0", "no", "n"} else "bad"
+
+
+@given(st.tuples(ids, fields, fields, fields, fields, flags))
+@example(("a", "1", "1", "1", "0", "t"))
+@example(("a", "1", "", "", "", "t"))
+@example(("a", "-1", "0", "0", "0", "t"))
+def test_a_csv_row_is_judged_as_plain_python_judges_it(values: tuple[str, ...]) -> None:
+    key, flag = values[0], values[5]
+    amounts = [field_means(text) for text in values[1:5]]
+    flagged = flag_means(flag)
+    numbers = [amount or 0 for amount in amounts if amount != "bad"]
+    good = "bad" not in amounts and flagged != "bad" and numbers[3] >= 0
+    good = good and bool(key) and key == key.strip() and len(key) <= 150
+    good = good and not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", key)
+    if good and flagged == 1 and numbers[3] == 0 and worth(*numbers[:3]) > 0:
+        good = False
+    judge = parser()
+    first = judge.parse(values)
+    # the second time the numbers are known already, which takes another way through the parser
+    assert judge.parse(values) == first
+    assert isinstance(first, GoodRow) == good
+    if isinstance(first, GoodRow):
+        assert first[:5] == (key, *numbers)
+        assert first.migrated == (flagged or 0)
+        nulls = [*(amount is None for amount in amounts), flagged is None]
+        assert [bool(first.nulls >> bit & 1) for bit in range(5)] == nulls
+    else:
+        assert first.problem
+        assert all(code in REASONS for code, _ in decode_problem(first.problem))
+
+
+@given(st.lists(st.tuples(ids, fields, fields, fields, fields, flags), max_size=30))
+def test_a_row_is_judged_alike_whatever_came_before(rows: list[tuple[str, ...]]) -> None:
+    one = parser()
+    assert [one.parse(row) for row in rows] == [parser().parse(row) for row in rows]
+
+
+typed_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(min_value=-(2**70), max_value=2**70),
+    st.floats(),
+    st.decimals(),
+    st.text(max_size=5),
+    st.binary(max_size=3),
+    st.sampled_from(list(Marker)),
+)
+
+
+@given(typed_values, st.booleans())
+def test_a_typed_number_is_taken_only_if_it_is_exactly_whole(value: Any, floats: bool) -> None:
+    row = parser(Typing.FLOATS if floats else Typing.EXACT).parse(typed_row(green=value))
+    if value is None:
+        assert isinstance(row, GoodRow)
+        assert (row.green, row.nulls) == (0, 1)
+        return
+    whole = type(value) is int and LOWEST <= value <= HIGHEST
+    finite = value.is_finite() if isinstance(value, Decimal) else isinstance(value, float) and math.isfinite(value)
+    if floats and finite and value == int(value):
+        whole = abs(value) < 2**53 if isinstance(value, float) else LOWEST <= int(value) <= HIGHEST
+    assert isinstance(row, GoodRow) == whole
+    if isinstance(row, GoodRow):
+        assert row.green == int(value)
+        assert type(row.green) is int
+    else:
+        assert codes(row)[0][1] == "green_balance"
+
+
+@given(typed_values, st.sampled_from(list(Typing)))
+def test_nothing_in_the_place_of_the_id_or_the_flag_breaks_the_parser(value: Any, typing: Typing) -> None:
+    if typing is Typing.TEXT and not isinstance(value, str):
+        return
+    for changes in ({"id": value}, {"migrated": value}):
+        row = parser(typing).parse(text_row(**changes) if typing is Typing.TEXT else typed_row(**changes))
+        assert isinstance(row, GoodRow | BadRow)
+        assert row.id is None or (isinstance(row.id, str) and row.id)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("twelve", "not_a_number"),
+        (" 5", "not_a_number"),
+        ("1,000", "not_a_number"),
+        ("1_000", "not_a_number"),
+        ("٣", "not_a_number"),
+        ("1.5", "fraction"),
+        ("1.0", "fraction"),
+        ("1e3", "fraction"),
+        ("NaN", "not_finite"),
+        ("-inf", "not_finite"),
+        ("Infinity", "not_finite"),
+        (str(2**63), "out_of_range"),
+        (str(-(2**63) - 1), "out_of_range"),
+        ("9" * 5000, "out_of_range"),
+    ],
+)
+def test_each_bad_number_has_its_own_reason(value: str, code: str) -> None:
+    assert codes(parser().parse(text_row(blue=value))) == [(code, "blue_balance")]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (True, "boolean"),
+        ("5", "not_a_number"),
+        (b"five", "not_a_number"),
+        (1.5, "fraction"),
+        (math.nan, "not_finite"),
+        (math.inf, "not_finite"),
+        (float(2**53), "inexact"),
+        (Decimal("1E+400"), "out_of_range"),
+        (Decimal("0.1"), "fraction"),
+        (Decimal("NaN"), "not_finite"),
+        (2**63, "out_of_range"),
+        (Marker.FORMULA, "formula"),
+        (Marker.ABSENT, "missing_value"),
+    ],
+)
+def test_each_bad_typed_number_has_its_own_reason(value: Any, code: str) -> None:
+    assert codes(parser(Typing.FLOATS).parse(typed_row(red=value))) == [(code, "red_balance")]
+
+
+def test_a_whole_float_is_a_fraction_where_the_format_tells_them_apart() -> None:
+    assert codes(parser(Typing.EXACT).parse(typed_row(green=1.0))) == [("fraction", "green_balance")]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("", "missing_id"),
+        (None, "missing_id"),
+        (Marker.ABSENT, "missing_value"),
+        (" a", "invalid_id"),
+        ("a\n", "invalid_id"),
+        ("a\x00b", "invalid_id"),
+        ("\ud800", "invalid_id"),
+        (True, "invalid_id"),
+        (1.5, "invalid_id"),
+        (b"a", "invalid_id"),
+        ("x" * 151, "id_too_long"),
+    ],
+)
+def test_each_bad_id_has_its_own_reason(value: Any, code: str) -> None:
+    row = parser(Typing.FLOATS).parse(typed_row(id=value))
+    assert codes(row) == [(code, "id")]
+    assert row.id is None
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("a b", "a b"),
+        ("=1+1", "=1+1"),
+        (57, "57"),
+        (57.0, "57"),
+        (Decimal(57), "57"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        ("Ünïcödé", "Ünïcödé"),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),
+        ("x" * 150, "x" * 150),
+    ],
+)
+def test_an_id_becomes_the_username_as_it_is(value: Any, name: str) -> None:
+    row = parser(Typing.FLOATS).parse(typed_row(id=value))
+    assert isinstance(row, GoodRow)
+    assert row.id == name
+
+
+def test_every_fault_of_a_row_is_named() -> None:
+    row = parser().parse(["", "x", "1.5", "nan", "-1", "perhaps"])
+    assert [code for code, _ in codes(row)] == [
+        "missing_id", "not_a_number", "fraction", "not_finite", "negative_mana", "unknown_flag",
+    ]  # fmt: skip
+
+
+def test_wishes_may_be_negative_and_mana_may_not() -> None:
+    assert isinstance(parser().parse(text_row(green="-7", blue="-1", red="-2")), GoodRow)
+    assert codes(parser().parse(text_row(mana="-1"))) == [("negative_mana", "mana_balance")]
+
+
+@pytest.mark.parametrize(("unpaid", "migrated"), [(UnpaidFlag.MIGRATED, 1), (UnpaidFlag.PENDING, 0)])
+def test_a_flag_without_payment_is_what_the_operator_says(unpaid: UnpaidFlag, migrated: int) -> None:
+    row = parser(unpaid=unpaid).parse(text_row(mana="0", migrated="t"))
+    assert isinstance(row, GoodRow)
+    assert (row.migrated, row.flagged, row.green) == (migrated, 2, 1)
+
+
+def test_a_flag_without_payment_is_a_bad_row_unless_the_operator_says_what_it_means() -> None:
+    assert codes(parser().parse(text_row(mana="0", migrated="t"))) == [("flagged_unpaid", "legacy_migration_completed")]
+
+
+@pytest.mark.parametrize("wishes", [("0", "0", "0"), ("-7", "0", "0"), ("-100", "10", "0")])
+def test_a_flag_without_mana_is_fine_where_nothing_was_to_be_paid(wishes: tuple[str, str, str]) -> None:
+    green, blue, red = wishes
+    row = parser().parse(text_row(green=green, blue=blue, red=red, mana="0", migrated="t"))
+    assert isinstance(row, GoodRow)
+    assert (row.migrated, row.flagged) == (1, 1)
+
+
+def test_a_reason_never_shows_a_value() -> None:
+    row = parser().parse(text_row(green="Alice Example", migrated="Bob"))
+    assert isinstance(row, BadRow)
+    sentence = explain(row.problem, 3, {"green": "g"})
+    assert "Alice" not in sentence + row.shown
+    assert "Bob" not in sentence + row.shown
+    assert sentence.startswith("g: text")
+    assert sentence.endswith("id: the id stands in row 3 already")
+
+
+@given(typed_values)
+def test_the_id_shown_of_a_bad_row_is_short_and_printable(value: Any) -> None:
+    shown = shown_id(value)
+    assert len(shown) <= 201
+    assert shown.isprintable()
+
+
+def test_a_row_without_values_says_why() -> None:
+    assert parser().parse(Marker.WRONG_FIELD_COUNT) == BadRow(None, "", "wrong_field_count")
+
+
+def test_columns_are_named_by_ours_or_by_the_usual_names() -> None:
+    named = parse_columns(["green=g", "blue_balance=b", "migrated = done", "name=who"])
+    assert named == COLUMNS | {"green": "g", "blue": "b", "migrated": "done"}
+
+
+@pytest.mark.parametrize("pair", ["grn=x", "green", "green=", "=x", "id=green_balance"])
+def test_a_column_that_cannot_be_meant_is_refused(pair: str) -> None:
+    with pytest.raises(UsageError):
+        parse_columns([pair])
+
+
+def test_a_column_is_named_once() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        parse_columns(["green=a", "green_balance=b"])
