@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from mana_migration.views import actions, machines, pages
+from mana_migration.views import actions, machines, pages, reports
 
 app_name = "mana_migration"
 
@@ -17,6 +17,8 @@ urlpatterns = [
     path("runs/<int:run_id>/resume", actions.resume, name="resume"),
     path("runs/<int:run_id>/stop", actions.stop, name="stop"),
     path("runs/<int:run_id>/rollback", actions.roll_back_run, name="rollback_run"),
+    path("runs/<int:run_id>/report", reports.report, name="report"),
+    path("runs/<int:run_id>/report/<str:kind>", reports.download, name="download"),
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
     path("users/<path:key>/", pages.user_page, name="user"),

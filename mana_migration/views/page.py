@@ -7,9 +7,12 @@ from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.template.response import TemplateResponse
 
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.errors import RunNotFoundError
+from mana_migration.selectors.runs import run_snapshot
 from mana_migration.views.access import alias_of
 
 #: The permissions that buttons ask for, by the name that templates know them under.
@@ -46,3 +49,18 @@ def render(
         "alias_query": "" if alias == DEFAULT_DB_ALIAS else f"?{urlencode({'database': alias})}",
     }
     return TemplateResponse(request, f"mana_migration/{template}", frame | context, status=status, headers=headers)
+
+
+def snapshot_or_404(request: HttpRequest, run_id: int) -> RunSnapshot:
+    """Return what there is to see of a run.
+
+    Raises:
+        Http404: there is no such run.
+    """
+    try:
+        seen = run_snapshot(alias_of(request), run_id)
+    except RunNotFoundError as error:
+        raise Http404(str(error)) from error
+    if seen is None:
+        raise Http404("there is no run yet")
+    return seen

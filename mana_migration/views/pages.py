@@ -12,7 +12,6 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from mana_migration.domain.snapshot import RunSnapshot
-from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.reports import facts
 from mana_migration.reports.run_charts import run_charts
@@ -22,7 +21,8 @@ from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import handover
 from mana_migration.states import RunKind, RunStatus
 from mana_migration.views.access import alias_of, staff_only
-from mana_migration.views.page import render
+from mana_migration.views.page import render, snapshot_or_404
+from mana_migration.views.reports import DOWNLOADS
 
 RUNS_PER_PAGE: Final = 25
 
@@ -61,7 +61,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
 @staff_only()
 def run_page(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Show one run as it is, and keep showing it as it goes on."""
-    seen = _snapshot(request, run_id)
+    seen = snapshot_or_404(request, run_id)
     return render(request, "run.html", {"title": f"{seen.kind_label} run {seen.run}", **_run_context(seen)})
 
 
@@ -69,7 +69,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponseBase:
 @staff_only()
 def run_fragment(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Return the changing part of a run's page; where the status is another, make the page reload with its buttons."""
-    seen = _snapshot(request, run_id)
+    seen = snapshot_or_404(request, run_id)
     if request.GET.get("status", seen.status) != seen.status:
         return HttpResponse(headers={"HX-Refresh": "true"})
     return render(request, "_run.html", _run_context(seen))
@@ -102,16 +102,6 @@ def user_page(request: HttpRequest, key: str) -> HttpResponseBase:
     return render(request, "user.html", {"title": f"User {explained.user_pk}", "explanation": explained})
 
 
-def _snapshot(request: HttpRequest, run_id: int) -> RunSnapshot:
-    try:
-        seen = run_snapshot(alias_of(request), run_id)
-    except RunNotFoundError as error:
-        raise Http404(str(error)) from error
-    if seen is None:
-        raise Http404("there is no run yet")
-    return seen
-
-
 def _run_context(seen: RunSnapshot) -> dict[str, Any]:
     zone = timezone.get_current_timezone()
     return {
@@ -126,6 +116,7 @@ def _run_context(seen: RunSnapshot) -> dict[str, Any]:
         "can_roll_back": seen.kind == RunKind.MIGRATION
         and seen.status not in (RunStatus.ROLLED_BACK, RunStatus.ROLLING_BACK)
         and bool(seen.totals.migrated),
+        "downloads": DOWNLOADS,
         **_headline(seen),
     }
 
