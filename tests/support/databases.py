@@ -1,0 +1,56 @@
+"""A database of a test's own, beside that of the suite: for other processes, other schemas, other people's sites."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg2
+from django.db import connections
+from psycopg2 import sql
+
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]]:
+    """Create an empty database of the suite's kind and yield Django's settings for it; it is dropped afterwards.
+
+    With ``copy`` it is a copy of the suite's own, schema and all (PostgreSQL only); the test then has no transaction
+    open and the suite's connection is closed.
+    """
+    settings = dict(connections["default"].settings_dict)
+    if connections["default"].vendor == "sqlite":
+        yield {"ENGINE": settings["ENGINE"], "NAME": str(folder / "own.sqlite3"), "OPTIONS": settings["OPTIONS"]}
+        return
+    name = f"own_{os.getpid()}_{next(_numbers)}"
+    template = sql.Identifier(settings["NAME"] if copy else "template0")
+    if copy:
+        connections["default"].close()
+    server = psycopg2.connect(
+        host=settings["HOST"], port=settings["PORT"] or None, user=settings["USER"], password=settings["PASSWORD"],
+        dbname="postgres",
+    )  # fmt: skip
+    server.autocommit = True  # CREATE DATABASE takes no transaction
+    try:
+        with server.cursor() as cursor:
+            cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), template))
+        yield {key: settings[key] for key in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")} | {"NAME": name}
+        with server.cursor() as cursor:
+            cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    finally:
+        server.close()
+
+
+def address(settings: dict[str, Any]) -> str:
+    """Return a PostgreSQL database's settings as a URL."""
+    credentials = quote(settings["USER"], safe="") + (
+        f":{quote(settings['PASSWORD'], safe='')}" * bool(settings["PASSWORD"])
+    )
+    port = f":{settings['PORT']}" if settings["PORT"] else ""
+    return f"postgres://{credentials}@{quote(settings['HOST'], safe='')}{port}/{settings['NAME']}"
