@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -106,6 +106,14 @@ class Controls:
         """Return the controls for JSON."""
         return {"batch_size": self.batch_size, "delay": self.delay, "error_threshold": str(self.error_threshold)}
 
+    def contradictions(self, asked: Controls, given: Collection[str]) -> list[str]:
+        """Return, in words, where these controls in force are not those asked for by name."""
+        return [
+            f"{name} is {self.as_dict()[name]!r}, not {asked.as_dict()[name]!r}"
+            for name in self.as_dict()
+            if name in given and getattr(self, name) != getattr(asked, name)
+        ]
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Controls:
         """Build controls from JSON; what is absent has its default.
@@ -126,7 +134,8 @@ class MigrationOptions:
     """What a migration run is asked to do; frozen on the run.
 
     ``users``: primary keys as text of named users, empty for all.  ``limit``: users at most, None for
-    all.  ``cohort``: share of the users in hundredths of a percent, None for all.
+    all.  ``cohort``: share of the users in hundredths of a percent, None for all.  ``given``: the
+    controls that were asked for by name; the others merely have their defaults and contradict nothing.
     """
 
     users: tuple[str, ...] = ()
@@ -138,6 +147,7 @@ class MigrationOptions:
     auto_rollback: bool = True
     plan_digest: str = ""
     controls: Controls = field(default_factory=Controls)
+    given: frozenset[str] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the frozen options for JSON; the controls are kept apart."""
@@ -165,7 +175,7 @@ class RollbackOptions:
 
     ``users``: primary keys as text.  ``since``: conversions at or after that moment.  ``run``: those
     of one run.  ``everything``: all.  ``until`` is the moment of the start, so that the selection is
-    frozen.
+    frozen.  ``given``: as for a migration.
     """
 
     users: tuple[str, ...] = ()
@@ -179,6 +189,7 @@ class RollbackOptions:
     until: datetime | None = None
     breaker: bool = False
     controls: Controls = field(default_factory=lambda: Controls(delay=0.0))
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         given = [bool(self.users), self.since is not None, self.run is not None, self.everything]

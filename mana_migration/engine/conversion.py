@@ -27,13 +27,17 @@ PROBLEMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ConversionTerms:
-    """What is frozen on the run and the same for each of its batches."""
+    """What is frozen on the run and the same for each of its batches.
+
+    ``look_closer``: nobody has checked these users before, so ledger and records are compared as well.
+    """
 
     run: int
     rates: Rates
     skip_invalid: bool = False
     cohort: int | None = None
     retry_failed: bool = False
+    look_closer: bool = False
 
 
 def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
@@ -96,7 +100,7 @@ def selection_sql(terms: ConversionTerms) -> str:
 
 def picked_sql(vendor: str, terms: ConversionTerms, wallets: str) -> str:
     """Return the SELECT of ``picked``: the wallets of this SELECT, judged, with the mana that they are worth."""
-    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid)
+    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid or terms.look_closer)
     judged = f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM ({wallets}) w"
     return (
         f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.core.management.base import CommandParser
 
@@ -27,10 +28,9 @@ def add_migration_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--batch-size",
         type=arguments.batch_size,
-        default=default.batch_size,
         metavar="N|auto",
         help="Convert N users in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
-        "(default: %(default)s).",
+        f"(default: {default.batch_size}).",
     )
     parser.add_argument(
         "--limit",
@@ -61,10 +61,9 @@ def add_migration_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--error-threshold",
         type=arguments.percentage,
-        default=default.error_threshold,
         metavar="PCT",
         help="Trip the breaker when more than this percentage of the users attempted failed; 0 trips at the first "
-        "failure once 50 were attempted, 100 never (default: %(default)s).",
+        f"failure once 50 were attempted, 100 never (default: {default.error_threshold}).",
     )
     parser.add_argument(
         "--no-auto-rollback",
@@ -75,15 +74,15 @@ def add_migration_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--delay",
         type=arguments.delay,
-        default=default.delay,
         metavar="auto|SECONDS",
         help="Wait this many seconds between batches, 0 for no pause, or only while the database is unwell with auto "
-        "(default: %(default)s).",
+        f"(default: {default.delay}).",
     )
     parser.add_argument(
         "--rollback",
         action="store_true",
-        help="Take conversions back instead: those of --user-id, or all; rollback_migration has more choices.",
+        help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size and --reason if "
+        "wanted; rollback_migration has more choices.",
     )
     parser.add_argument("--reason", default="", help="Why, for the record; kept with the run or event (default: none).")
     plan = parser.add_mutually_exclusive_group()
@@ -94,7 +93,8 @@ def add_migration_options(parser: CommandParser) -> None:
         "--plan",
         type=Path,
         metavar="FILE",
-        help="Execute the plan that a dry run saved; refused when rates or findings have changed since.",
+        help="Execute the plan that a dry run saved, with its options; refused when rates or findings have changed "
+        "since. How far the result differs from the promise is told at the end.",
     )
 
 
@@ -135,15 +135,9 @@ def asked_control(options: dict[str, Any]) -> tuple[str | None, int | None]:
 
 
 def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOptions:
-    """Build the frozen options from the parsed command line.
-
-    Raises:
-        UsageError: two options contradict each other.
-    """
-    if users and (options["limit"] or options["cohort"] or options["retry_failed"]):
-        raise UsageError("--user-id names its users: leave out --limit, --cohort and --retry-failed")
-    if options["save_plan"] is not None and not options["dry_run"]:
-        raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
+    """Build the frozen options from the parsed command line."""
+    default = Controls()
+    asked = {name: options[name] for name in default.as_dict() if options[name] is not None}
     return MigrationOptions(
         users=users,
         limit=options["limit"],
@@ -152,5 +146,61 @@ def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOp
         retry_failed=options["retry_failed"],
         auto_fix=options["auto_fix"],
         auto_rollback=not options["no_auto_rollback"],
-        controls=Controls(options["batch_size"], options["delay"], options["error_threshold"]),
+        controls=replace(default, **asked),
+        given=frozenset(asked),
     )
+
+
+def refuse_contradictions(options: dict[str, Any]) -> None:
+    """Refuse options that have no meaning beside one another, before anything is done.
+
+    Raises:
+        UsageError: there are such options.
+    """
+    control, _ = asked_control(options)
+    if control is not None or options["set"]:
+        _allow(f"--{control or 'set'}", options, "reason", "set", "pause", "resume", "stop")
+    elif options["rollback"]:
+        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "reason")
+    elif options["plan"] is not None:
+        _refuse("--plan, which executes what was promised", options, "dry_run", "validate_only", "user_ids")
+    elif options["user_ids"]:
+        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed")
+    if options["save_plan"] is not None and not options["dry_run"]:
+        raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
+
+
+#: The options of this command, by destination, that can stand in each other's way.
+_FLAGS: Final = {
+    "user_ids": "--user-id",
+    "dry_run": "--dry-run",
+    "validate_only": "--validate-only",
+    "batch_size": "--batch-size",
+    "limit": "--limit",
+    "cohort": "--cohort",
+    "auto_fix": "--auto-fix",
+    "skip_invalid": "--skip-invalid",
+    "retry_failed": "--retry-failed",
+    "error_threshold": "--error-threshold",
+    "no_auto_rollback": "--no-auto-rollback",
+    "delay": "--delay",
+    "rollback": "--rollback",
+    "save_plan": "--save-plan",
+    "plan": "--plan",
+}
+
+
+def _given(options: dict[str, Any], name: str) -> bool:
+    value = options[name]
+    return value is not None and value is not False and value != []
+
+
+def _allow(what: str, options: dict[str, Any], *names: str) -> None:
+    _refuse(what, options, *(name for name in _FLAGS if name not in names))
+
+
+def _refuse(what: str, options: dict[str, Any], *names: str) -> None:
+    wrong = [_FLAGS[name] for name in names if _given(options, name)]
+    if wrong:
+        out = "it" if len(wrong) == 1 else "them"
+        raise UsageError(f"{', '.join(wrong)} cannot be combined with {what}: leave {out} out")

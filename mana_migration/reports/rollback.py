@@ -20,9 +20,11 @@ def forecast_json(told: RollbackForecast) -> dict[str, Any]:
     }
 
 
-def forecast_lines(told: RollbackForecast) -> Iterator[str]:
-    """Yield what would happen, one line per outcome, with the largest shortfalls."""
-    yield from summary.as_lines(_as_summary(told))
+def forecast_lines(told: RollbackForecast, *, headline: str = "") -> Iterator[str]:
+    """Yield what would happen, one line per outcome, with the largest shortfalls, under a headline if given."""
+    first, *others = summary.as_lines(_as_summary(told))
+    yield headline or first
+    yield from others
     if told.stops_run is not None:
         yield f"  the open migration run {told.stops_run} would be stopped first"
     if told.shortfalls:

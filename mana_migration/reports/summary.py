@@ -54,6 +54,16 @@ def as_lines(summary: RunSummary) -> Iterator[str]:
     yield f"  mana       {totals.mana:,} {'debited' if rollback else 'credited'}"
     if totals.shortfall:
         yield f"  shortfall  {totals.shortfall:,} mana had been spent and is written off"
+    back = summary.extra.get("rollback")
+    if back:
+        yield (
+            f"  taken back by run {back['run']} ({back['status'].replace('_', ' ')}): {back['rolled_back']:,} users, "
+            f"{back['mana']:,} mana; {back['skipped']:,} skipped, {back['failed']:,} failed"
+        )
+    drift = summary.extra.get("drift")
+    if drift is not None:
+        differs = ", ".join(f"{name} {value:+,}" for name, value in drift.items() if value)
+        yield f"  plan       {differs or 'exactly as promised'}{' against the promise' if differs else ''}"
     if not summary.dry_run:
         yield f"  time       {summary.seconds:,.1f} s, {summary.users_per_minute:,} users per minute"
 

@@ -41,6 +41,7 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
             skip_invalid=options.skip_invalid,
             cohort=options.cohort,
             retry_failed=options.retry_failed,
+            look_closer=bool(options.users),
         )
         report = validation.precheck(using)
         figures = conversion.forecast(

@@ -16,11 +16,11 @@ from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, RunConflictError
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import autofix, logs, named, preflight, rollback, runs, throttle, validation
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import Ending, StopFlag, Worker
-from mana_migration.states import EventKind, RunKind, RunStatus
+from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
@@ -84,36 +84,82 @@ def migrate(
     options: MigrationOptions,
     *,
     actor: Actor,
+    reason: str = "",
     using: str = "default",
     stop: StopFlag | None = None,
     progress: ProgressCallback | None = None,
+    expecting: runs.Expecting = runs.unheeded,
     notice: runs.Notice = runs.silent,
 ) -> RunSummary:
     """Migrate users: named ones at once, all others in a run that the same call goes on with.
 
+    Where a run is being taken back because its breaker tripped, that is gone on with instead.
+
     Args:
         options: what is asked for.
         actor: who asks.
+        reason: why, for the record.
         using: database alias.
         stop: asks for the end after the batch in hand.
         progress: told of each committed batch.
+        expecting: told how many users are left when the work begins.
         notice: told, in sentences, what was found and decided.
 
     Raises:
         PreflightError: the database is not fit.
         FindingsError: error-level findings stand in the way.
-        RunConflictError: another run is open, or this one with other options.
+        RunConflictError: another run is open, or this one with other options, or other rates are in force.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
     preflight.check(using)
     if options.users:
-        return named.migrate_named(options, actor=actor, using=using, notice=notice)
+        return migrate_named(options, actor=actor, reason=reason, using=using, notice=notice)
+    run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
+    begun = time.monotonic()
+    done = work_on_run(
+        run.pk, actor=actor, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice
+    )
+    if run.target_run_id is not None:  # the breaker's rollback: what was asked for is the run that it takes back
+        return summary(run.target_run_id, using=using, seconds=time.monotonic() - begun, handled=done.handled)
+    return done
+
+
+def open_or_join(
+    options: MigrationOptions, *, actor: Actor, reason: str, using: str, notice: runs.Notice
+) -> MigrationRun:
+    """Return the run to work on: the open one, else a new one; two at once get the same."""
     run = runs.open_run_or_none(using)
     if run is None:
-        run = start(options, actor=actor, using=using, notice=notice)
-    else:
-        join(run, options, actor=actor, using=using, notice=notice)
-    return work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        try:
+            return start(options, actor=actor, reason=reason, using=using, notice=notice)
+        except RunConflictError:
+            run = runs.open_run_or_none(using)
+            if run is None:
+                raise
+    join(run, options, actor=actor, using=using, notice=notice)
+    return run
+
+
+def migrate_named(
+    options: MigrationOptions, *, actor: Actor, reason: str = "", using: str, notice: runs.Notice = runs.silent
+) -> RunSummary:
+    """Convert named users at once, whatever migration is open.
+
+    Raises:
+        RunConflictError: a mass rollback is open, or the rates differ from those of live conversions.
+    """
+    open_run = runs.open_run_or_none(using)
+    if open_run is not None and open_run.kind == RunKind.ROLLBACK:
+        raise RunConflictError(runs.describe_conflict(open_run))
+    refuse_other_rates(wishes_conf.rates(), using)
+    fixes = None
+    if options.auto_fix:
+        fixes = autofix.fix_all(using=using, actor=actor.name, users=options.users)
+        notice(f"auto-fix changed {fixes.fixed:,} findings; before and after are kept as integrity fixes")
+    done = named.migrate_named(options, actor=actor, reason=reason, using=using)
+    if fixes is not None and done.run is not None:
+        autofix.assign_to_run(done.run, fixes, actor=actor.name, using=using)
+    return done
 
 
 def start(
@@ -168,19 +214,16 @@ def refuse_other_rates(rates: Rates, using: str) -> None:
     Raises:
         RunConflictError: they differ.
     """
-    last = (
-        MigrationRun.objects.using(using)
-        .filter(kind=RunKind.MIGRATION)
-        .exclude(status=RunStatus.ROLLED_BACK)
-        .order_by("-id")
-        .first()
-    )
-    if last is not None and last.rates != rates.as_dict() and totals.run_totals(last, using).migrated:
-        raise RunConflictError(
-            f"run {last.pk} converted users at {_rates_text(last.rates)}, the rates in force are "
-            f"{_rates_text(rates.as_dict())}: users would be treated differently. "
-            f"Set the rates back, or roll back run {last.pk} first"
-        )
+    migrations = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).exclude(status=RunStatus.ROLLED_BACK)
+    for run in migrations.order_by("-id"):
+        if run.rates == rates.as_dict() or not totals.run_totals(run, using).migrated:
+            continue
+        if UserMigration.objects.using(using).filter(run=run, status=UserStatus.MIGRATED).exists():
+            raise RunConflictError(
+                f"run {run.pk} converted users at {_rates_text(run.rates)}, the rates in force are "
+                f"{_rates_text(rates.as_dict())}: users would be treated differently. "
+                f"Set the rates back, or roll back run {run.pk} first"
+            )
 
 
 def _rates_text(rates: dict[str, int]) -> str:
@@ -200,13 +243,15 @@ def join(
     Raises:
         RunConflictError: it is a rollback, it is paused, or its frozen options or rates contradict the request.
     """
-    if run.kind == RunKind.ROLLBACK:
-        if RollbackOptions.from_dict(run.options, run.controls).breaker:
-            notice(f"run {run.pk} is taking a run back after its breaker tripped: going on with it")
-            return
+    by_breaker = run.kind == RunKind.ROLLBACK and RollbackOptions.from_dict(run.options, run.controls).breaker
+    if run.kind == RunKind.ROLLBACK and not by_breaker:
         raise RunConflictError(runs.describe_conflict(run))
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
+    if by_breaker:
+        notice(f"run {run.pk} takes run {run.target_run_id} back, whose breaker tripped: going on with it")
+        runs.note_resumed_work(run.pk, actor=actor, using=using)
+        return
     frozen, asked, default = run.options, options.as_dict(), MigrationOptions().as_dict()
     contradictions = [
         f"{name} is {frozen.get(name)!r}, not {value!r}"
@@ -216,16 +261,13 @@ def join(
     if run.rates != wishes_conf.rates().as_dict():
         now = _rates_text(wishes_conf.rates().as_dict())
         contradictions.append(f"its rates are {_rates_text(run.rates)}, not {now}")
-    controls, plain = options.controls.as_dict(), Controls().as_dict()
-    contradictions += [
-        f"{name} is {run.controls.get(name)!r}, not {value!r} (change it with migrate_users --set {name}={value})"
-        for name, value in controls.items()
-        if value != plain[name] and str(value) != str(run.controls.get(name))
-    ]
-    if contradictions:
+    in_force = Controls.from_dict(run.controls).contradictions(options.controls, options.given)
+    if contradictions or in_force:
         raise RunConflictError(
-            f"run {run.pk} is open with other options: {'; '.join(contradictions)}. "
-            f"Give the command without them to go on with it, or stop it with migrate_users --stop {run.pk}"
+            f"run {run.pk} is open with other options: {'; '.join([*contradictions, *in_force])}. "
+            "Give the command without them to go on with it, "
+            + ("change them with migrate_users --set NAME=VALUE, " if in_force else "")
+            + f"or stop it with migrate_users --stop {run.pk}"
         )
     figures = totals.folded_figures(run, using)
     last = figures["last_progress"]
@@ -233,7 +275,7 @@ def join(
     notice(
         f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}, last progress {ago}: going on"
     )
-    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=f"gone on with on {actor.host}", using=using)
+    runs.note_resumed_work(run.pk, actor=actor, using=using)
 
 
 def work_on_run(
@@ -243,12 +285,15 @@ def work_on_run(
     using: str = "default",
     stop: StopFlag | None = None,
     progress: ProgressCallback | None = None,
+    expecting: runs.Expecting = runs.unheeded,
     notice: runs.Notice = runs.silent,
 ) -> RunSummary:
     """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands."""
     begun = time.monotonic()
     stop = stop or StopFlag()
     run = MigrationRun.objects.using(using).get(pk=run_id)
+    if run.expected is not None:
+        expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
         return rollback.work_on_rollback(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
     work = MigrationWork(terms_of(run), run.options.get("limit"))
@@ -281,15 +326,13 @@ def close(
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
     details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
-    runs.add_event(run_id, EventKind.CHECKED, actor=actor, details=details, using=using)
     if report.ok:
-        runs.change_status(run_id, RunStatus.COMPLETED, actor=actor, using=using)
-    else:
-        broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
-        logs.write(logging.ERROR, "the check after the run found violations", run=run_id, reason=broken)
-        runs.change_status(
-            run_id, RunStatus.FAILED, actor=actor, reason=f"the check after the run found {broken}", using=using
-        )
+        runs.end_check(run_id, RunStatus.COMPLETED, actor=actor, details=details, using=using)
+        return
+    broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
+    logs.write(logging.ERROR, "the check after the run found violations", run=run_id, reason=broken)
+    reason = f"the check after the run found {broken}"
+    runs.end_check(run_id, RunStatus.FAILED, actor=actor, reason=reason, details=details, using=using)
 
 
 def trip(
@@ -322,8 +365,21 @@ def trip(
 
 
 def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:
-    """Return what a run has done so far."""
+    """Return what a run has done so far; for one that is taken back, what became of that as ``extra["rollback"]``."""
     run = MigrationRun.objects.using(using).get(pk=run_id)
+    extra = {}
+    if run.status in (RunStatus.ROLLING_BACK, RunStatus.ROLLED_BACK):
+        back = MigrationRun.objects.using(using).filter(target_run=run).order_by("-id").first()
+        if back is not None:
+            undone = totals.run_totals(back, using)
+            extra["rollback"] = {
+                "run": back.pk,
+                "status": back.status,
+                "rolled_back": undone.rolled_back,
+                "skipped": undone.skipped,
+                "failed": undone.failed,
+                "mana": undone.mana,
+            }
     return RunSummary(
         run=run.pk,
         kind=run.kind,
@@ -334,4 +390,5 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=handled,
+        extra=extra,
     )

@@ -26,9 +26,7 @@ from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 
 
-def migrate_named(
-    options: MigrationOptions, *, actor: Actor, using: str = "default", notice: runs.Notice = runs.silent
-) -> RunSummary:
+def migrate_named(options: MigrationOptions, *, actor: Actor, reason: str = "", using: str = "default") -> RunSummary:
     """Convert named users in one transaction; there is no breaker, failures are reported.
 
     Raises:
@@ -39,7 +37,7 @@ def migrate_named(
     rates = wishes_conf.rates()
 
     def handle(run: MigrationRun, batch: int, user: str) -> Totals:
-        terms = ConversionTerms(run=run.pk, rates=rates, skip_invalid=options.skip_invalid)
+        terms = ConversionTerms(run=run.pk, rates=rates, skip_invalid=options.skip_invalid, look_closer=True)
         result = conversion.convert(connections[using], terms, batch=batch, first=user, last=user)
         return result if result.selected else left_out(run, batch, user, "already_migrated", using)
 
@@ -50,7 +48,7 @@ def migrate_named(
         rates=rates.as_dict(),
         handle=handle,
         actor=actor,
-        reason="",
+        reason=reason,
         using=using,
     )
 

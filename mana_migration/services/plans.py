@@ -12,7 +12,7 @@ from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.errors import RunConflictError, SourceError
 from mana_migration.files import write_new_file
-from mana_migration.services import dry_run
+from mana_migration.services import dry_run, runs
 
 #: The version of the file's shape.
 VERSION: Final = 1
@@ -62,18 +62,26 @@ def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOpt
         for name, value in asked.as_dict().items()
         if value != default.as_dict()[name] and value != planned.as_dict()[name]
     ]
-    if wrong or asked.controls not in (default.controls, planned.controls):
-        names = ", ".join(wrong) or "batch size, delay or error threshold"
-        raise RunConflictError(f"the plan was made with another {names}: leave it out, or save a new plan")
+    contradictions = [f"{name} is {planned.as_dict()[name]!r}, not {asked.as_dict()[name]!r}" for name in wrong]
+    contradictions += planned.controls.contradictions(asked.controls, asked.given)
+    if contradictions:
+        raise RunConflictError(
+            f"the plan was made with other options: {'; '.join(contradictions)}; leave them out, or save a new plan"
+        )
     return replace(planned, plan_digest=digest(promise))
 
 
 def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) -> None:
     """Refuse a plan whose rates or findings have changed since; drifting balances are reported afterwards instead.
 
+    A run that is open with this very plan is gone on with.
+
     Raises:
         RunConflictError: they have.
     """
+    open_run = runs.open_run_or_none(using)
+    if open_run is not None and open_run.options.get("plan_digest") == options.plan_digest:
+        return  # it was verified when the run was opened; since then the run itself has changed the findings
     now = dry_run.forecast(options, using=using, validate_only=True).promise()
     for name in ("rates", "findings"):
         if now[name] != promise[name]:

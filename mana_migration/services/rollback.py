@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from django.db import connections, transaction
+from django.db.models import Count
 from django.utils import timezone
 
-from mana_migration.domain.options import RollbackOptions
+from mana_migration.domain.options import MOST_NAMED_USERS, Controls, RollbackOptions
 from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.planning import Slice
@@ -16,10 +19,10 @@ from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import named, preflight, runs, throttle, validation
+from mana_migration.services import logs, named, preflight, runs, throttle, validation
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import Ending, StopFlag, Worker
-from mana_migration.states import EventKind, RunKind, RunStatus, UserStatus
+from mana_migration.states import RunKind, RunStatus, UserStatus
 
 
 def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
@@ -126,6 +129,7 @@ def roll_back(
     using: str = "default",
     stop: StopFlag | None = None,
     progress: ProgressCallback | None = None,
+    expecting: runs.Expecting = runs.unheeded,
     notice: runs.Notice = runs.silent,
 ) -> RunSummary:
     """Take conversions back: of named users at once, else in a run that the same call goes on with.
@@ -140,13 +144,39 @@ def roll_back(
     """
     preflight.check(using)
     if options.users:
+        refuse_nothing(options, using)
         return named.roll_back_named(options, actor=actor, using=using)
-    run = runs.open_run_or_none(using)
-    if run is not None and run.kind == RunKind.ROLLBACK:
-        join(run, options, actor=actor, using=using, notice=notice)
-    else:
-        run = open_rollback(options, actor=actor, using=using, notice=notice)
+    run = open_or_join(options, actor=actor, using=using, notice=notice)
+    if run.expected is not None:
+        expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     return work_on_rollback(run.pk, actor=actor, using=using, stop=stop or StopFlag(), progress=progress, notice=notice)
+
+
+def open_or_join(options: RollbackOptions, *, actor: Actor, using: str, notice: runs.Notice) -> MigrationRun:
+    """Return the rollback to work on: the open one, else a new one; two at once get the same."""
+    run = runs.open_run_or_none(using)
+    if run is None or run.kind != RunKind.ROLLBACK:
+        try:
+            return open_rollback(options, actor=actor, using=using, notice=notice)
+        except RunConflictError:
+            run = runs.open_run_or_none(using)
+            if run is None or run.kind != RunKind.ROLLBACK:
+                raise
+    join(run, options, actor=actor, using=using, notice=notice)
+    return run
+
+
+def refuse_nothing(options: RollbackOptions, using: str) -> None:
+    """Refuse named users of whom nobody is migrated.
+
+    Raises:
+        NothingToRollBackError: that is so.
+    """
+    live = UserMigration.objects.using(using).filter(user_id__in=options.users, status=UserStatus.MIGRATED)
+    if len(options.users) <= MOST_NAMED_USERS and not live.exists():
+        raise NothingToRollBackError(
+            f"there is no conversion to take back {describe_selection(options)}; nothing was changed"
+        )
 
 
 def open_rollback(
@@ -159,15 +189,14 @@ def open_rollback(
         RunConflictError, RunNotFoundError: the target cannot be taken back, or another rollback is open.
     """
     check_target(options, using)
-    until = options.until or timezone.now()
     with transaction.atomic(using=using):
         open_run = runs.open_run_or_none(using)
         if open_run is not None and open_run.kind == RunKind.MIGRATION:
             reason = options.reason or "a mass rollback begins"
             runs.change_status(open_run.pk, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
             notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
-            until = timezone.now()
-        frozen = replace(options, until=until)
+        # a millisecond is what SQLite's clock tells apart
+        frozen = replace(options, until=runs.database_now(using) + timedelta(milliseconds=1))
         expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
         if not expected and not options.breaker:
             raise NothingToRollBackError(
@@ -189,7 +218,7 @@ def open_rollback(
 def describe_selection(options: RollbackOptions) -> str:
     """Say in words what a rollback selects."""
     if options.users:
-        return f"for the {len(options.users)} named users"
+        return "for the named user" if len(options.users) == 1 else f"for the {len(options.users):,} named users"
     if options.run is not None:
         return f"of run {options.run}"
     if options.since is not None:
@@ -211,6 +240,7 @@ def join(
         for name in ("run", "since", "everything", "emergency", "on_shortfall", "preserve_logs")
         if asked[name] != frozen.get(name)
     ]
+    contradictions += Controls.from_dict(run.controls).contradictions(options.controls, options.given)
     if contradictions:
         raise RunConflictError(
             f"rollback run {run.pk} is open with other options: {'; '.join(contradictions)}. "
@@ -219,7 +249,7 @@ def join(
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
     notice(f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}: going on")
-    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=f"gone on with on {actor.host}", using=using)
+    runs.note_resumed_work(run.pk, actor=actor, using=using)
 
 
 def work_on_rollback(
@@ -262,26 +292,30 @@ def finish(
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
     details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
+    status, reason = RunStatus.COMPLETED, ""
+    if not report.ok:
+        broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
+        status, reason = RunStatus.FAILED, f"the check after the rollback found {broken}"
+        logs.write(logging.ERROR, "the check after the rollback found violations", run=run_id, reason=broken)
     with transaction.atomic(using=using):
-        runs.add_event(run_id, EventKind.CHECKED, actor=actor, details=details, using=using)
-        if report.ok:
-            runs.change_status(run_id, RunStatus.COMPLETED, actor=actor, using=using)
-        else:
-            broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
-            reason = f"the check after the rollback found {broken}"
-            runs.change_status(run_id, RunStatus.FAILED, actor=actor, reason=reason, using=using)
-        if options.run is not None:
-            close_target(options.run, run_id, actor=actor, using=using)
+        if runs.end_check(run_id, status, actor=actor, reason=reason, details=details, using=using):
+            close_targets(options, run_id, actor=actor, using=using)
 
 
-def close_target(target_run: int, rollback_run: int, *, actor: Actor, using: str) -> None:
-    """Mark the run that was taken back, unless conversions of it are left and nobody's breaker asked for it."""
-    left = UserMigration.objects.using(using).filter(run_id=target_run, status=UserStatus.MIGRATED)
-    remaining = left.count() if left.exists() else 0
-    target = runs.lock_run(target_run, using)
-    taken_back = not remaining and not target.is_open and target.status != RunStatus.ROLLED_BACK
-    if target.status == RunStatus.ROLLING_BACK or taken_back:
+def close_targets(options: RollbackOptions, rollback_run: int, *, actor: Actor, using: str) -> None:
+    """Mark the runs that were taken back: those without a live conversion, and the one whose breaker asked for it."""
+    migrations = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION)
+    live = UserMigration.objects.using(using).filter(status=UserStatus.MIGRATED)
+    if options.run is not None:
+        migrations, live = migrations.filter(pk=options.run), live.filter(run_id=options.run)
+    remaining = dict(live.order_by().values_list("run_id").annotate(Count("id")))
+    closed = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STOPPED, RunStatus.ROLLING_BACK)
+    for run in migrations.filter(status__in=closed):
+        left = remaining.get(run.pk, 0)
+        ended = run.status == RunStatus.ROLLING_BACK and options.run == run.pk
+        if not ended and (left or not totals.run_totals(run, using).migrated):
+            continue
         reason = f"taken back by run {rollback_run}"
-        if remaining:
-            reason += f"; {remaining:,} users had spent their mana and stay migrated"
-        runs.change_status(target.pk, RunStatus.ROLLED_BACK, actor=actor, reason=reason, using=using)
+        if left:
+            reason += f"; {left:,} users had spent their mana and stay migrated"
+        runs.change_status(run.pk, RunStatus.ROLLED_BACK, actor=actor, reason=reason, using=using)

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from django.db import IntegrityError, connections, transaction
@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from mana_migration.domain.options import Controls
-from mana_migration.engine import totals
+from mana_migration.engine import dialect, totals
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs
@@ -25,8 +25,16 @@ Notice = Callable[[str], None]
 """Takes a sentence for whoever is watching."""
 
 
+Expecting = Callable[[int], None]
+"""Takes the number of users that are left to handle, before the first of them is."""
+
+
 def silent(sentence: str) -> None:
     """Tell nobody."""
+
+
+def unheeded(users: int) -> None:
+    """Take no notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +152,18 @@ def add_event(
     )
 
 
+def note_resumed_work(run_id: int, *, actor: Actor, using: str) -> None:
+    """Record that a process goes on with an open run."""
+    add_event(run_id, EventKind.RESUMED_WORK, actor=actor, message=f"gone on with on {actor.host}", using=using)
+
+
 def lock_run(run_id: int, using: str) -> MigrationRun:
-    """Return a run with its row locked; the caller is in a transaction."""
-    return MigrationRun.objects.using(using).select_for_update(of=("self",)).get(pk=run_id)
+    """Return a run with its row locked; the caller is in a transaction.
+
+    The lock leaves the run's key alone, so that nobody who adds a batch or an event waits for it: a
+    worker that splits a batch would wait for whoever stops the run and waits for that batch.
+    """
+    return MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).get(pk=run_id)
 
 
 _EVENTS: Final = {
@@ -176,7 +193,7 @@ def change_status(
         TransitionError: the run cannot go there from where it is.
     """
     with transaction.atomic(using=using):
-        run = MigrationRun.objects.using(using).select_for_update(of=("self",)).filter(pk=run_id).first()
+        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
         if run is None:
             raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
         if run.status == target:
@@ -209,6 +226,27 @@ def to_checking(run_id: int, *, actor: Actor, using: str) -> bool:
             change_status(run_id, RunStatus.CHECKING, actor=actor, using=using)
             return True
         return run.status == RunStatus.CHECKING
+
+
+def end_check(
+    run_id: int, target: RunStatus, *, actor: Actor, reason: str = "", details: Mapping[str, Any], using: str
+) -> bool:
+    """Record what the check of a run found and close it; return False where somebody else ended it meanwhile."""
+    with transaction.atomic(using=using):
+        run = lock_run(run_id, using)
+        if run.status != RunStatus.CHECKING:
+            return False
+        add_event(run_id, EventKind.CHECKED, actor=actor, details=details, using=using)
+        return change_status(run_id, target, actor=actor, reason=reason, using=using)
+
+
+def database_now(using: str) -> datetime:
+    """Return the database's own time, by which records are dated: machines need not agree on theirs."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {dialect.now(connection.vendor)}", [])
+        (moment,) = cursor.fetchone()
+    return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment).replace(tzinfo=UTC)
 
 
 def share_open_migration(using: str, *, wait: bool = True) -> MigrationRun | None:
@@ -281,7 +319,7 @@ def change_controls(
         UsageError: a value is out of range.
     """
     with transaction.atomic(using=using):
-        run = MigrationRun.objects.using(using).select_for_update(of=("self",)).filter(pk=run_id).first()
+        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
         if run is None:
             raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
         if not run.is_open:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, NoReturn, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -23,10 +24,26 @@ from wishes.errors import WishesError
 
 DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
 
+#: Statuses of a run that the same command would go on with.
+UNFINISHED: Final = ("running", "paused", "checking", "rolling_back")
+
 EXIT_CODES: Final = (
     "exit codes: 0 done; 1 refused or failed; 2 bad usage; 3 done, but some users failed or were blocked, or "
     "error-level findings remain; 4 breaker tripped, run rolled back; 130/143 stopped by signal"
 )
+
+
+class Aborted(KeyboardInterrupt):
+    """The second signal: end at once."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = number
+        super().__init__()
+
+
+def _refuse_usage(parser: CommandParser, message: str) -> NoReturn:
+    """End with one line; the usage alone would be twenty."""
+    parser.exit(USAGE, f"{parser.prog}: {message} (--help lists the options)\n")
 
 
 class MigrationCommand(BaseCommand):
@@ -38,7 +55,10 @@ class MigrationCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
-        return super().create_parser(prog_name, subcommand, allow_abbrev=False, epilog=EXIT_CODES, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, allow_abbrev=False, epilog=EXIT_CODES, **kwargs)
+        if parser.called_from_command_line:
+            parser.error = functools.partial(_refuse_usage, parser)  # type: ignore[method-assign]
+        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add this command's options, then those that all commands share."""
@@ -92,8 +112,11 @@ class MigrationCommand(BaseCommand):
                 f"the database failed: {failures.describe(error)}; what was committed stands, give the command again",
                 returncode=REFUSED,
             ) from error
+        except Aborted as abort:
+            self.stderr.write("aborted: what was in hand was rolled back; the same command goes on with an open run")
+            self.exit_code = 128 + abort.signal
         except KeyboardInterrupt:
-            self.stderr.write("aborted: the batch in hand was rolled back; the same command goes on")
+            self.stderr.write("aborted: nothing that was in hand was committed")
             self.exit_code = 128 + signal.SIGINT
         finally:
             logs.release()
@@ -148,9 +171,10 @@ class MigrationCommand(BaseCommand):
 
         def request(number: int, frame: FrameType | None) -> None:
             if flag.requested:
-                raise KeyboardInterrupt
+                raise Aborted(number)
             flag.request(number)
-            self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
+            with suppress(RuntimeError):  # the signal came while a line was being written
+                self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -160,17 +184,25 @@ class MigrationCommand(BaseCommand):
                 signal.signal(number, handler)
 
 
-def signal_code(flag: StopFlag, code: int) -> int:
-    """Return the exit code of a command that a signal may have ended: 130 or 143."""
-    return 128 + flag.signal if flag.requested and flag.signal else code
+def signal_code(flag: StopFlag, code: int, *, ended: bool = False) -> int:
+    """Return the exit code of a command that a signal may have stopped: 130 or 143, unless its work had ended."""
+    return 128 + flag.signal if flag.requested and flag.signal and not ended else code
+
+
+def run_code(flag: StopFlag, done: RunSummary) -> int:
+    """Return the exit code of a command that worked on a run."""
+    undone = done.extra.get("rollback", {}).get("status", "")
+    ended = done.status not in UNFINISHED and undone not in UNFINISHED
+    return signal_code(flag, outcome_code(done), ended=ended)
 
 
 def outcome_code(done: RunSummary) -> int:
     """Return the exit code that a run deserves by how it ended."""
+    blocked = done.totals.skipped - done.totals.skips["already_migrated"]
     if done.status in ("rolling_back", "rolled_back") or done.reason.startswith("breaker tripped"):
         return TRIPPED
     if done.status == "stopped":
         return REFUSED
-    if done.status == "failed" or done.totals.failed or done.totals.skipped:
+    if done.status == "failed" or done.totals.failed or blocked:
         return PARTLY
     return DONE

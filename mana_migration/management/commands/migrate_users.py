@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
-from mana_migration.domain.results import RunSummary
-from mana_migration.management.commands._base import (
-    DONE,
-    PARTLY,
-    MigrationCommand,
-    outcome_code,
-    signal_code,
-)
+from mana_migration.management.commands._base import DONE, PARTLY, run_code
 from mana_migration.management.migration_options import (
     add_control_options,
     add_migration_options,
     asked_control,
     read_options,
+    refuse_contradictions,
 )
+from mana_migration.management.taking_back import RollbackCommand
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import dry_run, migrate, plans, rollback, runs
+from mana_migration.services import dry_run, migrate, plans, runs
 
 
-class Command(MigrationCommand):
+class Command(RollbackCommand):
     help = (
         "Convert every user's wishes to mana, in batches, each in one transaction. The same command goes on with an "
         "open run; --dry-run says what would happen and writes nothing."
@@ -41,6 +37,7 @@ class Command(MigrationCommand):
 
     def run(self, **options: Any) -> int:
         """Route to the one call that the options mean."""
+        refuse_contradictions(options)
         using = options["database"]
         control, run = asked_control(options)
         if control is not None or options["set"]:
@@ -58,11 +55,20 @@ class Command(MigrationCommand):
             plans.verify(promise, asked, using=using)
         actor = runs.current_actor()
         with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="migrated") as progress:
-            done = migrate.migrate(asked, actor=actor, using=using, stop=stop, progress=progress, notice=self.notice)
+            done = migrate.migrate(
+                asked,
+                actor=actor,
+                reason=options["reason"],
+                using=using,
+                stop=stop,
+                progress=progress,
+                expecting=progress.expect,
+                notice=self.notice,
+            )
         if promise is not None:
             done = plans.with_drift(done, promise)
-        self.show(done)
-        return signal_code(stop, outcome_code(done))
+        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
+        return run_code(stop, done)
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Say what would happen."""
@@ -70,26 +76,15 @@ class Command(MigrationCommand):
         if options["save_plan"] is not None:
             plans.save(options["save_plan"], told)
         self.print_result(forecast_report.as_json(told), forecast_report.as_lines(told))
-        return PARTLY if told.blocked else DONE
+        return PARTLY if told.blocked or told.totals.failed else DONE
 
     def roll_back(self, users: tuple[str, ...], options: dict[str, Any]) -> int:
         """Take conversions back, as ``rollback_migration --user-id`` or ``--all`` does."""
-        using = options["database"]
+        size = options["batch_size"]
         asked = RollbackOptions(users=users, everything=not users, reason=options["reason"])
-        if options["dry_run"]:
-            told = rollback.forecast_rollback(asked, using=using)
-            self.stdout.write(f"would roll back {told.totals.rolled_back:,} users and skip {told.totals.skipped:,}")
-            return DONE
-        if not users:
-            self.confirm(
-                "This takes back every conversion in the database.", options, on_no="not confirmed: nothing was changed"
-            )
-        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="rolled back") as progress:
-            done = rollback.roll_back(
-                asked, actor=runs.current_actor(), using=using, stop=stop, progress=progress, notice=self.notice
-            )
-        self.show(done)
-        return signal_code(stop, outcome_code(done))
+        if size is not None:
+            asked = replace(asked, controls=replace(asked.controls, batch_size=size), given=frozenset({"batch_size"}))
+        return self.take_back(asked, options)
 
     def control(self, control: str | None, named: int | None, options: dict[str, Any]) -> int:
         """Pause, resume or stop a run, or change its settings, from another terminal."""
@@ -98,16 +93,13 @@ class Command(MigrationCommand):
         if options["set"]:
             controls = runs.change_controls(run.pk, dict(options["set"]), actor=actor, reason=reason, using=using)
             self.notice(f"run {run.pk}: {', '.join(f'{name} {value}' for name, value in controls.as_dict().items())}")
+        changed = True
         if control is not None:
             change = {"pause": runs.pause_run, "resume": runs.resume_run, "stop": runs.stop_run}[control]
             changed = change(run.pk, actor=actor, reason=reason, using=using)
-            run.refresh_from_db(using=using)
-            state = run.get_status_display().lower()
-            self.notice(f"run {run.pk} is {state}" + ("" if changed else " already"))
+        run.refresh_from_db(using=using)
+        if control is not None:
+            self.notice(f"run {run.pk} is {run.get_status_display().lower()}" + ("" if changed else " already"))
         if self.json_output:
             self.print_json({"run": run.pk, "status": run.status, "controls": run.controls})
         return DONE
-
-    def show(self, done: RunSummary) -> None:
-        """Print the result."""
-        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))

@@ -9,21 +9,12 @@ from django.utils import timezone
 
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, RollbackOptions
 from mana_migration.management import arguments
-from mana_migration.management.commands._base import (
-    DONE,
-    PARTLY,
-    MigrationCommand,
-    outcome_code,
-    signal_code,
-)
-from mana_migration.reports import rollback as rollback_report
-from mana_migration.reports import summary as summary_report
-from mana_migration.reports.progress import ProgressDisplay
+from mana_migration.management.taking_back import RollbackCommand
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import logs, rollback, runs
+from mana_migration.services import logs
 
 
-class Command(MigrationCommand):
+class Command(RollbackCommand):
     help = (
         "Take conversions back: debit exactly the mana that was credited, add the recorded wishes back. Give one of "
         "--user-id, --since, --run and --all; --dry-run shows exactly what would happen."
@@ -53,10 +44,9 @@ class Command(MigrationCommand):
         parser.add_argument(
             "--batch-size",
             type=arguments.batch_size,
-            default=Controls().batch_size,
             metavar="N|auto",
             help="Take N users back in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
-            "(default: %(default)s).",
+            f"(default: {Controls().batch_size}).",
         )
         parser.add_argument(
             "--on-shortfall",
@@ -86,9 +76,9 @@ class Command(MigrationCommand):
 
     def run(self, **options: Any) -> int:
         """Take back what was selected."""
-        using = options["database"]
+        size = options["batch_size"]
         asked = RollbackOptions(
-            users=tuple(str(key) for key in resolve_users(options["user_ids"], using=using)),
+            users=tuple(resolve_users(options["user_ids"], using=options["database"])),
             since=options["since"],
             run=options["run_id"],
             everything=options["all"],
@@ -96,31 +86,9 @@ class Command(MigrationCommand):
             on_shortfall=options["on_shortfall"],
             preserve_logs=options["preserve_logs"],
             reason=options["reason"],
-            controls=Controls(batch_size=options["batch_size"], delay=0.0),
+            controls=Controls(batch_size=Controls().batch_size if size is None else size, delay=0.0),
+            given=frozenset() if size is None else frozenset({"batch_size"}),
         )
         if asked.since is not None:
             self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")
-        told = None
-        if options["dry_run"] or not (asked.emergency or asked.users or options["no_input"]):
-            told = rollback.forecast_rollback(asked, using=using)
-        if told is not None and options["dry_run"]:
-            self.print_result(rollback_report.forecast_json(told), rollback_report.forecast_lines(told))
-            return PARTLY if told.totals.skipped else DONE
-        if told is not None and told.totals.selected:
-            for line in rollback_report.forecast_lines(told):
-                self.notice(line)
-            self.confirm(
-                f"Take the conversions of {told.totals.rolled_back:,} users back?",
-                options,
-                on_no="not confirmed: nothing was changed",
-            )
-        expected = told.totals.selected if told is not None else None
-        with (
-            self.stop_on_signals() as stop,
-            ProgressDisplay(self.progress_stream, verb="rolled back", expected=expected) as bar,
-        ):
-            done = rollback.roll_back(
-                asked, actor=runs.current_actor(), using=using, stop=stop, progress=bar, notice=self.notice
-            )
-        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
-        return signal_code(stop, outcome_code(done))
+        return self.take_back(asked, options)
