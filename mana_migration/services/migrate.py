@@ -295,7 +295,11 @@ def work_on_run(
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
-        return rollback.work_on_rollback(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        done = rollback.work_on_rollback(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        if run.target_run_id is None or not run.options.get("breaker"):
+            return done
+        # the migration that was asked for is the one that its breaker ended
+        return summary(run.target_run_id, using=using, seconds=done.seconds, handled=done.handled)
     work = MigrationWork(terms_of(run), run.options.get("limit"))
     pause = throttle.Throttle(run_id, using, stop, notice)
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
