@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.W
 MIGRATION, ROLLBACK = "migration", "rollback"
 
 _ROOT: Final = "mana_migration"
+_OURS: Final = re.compile(r"\.gitkeep|\.gitignore|[a-z]+-\d{4}-\d\d-\d\d\.log")
 _log = logging.getLogger(f"{_ROOT}.work")
 
 #: Keys that a context may have; anything else could carry a person's data.
@@ -74,11 +77,22 @@ class DailyFileHandler(logging.Handler):
             OSError: the folder or the file cannot be made or written.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._close_to_others()
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self.path(moment), flags, 0o600)
         os.fchmod(descriptor, 0o600)
         self.close_file()
         self._descriptor, self._day = descriptor, f"{moment:%Y-%m-%d}"
+
+    def _close_to_others(self) -> None:
+        """Take a folder that was there before away from others, if it holds nothing but our files.
+
+        A checkout has an empty one; but the folder may also be /tmp, which is everybody's.
+        """
+        found = self.folder.stat()
+        ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+        if ours and found.st_mode & 0o077 and all(_OURS.fullmatch(entry.name) for entry in self.folder.iterdir()):
+            self.folder.chmod(0o700)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -135,6 +149,7 @@ def release() -> None:
         if isinstance(handler, DailyFileHandler):
             logger.removeHandler(handler)
             handler.close()
+    logger.propagate = True
 
 
 def write(level: int, message: str, **context: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.apps import apps
+from django.contrib.auth import get_user_model
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 
@@ -12,6 +14,9 @@ from wishes import guards as wishes_guards
 
 SUPPORTED = ("postgresql", "sqlite")
 
+#: The apps whose schema must be complete.
+APPS = ("wishes", "mana_migration")
+
 
 def check(using: str = "default", *, read_only: bool = False) -> None:
     """Refuse a database that a run could not finish on.
@@ -20,7 +25,7 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
 
     Raises:
         DatabaseUnavailableError: it cannot be reached, or takes no writes.
-        PreflightError: it is neither PostgreSQL nor SQLite, a schema migration is not applied, or a guard is missing.
+        PreflightError: it is neither PostgreSQL nor SQLite, or lacks a schema migration, a table or a guard.
     """
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
@@ -30,6 +35,7 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
     try:
         connection.ensure_connection()
         _check_schema(using)
+        _check_tables(using)
         if not read_only:
             _check_writable(using)
         missing = wishes_guards.missing(connection) + guards.missing(connection)
@@ -47,11 +53,24 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
 
 def _check_schema(using: str) -> None:
     executor = MigrationExecutor(connections[using])
-    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in ("wishes", "mana_migration")]
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in APPS]
     pending = [f"{migration.app_label}.{migration.name}" for migration, _ in executor.migration_plan(targets)]
     if pending:
         raise PreflightError(
             f"database {using!r} lacks the schema migrations {', '.join(pending)}; run: python manage.py migrate"
+        )
+
+
+def _check_tables(using: str) -> None:
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        present = set(connection.introspection.table_names(cursor))
+    models = [get_user_model(), *(model for label in APPS for model in apps.get_app_config(label).get_models())]
+    missing = sorted({model._meta.db_table for model in models if model._meta.managed} - present)
+    if missing:
+        raise PreflightError(
+            f"database {using!r} lacks the tables {', '.join(missing)}, although their schema migrations are applied: "
+            "somebody dropped them; restore the database from a backup"
         )
 
 

@@ -11,12 +11,16 @@ from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
 from mana_migration.domain.pressure import Pressure, Usual, judge
 from mana_migration.engine.health import read_health
+from mana_migration.models import MigrationRun
 from mana_migration.services import runs
 from mana_migration.services.worker import StopFlag
-from mana_migration.states import EventKind
+from mana_migration.states import EventKind, RunStatus
 
 #: Seconds between two looks at the database, and between two looks while holding.
 LOOK_EVERY, HOLD_STEP = 1.0, 1.0
+
+#: Seconds of a long delay after which the run is looked at: somebody may have changed it.
+DELAY_STEP: Final = 1.0
 
 #: The longest soft wait, in seconds.
 LONGEST_SOFT_WAIT: Final = 2.0
@@ -39,7 +43,7 @@ class Throttle:
     def __call__(self, controls: Controls, seconds: float) -> None:
         """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most."""
         if controls.delay != AUTO:
-            self._stop.wait(float(controls.delay))
+            self._wait_for(float(controls.delay))
             return
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._look(seconds)
@@ -47,6 +51,14 @@ class Throttle:
             self._look(0.0)
         if self._pressure is Pressure.SOFT:
             self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
+
+    def _wait_for(self, delay: float) -> None:
+        """Wait that long, unless the end is asked for, the run is paused or ended, or its delay changed meanwhile."""
+        end = time.monotonic() + delay
+        while not self._stop.wait(min(DELAY_STEP, end - time.monotonic())) and time.monotonic() < end:
+            run = MigrationRun.objects.using(self._using).get(pk=self._run_id)
+            if run.status != RunStatus.RUNNING or Controls.from_dict(run.controls).delay != delay:
+                return
 
     def _look(self, seconds: float) -> None:
         health = read_health(connections[self._using])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,8 +101,9 @@ class MigrationCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; known errors become one line and an exit code."""
         self.json_output = options["format"] == "json"
+        log = None
         try:
-            logs.configure(self.log_kind, options["log_level"])
+            log = logs.configure(self.log_kind, options["log_level"])
             self.exit_code = self.run(**options)
         except UsageError as error:
             raise CommandError(str(error), returncode=USAGE) from error
@@ -119,7 +121,23 @@ class MigrationCommand(BaseCommand):
             self.stderr.write("aborted: nothing that was in hand was committed")
             self.exit_code = 128 + signal.SIGINT
         finally:
+            if log is not None:
+                self._log_end(sys.exception())
+                if log.lost_lines:
+                    self.stderr.write(f"{log.lost_lines:,} log lines could not be written to {log.folder}")
             logs.release()
+
+    def _log_end(self, error: BaseException | None) -> None:
+        """Log how the command ended; of an error only its class, since the message may repeat what was typed."""
+        code = getattr(error, "returncode", REFUSED) if error is not None else self.exit_code
+        known = error.__cause__ or error if error is not None else None
+        logs.write(
+            logging.ERROR if error is not None else logging.INFO,
+            "the command ended",
+            command=type(self).__module__.rpartition(".")[2],
+            exit_code=code,
+            **({"error_class": type(known).__name__} if known is not None else {}),
+        )
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from the command line and end the process with the exit code."""
