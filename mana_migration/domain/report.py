@@ -89,13 +89,18 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """How fast the run was; durations are seconds per batch, None where no batch was done."""
+    """How fast the run was; durations are seconds per batch, None where no batch was done.
+
+    ``progress`` is (time, users handled so far) at equal distances, ``users_per_minute`` the rate
+    between its points.
+    """
 
     batches: int
     p50: float | None
     p95: float | None
     longest: float | None
     mean: float | None
+    progress: Sequence[tuple[datetime, int]]
     users_per_minute: Sequence[tuple[datetime, float]]
     slowest: Sequence[BatchLine]
 

@@ -18,10 +18,10 @@ from django.utils.safestring import SafeString
 from mana_migration.reports.formatting import short_number
 
 #: All charts are drawn on this width and scale with the page.
-WIDTH: Final = 640
+WIDTH: Final = 560
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 16, 30
-_BAR_LEFT, _BAR_RIGHT, _BAR_STEP = 150, 150, 34
+_BAR_LEFT, _BAR_RIGHT, _BAR_STEP = 140, 130, 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def columns(chart_id: str, title: str, description: str, values: Sequence[Bar], 
     room, floor = height - _TOP - _BOTTOM - 14, height - _BOTTOM
     top = max((bar.value for bar in values), default=0)
     step = (WIDTH - 2 * _RIGHT) / max(1, len(values))
-    width = min(step * 0.72, 64)
+    width = min(step * 0.72, 56)
     parts = format_html_join(
         "",
         '<g><rect class="chart-{}" x="{}" y="{}" width="{}" height="{}" rx="3"></rect>'

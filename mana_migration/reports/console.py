@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
 from mana_migration.reports import facts as words
-from mana_migration.reports.formatting import clock, duration, number, percent, span, when
+from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 
 _STYLES: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "bold red", words.PLAIN: ""}
 _BORDERS: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "red", words.PLAIN: "blue"}
@@ -82,7 +82,7 @@ def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
         parts.append(f"waiting: {seen.waiting}")
     elif progress.remaining is not None:
         parts.append(f"{span(progress.remaining.low, progress.remaining.high)} left")
-    return words.one_line(f"{clock(seen.taken_at, zone)} {'; '.join(parts)}", 400)
+    return one_line(f"{clock(seen.taken_at, zone)} {'; '.join(parts)}", 400)
 
 
 def runs_text(runs: Sequence[RunLine], zone: tzinfo | None = None) -> str:

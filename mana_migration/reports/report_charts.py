@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mana_migration.domain.report import RunReport
 from mana_migration.reports import charts
 from mana_migration.reports.charts import Axis, Bar, Line
@@ -17,7 +19,7 @@ def report_charts(report: RunReport) -> list[Chart]:
     """Return the charts that a report has something to show in."""
     seen = report.snapshot
     found = [
-        progress_chart(seen),
+        progress_chart(replace(seen, series=report.performance.progress)),
         colours_chart(seen),
         sizes_chart(report),
         durations_chart(seen),

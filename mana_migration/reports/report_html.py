@@ -27,7 +27,7 @@ from mana_migration.reports.report_text import text_cell
 from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections
 
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.
-USERS_LISTED: Final = 10_000
+USERS_LISTED: Final = 5_000
 
 _STYLES: Final = ("charts.css", "report.css")
 _STATIC: Final = Path(__file__).resolve().parent.parent / "static" / "mana_migration"
@@ -42,10 +42,15 @@ class Tile:
     small: str = ""
     tone: str = PLAIN
 
+    @property
+    def long(self) -> bool:
+        """Say whether the figure needs smaller digits."""
+        return len(self.figure) > 11
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A section with its cells as text; ``numeric`` says of each column whether it holds numbers."""
+    """A section with its cells as text; each column and cell says whether it holds numbers."""
 
     key: str
     title: str
@@ -54,6 +59,11 @@ class Table:
     verdict: str
     columns: Sequence[tuple[str, bool]]
     rows: Sequence[Sequence[tuple[str, bool]]]
+
+    @property
+    def wide(self) -> bool:
+        """Say whether the table needs the whole width of the page."""
+        return len(self.columns) > 4
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from mana_migration.domain.report import SCHEMA_VERSION, ProblemClass, RunReport
 from mana_migration.reports.snapshot_json import snapshot_json
 
 #: Who started or changed a run is for the monitor and the admin; reports carry no names.
-_PERSONAL: Final = ("actor", "host")
+_PERSONAL: Final = ("actor", "host", "standstill")
 
 #: Users per write.
 CHUNK: Final = 2_000
@@ -58,6 +58,7 @@ def summary(report: RunReport) -> dict[str, Any]:
         "performance": {
             "batches": speed.batches,
             "batch_seconds": {"p50": speed.p50, "p95": speed.p95, "max": speed.longest, "mean": speed.mean},
+            "progress": [{"at": at.isoformat(), "users": users} for at, users in speed.progress],
             "users_per_minute": [
                 {"at": at.isoformat(), "users_per_minute": round(rate, 1)} for at, rate in speed.users_per_minute
             ],

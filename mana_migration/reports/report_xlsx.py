@@ -51,7 +51,7 @@ def _users_sheet(book: Workbook, number: int) -> Any:
     return sheet
 
 
-def _bold(sheet: Any, text: str) -> WriteOnlyCell:
+def _bold(sheet: Any, text: str) -> Any:
     cell = WriteOnlyCell(sheet, spreadsheet_cell(text))
     cell.font = _BOLD
     return cell

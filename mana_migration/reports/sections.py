@@ -185,7 +185,7 @@ def _performance(report: RunReport) -> Section:
         ("95 % of batches within, seconds", _rounded(speed.p95)),
         ("longest batch, seconds", _rounded(speed.longest)),
         ("mean batch, seconds", _rounded(speed.mean)),
-        ("users per minute on average", _rounded(seen.progress.rate_average)),
+        ("users per minute on average", _rounded(seen.progress.rate_average, 1)),
     ]
     return Section("performance", "Performance", "", ("what", "value"), [row for row in rows if row[1] is not None])
 
@@ -196,11 +196,9 @@ def _durations(report: RunReport) -> Section:
 
 
 def _speed(report: RunReport) -> Section:
-    handled = dict(report.snapshot.series)
+    handled = dict(report.performance.progress)
     rows = [(at, handled.get(at), round(rate, 1)) for at, rate in report.performance.users_per_minute]
-    return Section(
-        "speed", "Users over time", "", ("time", "users handled so far", "users per minute since the line before"), rows
-    )
+    return Section("speed", "Users over time", "", ("time", "users handled so far", "users per minute"), rows)
 
 
 def _slowest(report: RunReport) -> Section:
@@ -238,5 +236,5 @@ def _events(report: RunReport) -> Section:
     return Section("events", "Latest events", "", ("time", "event", "message"), rows)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import accumulate
 from typing import Final
 
 from django.db import connections
@@ -39,6 +40,9 @@ from mana_migration.states import BatchStatus, RunKind, UserStatus
 
 #: Batches read at a time.
 PAGE: Final = 5_000
+
+#: Points of the report's charts over time.
+POINTS: Final = 60
 
 #: Classes of errors or skips explained one by one.
 CLASSES: Final = 50
@@ -130,7 +134,7 @@ def _problem_classes(run: MigrationRun, counts: Mapping[str, int], status: str, 
 
 def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performance:
     """Read every batch once; only their durations, eight bytes each, stay in memory."""
-    durations = array("d")
+    durations, spread = array("d"), _Spread(seen.started_at, seen.last_progress)
     slowest: list[tuple[float, int, BatchLine]] = []
     last = 0
     while True:
@@ -143,6 +147,7 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
         for key, users, failed, attempts, started, finished in rows:
             seconds = _seconds(started, finished)
             durations.append(seconds)
+            spread.add(finished, users)
             if len(slowest) < SLOWEST or seconds > slowest[0][0]:
                 entry = (seconds, -key, BatchLine(key, users, failed, attempts, started, seconds))
                 (heapq.heappush if len(slowest) < SLOWEST else heapq.heapreplace)(slowest, entry)
@@ -156,9 +161,33 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
         p95=_percentile(ordered, 95),
         longest=ordered[-1] if ordered else None,
         mean=sum(ordered) / len(ordered) if ordered else None,
-        users_per_minute=rates_over_time(seen.started_at, seen.series),
+        progress=spread.series(),
+        users_per_minute=rates_over_time(seen.started_at, spread.series()),
         slowest=[line for _, _, line in sorted(slowest, reverse=True)],
     )
+
+
+class _Spread:
+    """Users by the time at which they were done, in as many equal parts of the run's time as a chart can show."""
+
+    def __init__(self, start: datetime, end: datetime | None) -> None:
+        self._start, self._end = start, end or start
+        self._parts = [0] * POINTS
+
+    def add(self, at: datetime | None, users: int) -> None:
+        """Count the users of one batch."""
+        whole = (self._end - self._start).total_seconds()
+        passed = (at - self._start).total_seconds() if at else 0.0
+        place = -(-passed * POINTS // whole) - 1 if whole > 0 else 0
+        self._parts[int(min(max(place, 0), POINTS - 1))] += users
+
+    def series(self) -> list[tuple[datetime, int]]:
+        """Return (time, users done by then); empty where nothing was done."""
+        if not any(self._parts):
+            return []
+        step = (self._end - self._start) / POINTS
+        ends = [*(self._start + step * number for number in range(1, POINTS)), self._end]
+        return list(zip(ends, accumulate(self._parts), strict=True))
 
 
 def _seconds(started: datetime | None, finished: datetime | None) -> float:

@@ -20,7 +20,7 @@ from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, MigrationCommand
-from mana_migration.management.streams import TextSink, ended_by_sigterm
+from mana_migration.management.streams import TextSink, ended_by_sigterm, forget_reader
 from mana_migration.management.watching import NO_RUN, Watch
 from mana_migration.reports import console as screens
 from mana_migration.reports import export, report_json, report_text, snapshot_json
@@ -56,6 +56,9 @@ class Command(MigrationCommand):
         except KeyboardInterrupt:
             self.stderr.write("aborted: nothing was left behind")
             return 128 + signal.SIGINT
+        except BrokenPipeError:  # monitor_migration --report | head
+            forget_reader()
+            return DONE
 
     def nothing_yet(self) -> int:
         """Say that there is no run."""
