@@ -94,7 +94,7 @@ class RunSnapshot:
 
     @property
     def mana_by_colour(self) -> dict[str, int]:
-        """Return the mana that each colour's converted (or restored) wishes are worth at the run's rates."""
+        """Return what each colour's wishes are worth at the run's rates, in mana; empty for a rollback."""
         return {colour: getattr(self.totals, colour) * rate for colour, rate in self.rates.items()}
 
     @property

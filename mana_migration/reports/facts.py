@@ -119,12 +119,15 @@ def remaining_fact(seen: RunSnapshot) -> Fact:
 
 def mana_words(seen: RunSnapshot) -> str:
     """Say how much mana was moved, by colour and with the arithmetic."""
-    verb = "debited" if seen.is_rollback else "credited"
+    totals = seen.totals
+    if seen.is_rollback:  # each conversion is taken back at the rates of its own run
+        wishes = f"{number(totals.green)} green, {number(totals.blue)} blue, {number(totals.red)} red"
+        return f"{number(totals.mana)} debited ({wishes} given back)"
     parts = [
-        f"{number(getattr(seen.totals, colour))} {colour} x {rate} = {number(seen.mana_by_colour[colour])}"
+        f"{number(getattr(totals, colour))} {colour} x {rate} = {number(seen.mana_by_colour[colour])}"
         for colour, rate in seen.rates.items()
     ]
-    return f"{number(seen.totals.mana)} {verb} ({', '.join(parts)})" if parts else number(seen.totals.mana)
+    return f"{number(totals.mana)} credited" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def error_rate_words(rate: ErrorRate) -> str:

@@ -107,7 +107,8 @@ def _users(report: RunReport) -> Section:
 def _mana(report: RunReport) -> Section:
     seen, totals = report.snapshot, report.snapshot.totals
     rows: list[tuple[Cell, ...]] = [
-        (colour, getattr(totals, colour), rate, seen.mana_by_colour[colour]) for colour, rate in seen.rates.items()
+        (colour, getattr(totals, colour), seen.rates.get(colour), seen.mana_by_colour.get(colour))
+        for colour in ("green", "blue", "red")
     ]
     rows.append(("total", totals.green + totals.blue + totals.red, None, totals.mana))
     if totals.shortfall:
