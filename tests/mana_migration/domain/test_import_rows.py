@@ -79,7 +79,7 @@ odd_texts = st.sampled_from(
         "-",
         "true",
         "None",
-        "５",
+        "\uff15",
     ]
 )
 fields = st.one_of(digits, near_limits, odd_texts, st.text(max_size=12))

@@ -1,0 +1,490 @@
+"""Each reader gives the same rows in constant memory, and says in one line what is wrong with a source."""
+
+import datetime
+import json
+import os
+import re
+import sqlite3
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+import tablib
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
+
+from mana_migration.domain.legacy import COLUMNS, Marker
+from mana_migration.engine.sources import open_source
+from mana_migration.errors import SourceError
+
+HEADER = ["id", "name", *list(COLUMNS.values())[1:]]
+ROWS: list[list[Any]] = [
+    ["u1", "Alice", 5, 0, -7, 0, False],
+    ["u2", 'Bob "B", jr.\nline two', 2**40, None, 3, 12, True],
+    ["57", None, 0, 0, 0, 0, None],
+]
+#: what the parser gets of them: without the names
+VALUES = [[row[0], *row[2:]] for row in ROWS]
+
+
+def as_text(value: Any) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read(address: object, **options: Any) -> list[tuple[int | None, Any]]:
+    options = {"table": None, "columns": COLUMNS} | options
+    with open_source(str(address), **options) as source:
+        return [(line, values if isinstance(values, Marker) else list(values)) for line, values in source.rows()]
+
+
+def write_csv(path: Path, rows: list[list[Any]] = ROWS, header: list[str] = HEADER) -> Path:
+    data = tablib.Dataset(*[[as_text(value) for value in row] for row in rows], headers=header)
+    path.write_text(data.export("csv"), encoding="utf-8", newline="")
+    return path
+
+
+def write_json(path: Path, rows: list[list[Any]] = ROWS) -> Path:
+    path.write_text(json.dumps([dict(zip(HEADER, row, strict=True)) for row in rows]), encoding="utf-8")
+    return path
+
+
+def write_xlsx(path: Path, rows: list[list[Any]] = ROWS, *, sheet: str = "export") -> Path:
+    book = openpyxl.Workbook(write_only=True)
+    page = book.create_sheet(sheet)
+    for row in [HEADER, *rows]:
+        page.append(row)
+    book.save(path)
+    share_texts(path)
+    return path
+
+
+def share_texts(path: Path) -> None:
+    """Move the texts of a workbook's cells into a table, as Excel does and openpyxl does not."""
+    texts: dict[bytes, int] = {}
+
+    def shared(found: re.Match[bytes]) -> bytes:
+        return b't="s"><v>%d</v>' % texts.setdefault(found[1], len(texts))
+
+    parts = parts_of(path)
+    name = next(name for name in parts if name.startswith("xl/worksheets/"))
+    parts[name] = re.sub(rb't="inlineStr"><is>(.*?)</is>', shared, parts[name], flags=re.DOTALL)
+    items = b"".join(b"<si>%s<rPh><t>read so</t></rPh></si>" % text for text in texts)
+    parts["xl/sharedStrings.xml"] = b'<sst xmlns="%s">%s</sst>' % (SHEET_MAIN_NS.encode(), items)
+    kind = b'<Override PartName="/xl/sharedStrings.xml" ContentType="%s"/></Types>' % SHARED_STRINGS.encode()
+    parts["[Content_Types].xml"] = parts["[Content_Types].xml"].replace(b"</Types>", kind)
+    write_parts(path, parts)
+
+
+def parts_of(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_parts(path: Path, parts: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+
+
+def write_sqlite(path: Path, rows: list[list[Any]] = ROWS, *, table: str = "users") -> Path:
+    with sqlite3.connect(path) as connection:
+        connection.execute(f'CREATE TABLE "{table}" ({", ".join(HEADER)})')
+        connection.executemany(f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(HEADER))})', rows)
+    connection.close()
+    return path
+
+
+# --- All readers agree ------------------------------------------------------------------------------------------------
+
+
+def test_csv_gives_the_rows_as_text_with_their_lines(tmp_path: Path) -> None:
+    expected = [[as_text(value) for value in values] for values in VALUES]
+    assert read(write_csv(tmp_path / "e.csv")) == list(zip([2, 3, 5], expected, strict=True))
+
+
+def test_json_gives_the_rows(tmp_path: Path) -> None:
+    assert read(write_json(tmp_path / "e.json")) == [(None, values) for values in VALUES]
+
+
+def test_json_lines_give_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_text("\n".join(json.dumps(dict(zip(HEADER, row, strict=True))) for row in ROWS))
+    assert read(path) == [(None, values) for values in VALUES]
+
+
+def test_xlsx_gives_the_rows_with_their_places_in_the_sheet(tmp_path: Path) -> None:
+    assert read(write_xlsx(tmp_path / "e.xlsx")) == list(zip([2, 3, 4], VALUES, strict=True))
+
+
+def test_a_sqlite_file_gives_the_rows_in_the_order_of_the_ids(tmp_path: Path) -> None:
+    path = write_sqlite(tmp_path / "e.sqlite3")
+    assert read(f"sqlite:///{path}") == [(None, values) for values in sorted(VALUES, key=lambda values: values[0])]
+
+
+def test_what_tablib_writes_is_read(tmp_path: Path) -> None:
+    data = tablib.Dataset(*ROWS, headers=HEADER)
+    (tmp_path / "e.xlsx").write_bytes(data.export("xlsx"))
+    (tmp_path / "e.json").write_text(data.export("json"))
+    assert [values[0] for _, values in read(tmp_path / "e.xlsx")] == ["u1", "u2", "57"]
+    assert [values for _, values in read(tmp_path / "e.json")] == VALUES
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_csv_of_another_country_is_read(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "e.tsv"
+    path.write_text(
+        "\ufeff" + delimiter.join(HEADER) + "\r\n" + delimiter.join(["u1", "n", "1", "2", "3", "4", "f"]) + "\r\n\r\n"
+    )
+    assert read(path) == [(2, ["u1", "1", "2", "3", "4", "f"])]
+
+
+def test_columns_have_the_names_that_the_operator_gives(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("uid,g,b,r,m,done\nu1,1,2,3,4,f\n")
+    names = dict(zip(COLUMNS, ["uid", "g", "b", "r", "m", "done"], strict=True))
+    assert read(path, columns=names) == [(2, ["u1", "1", "2", "3", "4", "f"])]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), st.integers(-(2**63), 2**63 - 1)),
+        max_size=20,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_csv_and_json_give_back_what_was_written(tmp_path: Path, rows: list[tuple[str, int]]) -> None:
+    full = [[key, "n", number, 0, 0, 0, False] for key, number in rows]
+    (tmp_path / "p.json").write_text(json.dumps([dict(zip(HEADER, row, strict=True)) for row in full]))
+    assert [values[:2] for _, values in read(tmp_path / "p.json")] == [[key, number] for key, number in rows]
+    write_csv(tmp_path / "p.csv", full)
+    assert [values[:2] for _, values in read(tmp_path / "p.csv")] == [[key, str(number)] for key, number in rows]
+
+
+# --- What is wrong with a row -----------------------------------------------------------------------------------------
+
+
+def test_a_csv_row_of_another_width_is_marked(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(",".join(HEADER) + "\nu1,n,1,2,3,4\nu2,n,1,2,3,4,f,x\nu3,n,1,2,3,4,f\n")
+    found = read(path)
+    assert [values for _, values in found[:2]] == [Marker.WRONG_FIELD_COUNT] * 2
+    assert found[2][0] == 4
+
+
+def test_json_marks_what_is_no_plain_value(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    entry = '{"id": "a", "green_balance": 1.0, "blue_balance": NaN, "red_balance": %s, "mana_balance": 0}' % ("9" * 50)
+    path.write_text(f'[{entry[:-1]}, "legacy_migration_completed": false}}, {{"id": 1, "id": 2}}, 5, null, [1], "x"]')
+    found = [values for _, values in read(path)]
+    assert found[0] == ["a", Marker.FRACTION, Marker.NOT_FINITE, Marker.HUGE, 0, False]
+    assert found[1] is Marker.REPEATED_KEY
+    assert found[2:] == [Marker.NOT_AN_OBJECT] * 4
+
+
+def test_a_key_that_an_object_lacks_is_not_null(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    first = dict(zip(HEADER, ROWS[0], strict=True))
+    path.write_text(json.dumps([first, {"id": "b"}]))
+    assert read(path)[1][1] == ["b", *[Marker.ABSENT] * 5]
+
+
+def test_xlsx_tells_numbers_dates_formulas_and_truth_values_apart(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    page.append(HEADER)
+    page.append(["a", "n", 1.0, 1.5, datetime.date(2024, 1, 1), "=1+1", True])
+    page.append(["b", "n", "5", "", "#N/A", 10**15, "t"])
+    book.save(tmp_path / "e.xlsx")
+    found = [values for _, values in read(tmp_path / "e.xlsx")]
+    assert found[0] == ["a", 1, 1.5, Marker.TEXT, Marker.FORMULA, True]
+    assert found[1][:2] == ["b", "5"]
+    assert found[1][2] is None
+    assert found[1][4:] == [10**15, "t"]
+
+
+def test_empty_rows_of_a_sheet_are_no_rows(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    page.append([])
+    page.append(HEADER)
+    page.append([])
+    page.append(ROWS[0])
+    book.save(tmp_path / "e.xlsx")
+    assert read(tmp_path / "e.xlsx") == [(4, VALUES[0])]
+
+
+def test_a_sheet_is_chosen_by_name(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.create_sheet("users").append(HEADER)
+    book.save(tmp_path / "e.xlsx")
+    assert read(tmp_path / "e.xlsx", table="users") == []
+    with pytest.raises(SourceError, match="its sheet is empty"):
+        read(tmp_path / "e.xlsx")
+    with pytest.raises(SourceError, match="no sheet 'nope'"):
+        read(tmp_path / "e.xlsx", table="nope")
+
+
+def test_text_that_is_not_utf8_in_a_sqlite_file_spoils_its_row_alone(tmp_path: Path) -> None:
+    path = write_sqlite(tmp_path / "e.sqlite3")
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO users (id) VALUES (CAST(x'ff' AS text))")
+    connection.close()
+    assert len(read(f"sqlite:///{path}")) == 4
+
+
+# --- What is wrong with a source --------------------------------------------------------------------------------------
+
+
+def refused(address: object, match: str, **options: Any) -> str:
+    with pytest.raises(SourceError, match=match) as caught:
+        read(address, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "xlsx"])
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path, ending: str) -> None:
+    refused(tmp_path / f"none.{ending}", "there is no such file")
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "xlsx"])
+def test_a_folder_is_refused(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"folder.{ending}").mkdir()
+    refused(tmp_path / f"folder.{ending}", "is a folder")
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "xlsx"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 300, b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\xff\xfe\x41\x00"])
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, ending: str, content: bytes) -> None:
+    path = tmp_path / f"e.{ending}"
+    path.write_bytes(content)
+    refused(path, "empty|binary|UTF-16|UTF-8|no XLSX")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("ending", ["csv", "json", "xlsx"])
+def test_a_file_that_this_user_may_not_read_is_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"e.{ending}"
+    path.touch(mode=0o000)
+    refused(path, "may not read")
+
+
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "e.parquet", r"ends in \.csv")
+
+
+def test_text_that_is_not_utf8_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "e.csv", [[f"u{n}", "n", 0, 0, 0, 0, False] for n in range(2000)])
+    with path.open("ab") as file:
+        file.write(b"\xe4,n,0,0,0,0,f\n")
+    refused(path, "not UTF-8")
+
+
+def test_a_missing_column_is_named_together_with_those_found(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("id,green,blue_balance,red_balance,mana_balance,legacy_migration_completed\n")
+    message = refused(path, "no column 'green_balance'")
+    assert "found id, green, blue_balance" in message
+
+
+def test_the_first_row_of_a_file_without_a_header_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("u1,Alice Example,5,0,0,0,f\n")
+    assert "Alice" not in refused(path, "does not look like a header")
+    path.write_text("u1,Alice,u5,a,b,c,f\n")
+    assert "found" in refused(path, "no column")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(",".join([*HEADER, "id"]) + "\n")
+    refused(path, "'id' is there twice")
+
+
+@pytest.mark.parametrize(
+    "tail", ["", ",", "]]", '{"id"', "] trailing", ' {"id": 1}]', "nul]", "," + "[" * 100_000], ids=range(8)
+)
+def test_json_that_breaks_off_is_refused(tmp_path: Path, tail: str) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(
+        "[" + json.dumps(dict(zip(HEADER, ROWS[0], strict=True))) + ("," if tail[:3] == "[[[" else "") + tail
+    )
+    refused(path, "broken off|behind the end|nested too deeply")
+
+
+@pytest.mark.parametrize("text", ["5", '"x"', "null", "[5]", '{"users": []}', "{}", "hello"])
+def test_json_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "e.json").write_text(text)
+    refused(tmp_path / "e.json", "array of objects|no column")
+
+
+def test_an_empty_json_array_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text(" [ ]\n")
+    assert read(tmp_path / "e.json") == []
+
+
+def test_a_stray_quote_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "e.csv")
+    with path.open("a") as file:
+        file.write('u9,"never closed,1,2,3,4,f\n' + "u10,n,1,2,3,4,f\n" * 20_000)
+    refused(path, "line 6: not CSV")
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx")
+    write_parts(path, parts_of(path) | {"xl/worksheets/sheet2.xml": b" " * (70 << 20)})
+    refused(path, "unpacks to more")
+
+
+def test_a_workbook_that_declares_entities_is_refused(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx")
+    parts = parts_of(path)
+    for name in parts:
+        if name.startswith("xl/worksheets/") or name == "xl/sharedStrings.xml":
+            body = parts[name].rpartition(b"?>")[2]
+            write_parts(path, parts | {name: b'<!DOCTYPE x [<!ENTITY a "aaaa">]>' + body})
+            refused(path, "document type")
+
+
+def test_a_text_of_several_runs_is_one_text(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx")
+    parts = parts_of(path)
+    runs = parts["xl/sharedStrings.xml"].replace(b"<t>u1</t>", b"<r><t>u</t></r><r><rPr><b/></rPr><t>1</t></r>")
+    write_parts(path, parts | {"xl/sharedStrings.xml": runs})
+    assert read(path)[0][1] == VALUES[0]
+
+
+def test_a_workbook_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx")
+    path.write_bytes(path.read_bytes()[:-200])
+    refused(path, "no XLSX workbook")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"</row>", b"</roww>"),
+        (b't="s"', b't="s" t="s"'),
+        (b'r="A1"', b'r="1"'),
+        (b"<v>5</v>", b"<v>five</v>"),
+        (b't="s"><v>0</v>', b't="s"><v>999999</v>'),
+        (b't="s"><v>0</v>', b't="s"><v>-1</v>'),
+        (b'<row r="2"', b'<row r="two"'),
+        (b'<row r="2"', b'<row r="9999999"'),
+    ],
+)
+def test_a_damaged_sheet_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx")
+    parts = parts_of(path)
+    sheet = next(name for name in parts if name.startswith("xl/worksheets/"))
+    assert old in parts[sheet]
+    write_parts(path, parts | {sheet: parts[sheet].replace(old, new, 1)})
+    refused(path, "damaged|beyond the rows|no XLSX")
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = write_sqlite(tmp_path / "e.sqlite3", table="people")
+    refused(f"sqlite:///{path}", "there is no such table")
+    assert len(read(f"sqlite:///{path}", table="people")) == 3
+    refused(f"sqlite:///{path}", "give TABLE or SCHEMA.TABLE", table="a.b.c")
+
+
+def test_a_table_with_a_hostile_name_is_only_a_name(tmp_path: Path) -> None:
+    path = write_sqlite(tmp_path / "e.sqlite3")
+    refused(f"sqlite:///{path}", "no such table", table='users"; DROP TABLE users; --')
+    assert len(read(f"sqlite:///{path}")) == 3
+
+
+def test_a_sqlite_file_is_never_written(tmp_path: Path) -> None:
+    path = write_sqlite(tmp_path / "e.sqlite3")
+    before = path.read_bytes()
+    path.chmod(0o400)
+    read(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["e.sqlite3"]
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://u:secret@h/n"])
+def test_an_address_that_names_no_database_is_refused(address: str) -> None:
+    assert "secret" not in refused(address, "give ")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "e.csv")
+    refused(f"sqlite:///{path}", "not a database")
+    refused(f"sqlite:///{tmp_path}/none.sqlite3", "no such file")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgres://user:se@cret@nowhere.invalid/name",
+        "postgres://user:se/cret@nowhere.invalid/name",
+        "postgres://user:se?cret@nowhere.invalid/name",
+        "postgres://user:se%ZZcret@nowhere.invalid/name",
+        "postgres://user:secret@nowhere.invalid:port/name",
+        "postgres://user:secret@nowhere.invalid/name",
+        "postgres://user:secret@127.0.0.1:1/name",
+        "postgresql://user:secret@nowhere.invalid/name?sslmode=nonsense",
+        "postgres://user:secret@/name?host=/nowhere",
+        "postgres://nowhere.invalid/name?password=secret",
+        "postgres://user:secret@nowhere.invalid/name?connect_timeout=secret",
+    ],
+)
+def test_no_message_shows_any_of_a_password(address: str) -> None:
+    message = refused(address, "legacy database")
+    assert "cret" not in message
+    assert "user" not in message.replace("postgres://USER", "").replace("user or the", "")
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
+WRITERS: dict[str, Callable[[Path, list[list[Any]]], Path]] = {
+    "csv": write_csv,
+    "json": write_json,
+    "xlsx": write_xlsx,
+    "sqlite3": write_sqlite,
+}
+
+
+def many(count: int) -> list[list[Any]]:
+    return [
+        [f"00000000-0000-0000-0000-{number:012}", f"User {number}", number % 97, 0, 1, 0, False]
+        for number in range(count)
+    ]
+
+
+def peak(path: Path) -> int:
+    address = f"sqlite:///{path}" if path.suffix == ".sqlite3" else str(path)
+    tracemalloc.start()
+    try:
+        with open_source(address, table=None, columns=COLUMNS) as source:
+            count = sum(1 for _ in source.rows())
+        assert count
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(params=list(WRITERS))
+def small_and_large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    write = WRITERS[request.param]
+    # every cell of a workbook is traced, which takes its time
+    count = 25_000 if request.param == "xlsx" else 60_000
+    yield write(tmp_path / f"s.{request.param}", many(7_000)), write(tmp_path / f"l.{request.param}", many(count))
+
+
+@pytest.mark.slow
+def test_ten_times_the_rows_take_no_more_memory(small_and_large: tuple[Path, Path]) -> None:
+    small, large = small_and_large
+    peak(small)  # what is imported and cached once
+    # the further rows themselves would take far more, at least a hundred bytes each
+    assert peak(large) < peak(small) + 1_000_000
