@@ -1,0 +1,172 @@
+"""A legacy PostgreSQL database is read in one read-only snapshot and named without its password."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from django.contrib.auth import get_user_model
+from psycopg2 import sql
+
+from mana_migration.domain.import_results import ImportOptions, ImportSummary
+from mana_migration.domain.legacy import COLUMNS, UnpaidFlag
+from mana_migration.engine.sources import open_source
+from mana_migration.engine.sources import postgresql as source_module
+from mana_migration.errors import SourceError
+from mana_migration.services import imports
+from mana_migration.services.runs import Actor
+from tests.support.commands import database_url
+from tests.support.legacy import legacy_database, legacy_rows
+from tests.support.oracle import assert_books_balance
+from tests.support.postgres import Postgres
+from wishes.models import Wallet
+
+COLOURS = ("green", "blue", "red")
+ODD = """
+CREATE TABLE odd (id text, green_balance numeric, blue_balance float8, red_balance boolean, mana_balance text,
+                  legacy_migration_completed text, "Legacy Name" text);
+INSERT INTO odd VALUES ('a', 5.00, 7, null, null, 'No', 'Alice'), (null, 'NaN', 0.5, true, '5', 'perhaps', 'Bob'),
+                       ('c', 1e30, 9007199254740992, false, '', null, 'Carol');
+"""
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return the address of a PostgreSQL server: that of the tests, or one for SQLite's tests alone."""
+    if request.config.getoption("db") == "postgres":
+        yield database_url()
+        return
+    with Postgres() as own:
+        yield own.url()
+
+
+@pytest.fixture(scope="module")
+def legacy(server: str) -> Iterator[str]:
+    with legacy_database(server, users=2_000, dirty=True, sql=ODD) as address:
+        yield address
+
+
+def bring_in(address: str, **options: Any) -> ImportSummary:
+    return imports.import_balances(ImportOptions(source=address, **options), actor=Actor("tester", "host"))
+
+
+def refused(address: str, match: str, **options: Any) -> str:
+    with (
+        pytest.raises(SourceError, match=match) as caught,
+        open_source(address, **({"table": None, "columns": COLUMNS} | options)) as source,
+    ):
+        list(source.rows())
+    return str(caught.value)
+
+
+@pytest.mark.django_db
+def test_a_legacy_database_arrives_to_the_unit(legacy: str) -> None:
+    done = bring_in(legacy, unpaid=UnpaidFlag.PENDING)
+    paid = "legacy_migration_completed IS TRUE AND NOT (mana_balance = 0 AND green_balance = 5)"
+    kept = ", ".join(f"CASE WHEN {paid} THEN 0 ELSE coalesce({colour}_balance, 0) END" for colour in COLOURS)
+    rows = legacy_rows(legacy, f"SELECT id::text, {kept}, coalesce(mana_balance, 0), {paid} FROM users")
+    expected = {row[0]: row[1:] for row in rows}
+    found = Wallet.objects.values_list(
+        f"user__{get_user_model().USERNAME_FIELD}", "green", "blue", "red", "mana", "migrated_at"
+    )
+    assert {name: (*balances, moment is not None) for name, *balances, moment in found} == expected
+    assert (done.rows, done.imported, done.bad) == (2_000, 2_000, 0)
+    assert done.nulls["blue"] == 20
+    assert done.unpaid == 20
+    orphans = [row[0] for row in legacy_rows(legacy, "SELECT id::text FROM users WHERE mana_balance = 500")]
+    names = Wallet.objects.filter(**{f"user__{get_user_model().USERNAME_FIELD}__in": orphans})
+    assert_books_balance(orphans=[wallet.pk for wallet in names])
+
+
+@pytest.mark.django_db
+def test_columns_of_other_types_are_read_without_coercion(legacy: str) -> None:
+    done = bring_in(legacy, table="odd", skip_bad_rows=True)
+    assert Wallet.objects.values_list("green", "blue", "red", "mana").get() == (5, 7, 0, 0)
+    assert {row.row: row.reasons for row in done.rejected} == {
+        2: ("out_of_range", "inexact", "boolean", "not_a_number"),
+        3: ("missing_id", "not_finite", "fraction", "boolean", "not_a_number", "unknown_flag"),
+    }
+
+
+def test_nothing_can_be_written_to_a_legacy_database(legacy: str) -> None:
+    with open_source(legacy, table=None, columns=COLUMNS) as source:
+        next(source.rows())
+        connection = source._connection  # type: ignore[attr-defined]
+        with connection.cursor() as cursor, pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            cursor.execute("DELETE FROM users")
+
+
+def test_rows_that_appear_while_reading_are_not_seen(legacy: str) -> None:
+    with open_source(legacy, table=None, columns=COLUMNS) as source:
+        rows = source.rows()
+        next(rows)
+        writer = psycopg2.connect(legacy)
+        try:
+            with writer, writer.cursor() as cursor:
+                cursor.execute("INSERT INTO users (id) VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff')")
+            assert sum(1 for _ in rows) == 1_999
+        finally:
+            with writer, writer.cursor() as cursor:
+                cursor.execute("DELETE FROM users WHERE id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'")
+            writer.close()
+
+
+def test_rows_are_fetched_a_few_at_a_time(legacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "CHUNK", 10)
+    with open_source(legacy, table=None, columns=COLUMNS) as source:
+        keys = [values[0] for _, values in source.rows()]
+    assert len(keys) == 2_000
+    assert keys == sorted(keys)
+
+
+def test_a_table_in_a_schema_with_an_odd_name_is_found(server: str) -> None:
+    names = [sql.Identifier(name).string for name in COLUMNS.values()]
+    table = f'CREATE SCHEMA old; CREATE TABLE old."We""ird%s" ({", ".join(f"{name} text" for name in names)})'
+    with (
+        legacy_database(server, sql=table) as address,
+        open_source(address, table='old.We"ird%s', columns=COLUMNS) as source,
+    ):
+        assert list(source.rows()) == []
+
+
+def test_what_is_not_there_is_refused_in_one_line(legacy: str, server: str) -> None:
+    assert "\n" not in refused(legacy, "there is no such table", table="nobody")
+    refused(legacy, "there is no such table", table="nowhere.users")
+    refused(legacy, "no column 'green'.*found id, telegram_id", columns=COLUMNS | {"green": "green"})
+    refused(server.rpartition("/")[0] + "/no_such_database", "there is no such database")
+
+
+def test_an_unreadable_table_is_refused(legacy: str) -> None:
+    owner = psycopg2.connect(legacy)
+    owner.autocommit = True
+    with owner.cursor() as cursor:
+        cursor.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
+    try:
+        address = legacy.replace("//postgres@", "//reader:secret@")
+        assert "secret" not in refused(address, "grant SELECT")
+    finally:
+        with owner.cursor() as cursor:
+            cursor.execute("DROP ROLE reader")
+        owner.close()
+
+
+def test_a_server_that_goes_away_is_one_line(legacy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "CHUNK", 10)
+    with (
+        pytest.raises(SourceError, match="lost behind row 10 ") as caught,
+        open_source(legacy, table=None, columns=COLUMNS) as source,
+    ):
+        rows = source.rows()
+        for _ in range(10):
+            next(rows)
+        pid = source._connection.info.backend_pid  # type: ignore[attr-defined]
+        legacy_rows(legacy, f"SELECT pg_terminate_backend({pid}, 5000)")
+        next(rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_text_beyond_ascii_arrives(server: str) -> None:
+    names = ", ".join(f"0 AS {name}" for name in list(COLUMNS.values())[1:5])
+    table = f"CREATE TABLE users AS SELECT 'J\u00fcrgen' AS id, {names}, false AS legacy_migration_completed"
+    with legacy_database(server, sql=table) as address, open_source(address, table=None, columns=COLUMNS) as source:
+        assert [values[0] for _, values in source.rows()] == ["J\u00fcrgen"]
