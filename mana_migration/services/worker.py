@@ -230,7 +230,8 @@ class Worker:
                 f"SELECT b.id, b.first_user, b.last_user, b.planned, {dialect.now(vendor)}, r.controls "
                 "FROM mana_migration_migrationbatch b JOIN mana_migration_migrationrun r ON r.id = b.run_id "
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
-                f"ORDER BY b.id LIMIT 1 {dialect.lock(vendor, 'b', skip_locked=True)}",
+                # what was split first, so that failures are known early; what somebody held last, so that it may be free
+                f"ORDER BY b.attempts, b.planned, b.id LIMIT 1 {dialect.lock(vendor, 'b', skip_locked=True)}",
                 [self._run_id],
             )
             row = cursor.fetchone()
