@@ -239,8 +239,10 @@ RULES: tuple[tuple[int, str, str], ...] = (
         8,
         "a run's batches count other users than its records",
         # A record of a conversion may be gone, deleted by --no-preserve-logs: the next rule counts those.
+        # A named user without a wallet was skipped and has no record.
         f"SELECT u.id, b.*, r.* FROM {RUN} u LEFT JOIN (SELECT run_id, SUM(migrated) AS migrated, "
-        f"SUM(skipped) AS skipped, SUM(failed) AS failed FROM {BATCH} WHERE status = 'done' GROUP BY run_id) b "
+        f"SUM(skipped - {{skips:no_wallet}}) AS skipped, SUM(failed) AS failed FROM {BATCH} WHERE status = 'done' "
+        "GROUP BY run_id) b "
         f"ON b.run_id = u.id LEFT JOIN (SELECT r.run_id, SUM(CASE WHEN {CONVERTED} THEN 1 ELSE 0 END) AS migrated, "
         "SUM(CASE WHEN r.status = 'skipped' THEN 1 ELSE 0 END) AS skipped, "
         f"SUM(CASE WHEN r.status = 'failed' THEN 1 ELSE 0 END) AS failed FROM {RECORD} r GROUP BY r.run_id) r "
@@ -490,6 +492,7 @@ def _translate(vendor: str, sql: str) -> str:
         "differs": "({})::numeric <> ({})::numeric + ({})::numeric" if postgres else "oracle_differs({}, {}, {})",
         "rate": "(u.rates->>'{}')::numeric" if postgres else "json_extract(u.rates, '$.{}')",
         "unset": "u.options->>'{}' = 'false'" if postgres else "json_extract(u.options, '$.{}') = 0",
+        "skips": "COALESCE((skips->>'{}')::bigint, 0)" if postgres else "COALESCE(json_extract(skips, '$.{}'), 0)",
         "run_of": "split_part({}, ':', 2)" if postgres else "substr({}, 12)",
     }
     for name, text in macros.items():
