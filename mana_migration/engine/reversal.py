@@ -29,6 +29,8 @@ class ReversalTerms:
     """What is frozen on a rollback run and the same for each of its batches.
 
     ``target_run`` limits it to one run, ``since`` and ``until`` to conversions in [since, until).
+    ``named``: the users were named one by one, so that each is answered for, also those whom the old
+    system had converted.
     """
 
     run: int
@@ -37,6 +39,7 @@ class ReversalTerms:
     target_run: int | None = None
     since: datetime | None = None
     until: datetime | None = None
+    named: bool = False
 
 
 _COLUMNS: Final = ("record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "problem")
@@ -49,6 +52,9 @@ def _selection(terms: ReversalTerms) -> tuple[str, list[Any]]:
         "NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id AND r.run_id = %s)",
     ]
     parameters: list[Any] = [terms.run]
+    if not terms.named:
+        # users whom the old system had converted are none of a mass rollback's business
+        conditions.append("w.run_id NOT IN (SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind = 'import')")
     if terms.target_run is not None:
         conditions.append("w.run_id = %s")
         parameters.append(terms.target_run)
@@ -107,8 +113,7 @@ def _statement(vendor: str, terms: ReversalTerms) -> dialect.SetStatement:
         )
     else:
         records = (
-            "DELETE FROM mana_migration_usermigration WHERE id IN "
-            "(SELECT record_id FROM picked WHERE problem = '')"
+            "DELETE FROM mana_migration_usermigration WHERE id IN (SELECT record_id FROM picked WHERE problem = '')"
         )
     reference = f"'reversal:' || origin || ':' || {users.key_sql(vendor, 'user_id')}"
     sums = ", ".join(
@@ -168,9 +173,7 @@ def totals_of(vendor: str, rows: list[tuple[Any, ...]]) -> Totals:
     return totals
 
 
-def forecast(
-    connection: BaseDatabaseWrapper, terms: ReversalTerms, *, keys: tuple[str, str] | None = None
-) -> Totals:
+def forecast(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, keys: tuple[str, str] | None = None) -> Totals:
     """Return what a rollback on these terms would do now, without locking or writing anything.
 
     ``keys`` limits it to users from one key to another (as text, both included).

@@ -72,7 +72,7 @@ def roll_back_named(options: RollbackOptions, *, actor: Actor, using: str = "def
                 f"run {open_run.pk} is open and needs the records of its users; "
                 "leave out --no-preserve-logs, or wait until it has ended"
             )
-        terms = ReversalTerms(run=run.pk, write_off=options.write_off, preserve_logs=options.preserve_logs)
+        terms = ReversalTerms(run=run.pk, write_off=options.write_off, preserve_logs=options.preserve_logs, named=True)
         result = reversal.reverse(connections[using], terms, batch=batch, first=user, last=user)
         if not result.selected:
             return left_out(run, batch, user, "not_migrated", using)

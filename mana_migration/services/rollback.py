@@ -34,6 +34,7 @@ def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
         target_run=options.run,
         since=options.since,
         until=options.until,
+        named=bool(options.users),
     )
 
 
