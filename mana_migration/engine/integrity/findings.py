@@ -80,7 +80,7 @@ def _inconsistencies(
 
 
 def _mismatches(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
-    sql = records.mismatch_hits_sql(connection.vendor, scope)
+    sql = records.mismatch_hits_sql(connection, scope)
     for key, record, run, *values in rows(connection, sql, scope):
         figures = dict(zip(records.MISMATCH_COLUMNS, values, strict=True))
         yield _hit(connection, check, key, record=record, run=run, figures=figures)

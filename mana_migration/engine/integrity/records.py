@@ -8,17 +8,9 @@ from typing import Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine import dialect
-from mana_migration.engine.integrity.ledger import CONVERTED
+from mana_migration.engine.integrity.ledger import CONVERTED, entry_of_record
 from mana_migration.engine.integrity.scope import Scope, rows
 from wishes.rates import BIGINT_MAX, COLOURS, RATE_MAX
-
-#: What a wish of record ``r`` was worth in its run ``t``; read once a run, not once a record.
-_TERMS: Final = {
-    "postgresql": "WITH t AS MATERIALIZED (SELECT id, kind, (rates->>'green')::bigint AS green, "
-    "(rates->>'blue')::bigint AS blue, (rates->>'red')::bigint AS red FROM mana_migration_migrationrun)",
-    "sqlite": "WITH t AS MATERIALIZED (SELECT id, kind, json_extract(rates, '$.green') AS green, "
-    "json_extract(rates, '$.blue') AS blue, json_extract(rates, '$.red') AS red FROM mana_migration_migrationrun)",
-}
 
 #: Figures summed over records, by name.
 _FIGURES: Final = {"green": "r.green", "blue": "r.blue", "red": "r.red", "mana": "r.mana_credited"}
@@ -27,18 +19,32 @@ _REVERSED: Final = {"debited": "COALESCE(r.mana_debited, 0)", "shortfall": "COAL
 
 @dataclass(frozen=True, slots=True)
 class RecordSums:
-    """Records of one run that the same rollback took back (None: none did): numbers by status, exact sums.
+    """Records of one run that the same rollback took back (None: none did): numbers, and exact sums by name.
 
-    The sums of wishes and mana are over conversions that took place.
+    Sums are over conversions that took place.  ``credited_entries`` and ``debited_entries`` are what the records' own
+    entries in the ledger say.
     """
 
     run: int
     reversal_run: int | None
-    migrated: int
-    rolled_back: int
-    skipped: int
-    failed: int
+    numbers: dict[str, int]
     sums: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordScan:
+    """What one pass over the records found, each beside its entries and its wallet.
+
+    ``mismatched`` records contradict themselves, ``lacking`` are without the entry that they should have,
+    ``conversions`` and ``reversals`` have it.  ``unflagged`` are live without a migrated wallet, ``reflagged`` the
+    other way round, which is wrong unless another record of that user is live.
+    """
+
+    parts: list[RecordSums]
+
+    def total(self, name: str, *, run: int | None = None) -> int:
+        """Return one of the numbers over all records, or over those of one run."""
+        return sum(part.numbers[name] for part in self.parts if run is None or part.run == run)
 
 
 def mismatch_sql(vendor: str) -> str:
@@ -61,52 +67,83 @@ def mismatch_sql(vendor: str) -> str:
     )
 
 
+def _terms(connection: BaseDatabaseWrapper) -> str:
+    """Return the CTE ``t`` with what a wish was worth in each run that has rates: id, green, blue, red.
+
+    As constants: PostgreSQL neither reads JSON for every record then, nor gives up parallel workers.
+    """
+    colour = "o.rates->>'{}'" if connection.vendor == "postgresql" else "json_extract(o.rates, '$.{}')"
+    columns = ", ".join(colour.format(name) for name in COLOURS)
+    runs = rows(connection, f"SELECT o.id, {columns} FROM mana_migration_migrationrun o ORDER BY o.id", Scope())
+    values = [f"({', '.join(str(int(value)) for value in row)})" for row in runs if None not in row]
+    return f"WITH t (id, green, blue, red) AS (VALUES {', '.join(values) or '(0, 0, 0, 0)'})"
+
+
 def _of_run(scope: Scope) -> str:
     """Return the condition on record ``r``; for a run: its own records, and those that it took back."""
-    people = Scope(users=scope.users, after=scope.after, until=scope.until).sql("r.user_id")
+    people = scope.people().sql("r.user_id")
     return people if scope.run is None else f"{people} AND (r.run_id = %(run)s OR r.reversal_run_id = %(run)s)"
 
 
-def scan(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[int, list[RecordSums]]:
-    """Count conversion_mismatch and sum up the records by run and rollback, in one pass."""
+_CREDITED: Final = f"({CONVERTED} AND r.mana_credited <> 0)"
+_DEBITED: Final = "(r.status = 'rolled_back' AND COALESCE(r.mana_debited, 0) <> 0)"
+
+#: What is counted over record ``r``, its entries ``e`` and ``v`` and its migrated wallet ``w``.
+_NUMBERS: Final = {
+    "migrated": "r.status = 'migrated'",
+    "rolled_back": "r.status = 'rolled_back'",
+    "skipped": "r.status = 'skipped'",
+    "failed": "r.status = 'failed'",
+    "conversions": f"{_CREDITED} AND e.id IS NOT NULL",
+    "reversals": f"{_DEBITED} AND v.id IS NOT NULL",
+    "lacking_conversion": f"{_CREDITED} AND COALESCE(e.amount <> r.mana_credited, 1 = 1)",
+    "lacking_reversal": f"{_DEBITED} AND COALESCE(v.amount <> -r.mana_debited, 1 = 1)",
+    "unflagged": "r.status = 'migrated' AND w.user_id IS NULL",
+    "reflagged": "r.status <> 'migrated' AND w.user_id IS NOT NULL",
+}
+
+
+def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
+    """Look at every record beside its entries and its wallet, in one pass; see ``RecordScan``."""
     vendor = connection.vendor
-    sums = [
-        dialect.exact_sum(vendor, f"CASE WHEN {CONVERTED} THEN {expression} ELSE 0 END")
-        for expression in _FIGURES.values()
+    names = (*_FIGURES, *_REVERSED, "credited_entries", "debited_entries")
+    expressions = [
+        *(f"CASE WHEN {CONVERTED} THEN {expression} ELSE 0 END" for expression in _FIGURES.values()),
+        *(f"CASE WHEN r.status = 'rolled_back' THEN {expression} ELSE 0 END" for expression in _REVERSED.values()),
+        f"CASE WHEN {_CREDITED} THEN COALESCE(e.amount, 0) ELSE 0 END",
+        f"CASE WHEN {_DEBITED} THEN COALESCE(-v.amount, 0) ELSE 0 END",
     ]
-    sums += [
-        dialect.exact_sum(vendor, f"CASE WHEN r.status = 'rolled_back' THEN {expression} ELSE 0 END")
-        for expression in _REVERSED.values()
-    ]
-    statuses = ("migrated", "rolled_back", "skipped", "failed")
-    numbers = ", ".join(f"COUNT(*) FILTER (WHERE r.status = '{status}')" for status in statuses)
+    conditions = _NUMBERS | {"mismatched": mismatch_sql(vendor)}
+    numbers = ", ".join(f"COUNT(*) FILTER (WHERE {condition})" for condition in conditions.values())
     found = rows(
         connection,
-        f"{_TERMS[vendor]} SELECT r.run_id, r.reversal_run_id, {numbers}, "
-        f"COUNT(*) FILTER (WHERE {mismatch_sql(vendor)}), {', '.join(sums)} "
-        f"FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id WHERE {_of_run(scope)} "
-        "GROUP BY r.run_id, r.reversal_run_id",
+        f"{_terms(connection)} SELECT r.run_id, r.reversal_run_id, {numbers}, "
+        f"{', '.join(dialect.exact_sum(vendor, expression) for expression in expressions)} "
+        "FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id "
+        f"{entry_of_record(vendor, 'conversion', 'e')} "
+        f"{entry_of_record(vendor, 'reversal', 'v')} AND r.status = 'rolled_back' "
+        "LEFT JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NOT NULL "
+        f"WHERE {_of_run(scope)} GROUP BY r.run_id, r.reversal_run_id",
         scope,
     )
-    mismatched, result = 0, []
-    for run, reversal_run, migrated, rolled_back, skipped, failed, wrong, *halves in found:
-        mismatched += int(wrong)
-        names = (*_FIGURES, *_REVERSED)
-        exact = {
+    parts = []
+    for run, reversal_run, *figures in found:
+        counted, halves = figures[: len(conditions)], figures[len(conditions) :]
+        sums = {
             name: dialect.combine(vendor, first, second)
             for name, first, second in zip(names, halves[::2], halves[1::2], strict=True)
         }
-        result.append(RecordSums(run, reversal_run, migrated, rolled_back, skipped, failed, exact))
-    return mismatched, result
+        parts.append(RecordSums(run, reversal_run, dict(zip(conditions, map(int, counted), strict=True)), sums))
+    return RecordScan(parts)
 
 
-def mismatch_hits_sql(vendor: str, scope: Scope) -> str:
+def mismatch_hits_sql(connection: BaseDatabaseWrapper, scope: Scope) -> str:
     """Return the query of the hits of conversion_mismatch: user, record, run, ``MISMATCH_COLUMNS``."""
     columns = ", ".join(f"r.{name}" for name in MISMATCH_COLUMNS)
     return (
-        f"{_TERMS[vendor]} SELECT r.user_id, r.id, r.run_id, {columns} "
+        f"{_terms(connection)} SELECT r.user_id, r.id, r.run_id, {columns} "
         "FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id "
-        f"WHERE {mismatch_sql(vendor)} AND {_of_run(scope)} ORDER BY r.user_id, r.id"
+        f"WHERE {mismatch_sql(connection.vendor)} AND {_of_run(scope)} ORDER BY r.user_id, r.id"
     )
 
 
@@ -144,21 +181,38 @@ def _repeated(scope: Scope) -> str:
 
 
 def count_inconsistencies(connection: BaseDatabaseWrapper, scope: Scope) -> int:
-    """Count migration_inconsistency."""
-    ((unrecorded, unflagged, migrated, live),) = rows(
+    """Count migration_inconsistency user by user."""
+    ((found,),) = rows(connection, f"SELECT COUNT(*) FROM ({_inconsistent(scope)}) x", scope)
+    return int(found)
+
+
+def count_live(connection: BaseDatabaseWrapper) -> tuple[int, int]:
+    """Return the number of live records, and of those without a migrated wallet."""
+    ((live, unflagged),) = rows(
         connection,
-        f"SELECT (SELECT COUNT(*) FROM ({_unrecorded(scope)}) x), (SELECT COUNT(*) FROM ({_unflagged(scope)}) x), "
-        f"(SELECT COUNT(*) FROM wishes_wallet w WHERE w.migrated_at IS NOT NULL AND {scope.sql('w.user_id')}), "
-        "(SELECT COUNT(*) FROM mana_migration_usermigration r WHERE r.status = 'migrated' "
-        f"AND {scope.sql('r.user_id')})",
-        scope,
+        "SELECT COUNT(*), COUNT(*) FILTER (WHERE w.user_id IS NULL) FROM mana_migration_usermigration r "
+        "LEFT JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NOT NULL WHERE r.status = 'migrated'",
+        Scope(),
     )
-    if int(migrated) - int(unrecorded) == int(live) - int(unflagged):
-        return int(unrecorded) + int(unflagged)
-    ((repeated,),) = rows(connection, f"SELECT COUNT(*) FROM ({_repeated(scope)}) x", scope)
-    return int(unrecorded) + int(unflagged) + int(repeated)
+    return int(live), int(unflagged)
+
+
+def one_live_record_is_kept(connection: BaseDatabaseWrapper) -> bool:
+    """Say whether the unique index is there that allows a user one live record."""
+    if connection.vendor == "postgresql":
+        sql = (
+            "SELECT 1 FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid "
+            "WHERE c.relname = 'mana_migration_one_live_record' AND i.indisunique AND i.indisvalid"
+        )
+    else:
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = 'mana_migration_one_live_record'"
+    return bool(rows(connection, sql, Scope()))
+
+
+def _inconsistent(scope: Scope) -> str:
+    return f"{_unrecorded(scope)} UNION {_unflagged(scope)} UNION {_repeated(scope)}"
 
 
 def inconsistency_hits_sql(scope: Scope) -> str:
     """Return the query of the hits of migration_inconsistency: user, record."""
-    return f"{_unrecorded(scope)} UNION {_unflagged(scope)} UNION {_repeated(scope)} ORDER BY 1"
+    return f"{_inconsistent(scope)} ORDER BY 1"

@@ -11,8 +11,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.validation import Finding
 from mana_migration.engine import dialect
-from mana_migration.engine.integrity.ledger import FORGETFUL
-from mana_migration.engine.integrity.records import RecordSums
+from mana_migration.engine.integrity.ledger import FORGETFUL, LedgerSums
+from mana_migration.engine.integrity.records import RecordScan, RecordSums
 from mana_migration.engine.integrity.scope import Scope, rows
 from wishes.rates import COLOURS
 
@@ -25,7 +25,7 @@ class RunSums:
     """What the batches, the records and the ledger say of one run, side by side.
 
     ``records`` are sums over the run's own records; ``reversed`` over the records it took back.
-    ``entries`` is what the ledger's conversions of this run credited.
+    ``credited`` and ``debited`` are what the ledger's entries of those say.
     """
 
     run: int
@@ -38,42 +38,49 @@ class RunSums:
     batches: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     records: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     reversed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    entries: int = 0
+    credited: int = 0
+    debited: int = 0
 
     def worth(self, figures: Mapping[str, int]) -> int | None:
         """Return what wishes are worth at the run's own rates, None where it has none."""
         return None if self.rates is None else sum(figures[colour] * self.rates[colour] for colour in COLOURS)
 
 
-def gather(connection: BaseDatabaseWrapper, sums: Iterable[RecordSums], run: int | None) -> dict[int, RunSums]:
-    """Return the sums of every run, or of one, by run; ``sums`` come from the scan of the records."""
+def gather(connection: BaseDatabaseWrapper, scan: RecordScan, run: int | None) -> dict[int, RunSums]:
+    """Return the sums of every run, or of one, by run."""
     only = Scope(run=run)
     found = {int(row[0]): _run(row) for row in _runs(connection, only)}
     for run_id, figures in _batches(connection, only):
         found[run_id].planned = figures.pop("planned")
         found[run_id].batches.update(figures)
-    for run_id, credited in _entries(connection, only):
-        if run_id in found:
-            found[run_id].entries = credited
-    for part in sums:
+    for part in scan.parts:
         _add_records(found, part)
     return found
+
+
+def add_unrecorded(connection: BaseDatabaseWrapper, found: Mapping[int, RunSums]) -> None:
+    """Add what the ledger says of conversions without a record: they name their run in their reference."""
+    for run_id, credited in _entries(connection):
+        if run_id in found:
+            found[run_id].credited = credited
 
 
 def _add_records(found: dict[int, RunSums], part: RecordSums) -> None:
     own = found.get(part.run)
     if own is not None:
         for name in _NUMBERS:
-            own.records[name] += getattr(part, name)
+            own.records[name] += part.numbers[name]
         for name in (*COLOURS, "mana"):
             own.records[name] += part.sums[name]
+        own.credited += part.sums["credited_entries"]
     back = None if part.reversal_run is None else found.get(part.reversal_run)
     if back is not None:
-        back.reversed["users"] += part.rolled_back
+        back.reversed["users"] += part.numbers["rolled_back"]
         for name in COLOURS:
             back.reversed[name] += part.sums[name]
         back.reversed["mana"] += part.sums["debited"]
         back.reversed["shortfall"] += part.sums["shortfall"]
+        back.debited += part.sums["debited_entries"]
 
 
 def _runs(connection: BaseDatabaseWrapper, scope: Scope) -> list[tuple[Any, ...]]:
@@ -119,15 +126,15 @@ def _batches(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[tuple[in
         yield int(run), figures
 
 
-def _entries(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[tuple[int, int]]:
+def _entries(connection: BaseDatabaseWrapper) -> Iterator[tuple[int, int]]:
     vendor = connection.vendor
     run = "split_part(e.reference, ':', 2)" if vendor == "postgresql" else "substr(e.reference, 12)"
-    only = "" if scope.run is None else " AND e.reference LIKE 'conversion:' || CAST(%(run)s AS text) || ':%%'"
+    shape = "e.reference ~ '^conversion:[0-9]{1,18}:'" if vendor == "postgresql" else "e.reference LIKE 'conversion:%%'"
     found = rows(
         connection,
         f"SELECT CAST({run} AS bigint), {dialect.exact_sum(vendor, 'e.amount')} FROM wishes_manaentry e "
-        f"WHERE e.kind = 'conversion' AND e.reference LIKE 'conversion:%%'{only} GROUP BY 1",
-        scope,
+        f"WHERE e.kind = 'conversion' AND {shape} GROUP BY 1",
+        Scope(),
     )
     for run_id, first, second in found:
         yield int(run_id), dialect.combine(vendor, first, second)
@@ -157,9 +164,7 @@ def incomplete(found: Iterable[RunSums]) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def not_conserved(
-    found: Mapping[int, RunSums], *, forgetful: bool, booked: Mapping[str, int] | None
-) -> Iterator[Finding]:
+def not_conserved(found: Mapping[int, RunSums], *, forgetful: bool, booked: LedgerSums | None) -> Iterator[Finding]:
     """Yield a finding for every sum that differs.
 
     ``forgetful``: some rollback has deleted its records (--no-preserve-logs), so that those of a run may be gone.
@@ -199,10 +204,10 @@ def _conversions(run: RunSums, *, may_lack_records: bool) -> Iterator[Finding]:
             "value_not_conserved", run, "the batches' wishes are not worth the batches' mana",
             worth=worth, mana=batches["mana"],
         )  # fmt: skip
-    if run.entries != batches["mana"]:
+    if run.credited != batches["mana"]:
         yield _finding(
             "value_not_conserved", run, "the ledger's conversions are not the batches' mana",
-            ledger=run.entries, batches=batches["mana"],
+            ledger=run.credited, batches=batches["mana"],
         )  # fmt: skip
     # Of a run whose records were deleted, the ledger and the batches above are what is left to compare.
     if batches["migrated"] > _converted(run) and may_lack_records:
@@ -223,6 +228,11 @@ def _conversions(run: RunSums, *, may_lack_records: bool) -> Iterator[Finding]:
 def _reversals(run: RunSums) -> Iterator[Finding]:
     if run.forgetful:
         return  # its records are gone; the ledger as a whole is compared instead
+    if run.debited != run.batches["mana"]:
+        yield _finding(
+            "value_not_conserved", run, "the ledger's reversals are not the batches' mana",
+            ledger=run.debited, batches=run.batches["mana"],
+        )  # fmt: skip
     pairs = [("users", "rolled_back"), *((name, name) for name in _MONEY)]
     for name, column in pairs:
         if run.reversed[name] != run.batches[column]:
@@ -232,49 +242,37 @@ def _reversals(run: RunSums) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _ledger(found: Mapping[int, RunSums], booked: Mapping[str, int]) -> Iterator[Finding]:
+def _ledger(found: Mapping[int, RunSums], booked: LedgerSums) -> Iterator[Finding]:
     back = [run for run in found.values() if run.kind == "rollback"]
     debited = sum(run.batches["mana"] for run in back)
-    if debited != booked["reversed"]:
+    converted, taken_back = booked.of("conversion"), -booked.of("reversal")
+    if debited != taken_back:
         yield Finding(
             "value_not_conserved",
-            figures={"ledger": booked["reversed"], "batches": debited},
+            figures={"ledger": taken_back, "batches": debited},
             reason="the ledger's reversals are not the mana of the rollbacks' batches",
         )
     credited = sum(run.batches["mana"] for run in found.values() if run.kind == "migration")
-    if credited != booked["converted"]:
+    if credited != converted:
         yield Finding(
             "value_not_conserved",
-            figures={"ledger": booked["converted"], "batches": credited},
+            figures={"ledger": converted, "batches": credited},
             reason="the ledger's conversions are not the mana of the migrations' batches",
         )
     # Conversions less reversals that are explained by no record any more are what was written off with them.
     live = sum(run.records["mana"] for run in found.values()) - sum(run.reversed["mana"] for run in back)
     kept = sum(run.reversed["shortfall"] for run in back)
     written_off = sum(run.batches["shortfall"] for run in back)
-    if booked["converted"] - booked["reversed"] - live != written_off - kept:
+    if converted - taken_back - live != written_off - kept:
         yield Finding(
             "value_not_conserved",
             figures={
-                "ledger": booked["converted"] - booked["reversed"],
+                "ledger": converted - taken_back,
                 "records": live,
                 "written_off": written_off - kept,
             },
             reason="what the ledger converted and took back is neither on records nor written off",
         )
-
-
-def ledger_sums(connection: BaseDatabaseWrapper) -> dict[str, int]:
-    """Return the mana that all conversions credited and all reversals debited, as the ledger has it."""
-    vendor = connection.vendor
-    found = rows(
-        connection,
-        f"SELECT kind, {dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry "
-        "WHERE kind IN ('conversion', 'reversal') GROUP BY kind",
-        Scope(),
-    )
-    sums = {kind: dialect.combine(vendor, first, second) for kind, first, second in found}
-    return {"converted": sums.get("conversion", 0), "reversed": -sums.get("reversal", 0)}
 
 
 def _finding(check: str, run: RunSums, reason: str, **figures: int | None) -> Finding:

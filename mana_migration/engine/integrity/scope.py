@@ -13,9 +13,9 @@ from mana_migration.engine import users
 #: Wallets in one range of users; their findings are held in memory together.
 RANGE: Final = 20_000
 
-OF_RUN: Final = (
-    "(SELECT s.user_id FROM mana_migration_usermigration s WHERE s.run_id = %(run)s "
-    "UNION ALL SELECT s.user_id FROM mana_migration_usermigration s WHERE s.reversal_run_id = %(run)s)"
+#: Users of a run: those whom it handled, and those whose conversions it took back.
+_OF_RUN: Final = (
+    "(SELECT s.user_id FROM mana_migration_usermigration s WHERE s.run_id = %(run)s OR s.reversal_run_id = %(run)s)"
 )
 
 
@@ -40,7 +40,7 @@ class Scope:
             names = ", ".join(f"%(user_{place})s" for place in range(len(self.users)))
             conditions.append(f"{column} IN ({names})")
         if self.run is not None:
-            conditions.append(f"{column} IN {OF_RUN}")
+            conditions.append(f"{column} IN {_OF_RUN}")
         if self.after is not None:
             conditions.append(f"{column} > %(after)s")
         if self.until is not None:
@@ -56,6 +56,10 @@ class Scope:
         values["after"] = None if self.after is None else users.to_sql(connection, self.after)
         values["until"] = None if self.until is None else users.to_sql(connection, self.until)
         return values
+
+    def people(self) -> Scope:
+        """Return this scope without its run."""
+        return replace(self, run=None)
 
     def between(self, after: str | None, until: str | None) -> Scope:
         """Return the part of this scope in a range of keys."""
