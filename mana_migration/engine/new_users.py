@@ -119,7 +119,7 @@ def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
 
 def _differs_by_user(one: Field) -> bool:
     """Say whether each user has a value of their own: a key, or a default such as a random token."""
-    if not callable(one.default):
+    if one.default is NOT_PROVIDED or not callable(one.default):  # NOT_PROVIDED is a class
         return False
     if one.primary_key or one.unique:
         return True
