@@ -195,7 +195,6 @@ def open_rollback(
         if open_run is not None and open_run.kind == RunKind.MIGRATION:
             reason = options.reason or "a mass rollback begins"
             runs.change_status(open_run.pk, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
-            notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
         # a millisecond is what SQLite's clock tells apart
         frozen = replace(options, until=runs.database_now(using) + timedelta(milliseconds=1))
         expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
@@ -203,7 +202,7 @@ def open_rollback(
             raise NothingToRollBackError(
                 f"there is no conversion to take back {describe_selection(frozen)}; nothing was changed"
             )
-        return runs.create_run(
+        run = runs.create_run(
             using=using,
             kind=RunKind.ROLLBACK,
             options=frozen.as_dict(),
@@ -214,6 +213,9 @@ def open_rollback(
             target_run=options.run,
             expected=expected,
         )
+    if open_run is not None:
+        notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
+    return run
 
 
 def describe_selection(options: RollbackOptions) -> str:
