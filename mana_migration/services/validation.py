@@ -293,18 +293,11 @@ def _compare_value(look: _Look, found: _Counts, sums: LedgerSums) -> None:
 
 
 def _run_with_baseline(look: _Look) -> MigrationRun | None:
-    """Return the run whose start to compare with: the one asked for, else the latest that took the sums.
-
-    None where users were imported since, who brought their value along.
-    """
-    everything = MigrationRun.objects.using(look.using)
-    candidates = everything.filter(baseline__has_key="booked")
+    """Return the run whose start to compare with: the one asked for, else the latest that took the sums."""
+    candidates = MigrationRun.objects.using(look.using).filter(baseline__has_key="booked")
     if look.scope.run is not None:
         candidates = candidates.filter(pk=look.scope.run)
-    run = candidates.order_by("-pk").first()
-    if run is None or everything.filter(kind=RunKind.IMPORT, pk__gt=run.pk).exists():
-        return None
-    return run
+    return candidates.order_by("-pk").first()
 
 
 # --- Telling ----------------------------------------------------------------------------------------------------------

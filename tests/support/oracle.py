@@ -10,6 +10,7 @@ changes nothing) is no state of the data; use ``assert_nothing_changes`` around 
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ WALLET, ENTRY, WISH_ENTRY = (f"wishes_{name}" for name in ("wallet", "manaentry"
 CONVERSION = "'conversion:' || r.run_id || ':' || CAST(r.user_id AS text)"
 REVERSAL = "'reversal:' || r.run_id || ':' || CAST(r.user_id AS text)"
 CONVERTED = "r.status IN ('migrated', 'rolled_back')"
+
+IMPORTS = f"SELECT u.baseline FROM {RUN} u WHERE u.kind = 'import'"
 
 # Whether any rollback has deleted its records, with --no-preserve-logs.
 FORGOTTEN = f"EXISTS (SELECT 1 FROM {RUN} u WHERE u.kind = 'rollback' AND {{unset:preserve_logs}})"
@@ -48,7 +51,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Endowment:
-    """What users had and were given by other ways than the site's services and the migration; constant.
+    """What users had and were given by other ways than the site's services, imports and the migration; constant.
 
     The four parts are what is left of the wallets when every conversion is taken back at what it took and gave, and
     every earning, spending, write-off and fix undone. ``value`` is the same as one sum in mana at today's rates, found
@@ -376,41 +379,41 @@ def assert_everyone_is_accounted_for(run: int, using: str = "default") -> None:
 
 
 def _endowment(connection: BaseDatabaseWrapper) -> Endowment:
+    """Take from the wallets all that was added by a way that leaves a record."""
     wallets = _sums(connection, f"SELECT {{sums:}}, {{sum:mana}} FROM {WALLET}")
     live = _sums(connection, f"SELECT {{sums:}}, {{sum:mana_credited}} FROM {RECORD} WHERE status = 'migrated'")
     fixes = _sums(
         connection,
         f"SELECT {{sum:green_change}}, {{sum:blue_change}}, {{sum:red_change}}, {{sum:mana_change}} FROM {FIX}",
     )
-    # what the site's services did; conversions, reversals and opening balances are the migration's
+    # conversions and reversals are the migration's, opening balances are part of what was imported
     (booked,) = _sums(connection, f"SELECT {{sum:amount}} FROM {ENTRY} WHERE kind IN ('earn', 'spend', 'adjustment')")
-    wishes = {
-        str(colour): int(total)
-        for colour, total in _rows(connection, f"SELECT colour, {{sum:amount}} FROM {WISH_ENTRY} GROUP BY colour")
-    }
+    wishes = dict(_rows(connection, f"SELECT colour, {{sum:amount}} FROM {WISH_ENTRY} GROUP BY colour"))
     (written_off,) = _sums(
         connection,
         f"SELECT {{sum:b.shortfall}} FROM {BATCH} b JOIN {RUN} u ON u.id = b.run_id "
         "WHERE u.kind = 'rollback' AND b.status = 'done'",
     )
-    parts = {colour: wallets[n] + live[n] - wishes.get(colour, 0) - fixes[n] for n, colour in enumerate(COLOURS)}
+    imports = [_json(row[0]).get("imported", {}) for row in _rows(connection, IMPORTS)]
+    added = {
+        part: fixes[place] + sum(int(brought.get(part, 0)) for brought in imports)
+        for place, part in enumerate((*COLOURS, "mana"))
+    }
+    for colour in COLOURS:
+        added[colour] += int(wishes.get(colour, 0))
+    added["mana"] += booked + written_off
+    left = {part: wallets[place] - added[part] for place, part in enumerate((*COLOURS, "mana"))}
     rates = _rates()
-    weights = [rates[colour] for colour in COLOURS]
-    value = (
-        sum(
-            rate * (wallets[n] - wishes.get(colour, 0) - fixes[n])
-            for n, (colour, rate) in enumerate(zip(COLOURS, weights, strict=True))
-        )
-        + wallets[3]
-        - booked
-        - written_off
-        - fixes[3]
-    )
+    value = left["mana"] + sum(rates[colour] * left[colour] for colour in COLOURS)
     return Endowment(
-        **parts,
-        mana=wallets[3] - live[3] - booked - written_off - fixes[3],
+        **{colour: left[colour] + live[place] for place, colour in enumerate(COLOURS)},
+        mana=left["mana"] - live[3],
         value=value if _rates_never_changed(connection, rates) else None,
     )
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _lost_or_created(expected: Endowment, actual: Endowment) -> list[Violation]:

@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine import dialect, users
 from mana_migration.engine.integrity.scope import Scope, rows
+from wishes.rates import COLOURS
 
 #: Records that stand for a conversion that took place.
 CONVERTED: Final = "r.status IN ('migrated', 'rolled_back')"
@@ -253,7 +254,7 @@ def ledger_sums(connection: BaseDatabaseWrapper) -> LedgerSums:
 
 
 def booked_value(connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums) -> int:
-    """Return what the site's services, write-offs and fixes have added to all wallets, in mana at these rates."""
+    """Return what services, imports, write-offs and fixes have added to all wallets, in mana at these rates."""
     vendor = connection.vendor
     wishes = rows(
         connection,
@@ -274,6 +275,22 @@ def booked_value(connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums
         + sum(rates[colour] * dialect.combine(vendor, first, second) for colour, first, second in wishes)
         + written_off
         + fixes
+        + _imported(connection, rates)
+    )
+
+
+def _imported(connection: BaseDatabaseWrapper, rates: Mapping[str, int]) -> int:
+    """Return the value that imports brought in, as each has recorded it."""
+    text = (
+        "o.baseline->'imported'->>'{}'"
+        if connection.vendor == "postgresql"
+        else "json_extract(o.baseline, '$.imported.{}')"
+    )
+    columns = ", ".join(text.format(name) for name in (*COLOURS, "mana"))
+    found = rows(connection, f"SELECT {columns} FROM mana_migration_migrationrun o WHERE o.kind = 'import'", Scope())
+    worths = {**rates, "mana": 1}
+    return sum(
+        worths[name] * int(value) for row in found for name, value in zip((*COLOURS, "mana"), row, strict=True) if value
     )
 
 
