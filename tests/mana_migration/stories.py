@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
+from django.urls import reverse
 from django.utils import timezone
 
 from mana_migration.domain.results import Totals
@@ -125,3 +126,8 @@ class Village:
     @staticmethod
     def _entry(user: Any, amount: int, after: int, kind: EntryKind, reference: str) -> None:
         ManaEntry.objects.create(user=user, amount=amount, balance_after=after, kind=kind, reference=reference)
+
+
+def url(name: str, *args: Any) -> str:
+    """Return the address of a staff page."""
+    return reverse(f"mana_migration:{name}", args=args)
