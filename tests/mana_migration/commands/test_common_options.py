@@ -1,0 +1,253 @@
+"""What all commands share: log files, formats, databases, help, no personal data, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from mana_migration.management.commands import _base
+from mana_migration.services.worker import StopFlag
+from tests.factories import WalletFactory
+from tests.mana_migration.running import migrate, people, refuse_records, roll_back
+from tests.support.commands import PROJECT, manage_environment, run_command, run_manage
+from tests.support.oracle import assert_books_balance
+from wishes import services
+from wishes.models import Wallet
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def logs(tmp_path: Path, settings: Any) -> Path:
+    """The folder of the log files, not made yet."""
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path / "deep" / "logs"
+    return tmp_path / "deep" / "logs"
+
+
+def lines(logs: Path, kind: str = "migration") -> list[dict[str, Any]]:
+    text = (logs / f"{kind}-{datetime.now(UTC):%Y-%m-%d}.log").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- Log files --------------------------------------------------------------------------------------------------------
+
+
+def test_each_day_and_kind_has_a_file_of_json_lines(logs: Path) -> None:
+    people(3)
+    migrate()
+    roll_back("--all")
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert sorted(entry.name for entry in logs.iterdir()) == [f"migration-{today}.log", f"rollback-{today}.log"]
+    for kind in ("migration", "rollback"):
+        found = lines(logs, kind)
+        assert all(list(line) == ["timestamp", "level", "message", "context"] for line in found)
+        assert all(datetime.fromisoformat(line["timestamp"]).tzinfo for line in found)
+        assert [line["message"] for line in found][-1] == "the command ended"
+        assert found[-1]["context"]["exit_code"] == 0
+        assert any(line["context"].get("event") == "finished" for line in found)
+
+
+def test_the_folder_and_the_files_are_ours_alone(logs: Path) -> None:
+    before = os.umask(0)
+    try:
+        migrate()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in logs.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"),
+    [("debug", {"debug", "info", "warn"}), ("info", {"info", "warn"}), ("warn", {"warn"}), ("error", set())],
+)
+def test_only_lines_of_the_level_and_above_are_written(logs: Path, level: str, levels: set[str]) -> None:
+    keys = people(20)
+    refuse_records(keys[:1])
+    migrate("--log-level", level, code=3)
+    assert {line["level"] for line in lines(logs)} == levels
+
+
+def test_a_refusal_is_logged_with_its_class_and_without_what_was_typed(logs: Path) -> None:
+    assert run_command("migrate_users", "--user-id", "jane@example.org").code == 1
+    (line,) = lines(logs)
+    assert (line["level"], line["context"]) == (
+        "error",
+        {"command": "migrate_users", "exit_code": 1, "error_class": "UserNotFoundError"},
+    )
+
+
+def test_the_breaker_is_an_error_in_the_log(logs: Path) -> None:
+    keys = people(20)
+    refuse_records(keys[:10])
+    migrate(code=4)
+    (line,) = [line for line in lines(logs) if line["level"] == "error"]
+    assert line["message"] == "the breaker tripped"
+    assert "users attempted" in line["context"]["reason"]
+
+
+# --- Personal data ----------------------------------------------------------------------------------------------------
+
+CANARY = re.compile("canary", re.IGNORECASE)
+
+
+def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
+    names = {"first_name": "Canary", "last_name": "Canaryson", "email": "canary@canary.example"}
+    good, bad, fails = (get_user_model().objects.create(username=f"canary-{n}", **names) for n in range(3))
+    WalletFactory(user=good)
+    WalletFactory(user=bad, green=-3)
+    WalletFactory(user=fails)
+    refuse_records([fails.pk], state="23505")
+    shown = []
+    for argv in (
+        ("migrate_users", "--dry-run"),
+        ("migrate_users", "--validate-only"),
+        ("migrate_users",),
+        ("migrate_users", "--user-id", "canary-1"),
+        ("migrate_users", "--skip-invalid", "--error-threshold", "100"),
+        ("migrate_users", "--user-id", "canary-0"),
+        ("rollback_migration", "--user-id", "canary-2"),
+        ("rollback_migration", "--all", "--dry-run"),
+        ("rollback_migration", "--all", "--no-input"),
+        ("migrate_users", "--auto-fix", "--error-threshold", "100"),
+        ("validate_migration",),
+    ):
+        for form in ("text", "json"):
+            result = run_command(*argv, "--log-level", "debug", "--format", form)
+            assert result.code in (0, 1, 3), result
+            shown += [result.out, result.err]
+    services.spend_mana(good.pk, 1, reference="order")
+    shown += [run_command("rollback_migration", "--user-id", "canary-0").out]
+    shown += [entry.read_text() for entry in logs.iterdir()]
+    assert len("".join(shown)) > 5_000
+    assert not CANARY.search("".join(shown))
+
+
+# --- Formats and databases --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "keys"),
+    [
+        (("migrate_users",), set()),
+        (
+            ("migrate_users", "--dry-run"),
+            {"findings", "largest", "blocked", "expected_seconds", "expected_rate", "rates"},
+        ),
+        (("rollback_migration", "--all", "--dry-run"), {"shortfalls", "stops_run"}),
+        (("rollback_migration", "--all", "--no-input"), set()),
+    ],
+)
+def test_json_has_the_documented_keys_and_nothing_else(argv: tuple[str, ...], keys: set[str]) -> None:
+    people(2)
+    if argv[0] == "rollback_migration":
+        migrate()
+    found = json.loads(run_command(*argv, "--format", "json").out)
+    assert set(found) == keys | {
+        "run", "kind", "dry_run", "status", "reason", "users", "wishes", "mana", "shortfall", "errors", "skipped",
+        "seconds", "users_per_minute",
+    }  # fmt: skip
+    assert set(found["users"]) == {"selected", "migrated", "rolled_back", "skipped", "failed"}
+    assert set(found["wishes"]) == {"green", "blue", "red"}
+
+
+def test_amounts_beyond_what_a_float_holds_are_exact_in_json() -> None:
+    red = (2**63 - 1) // 1000
+    for _ in range(3):
+        WalletFactory(green=0, blue=0, red=red)
+    text = run_command("migrate_users", "--format", "json").out
+    assert f'"mana": {3 * red * 1000},' in text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_database_is_worked_on_by_its_alias(tmp_path: Path) -> None:
+    people(2)
+    env = {"DATABASE_URL_SHARD": f"sqlite:///{tmp_path}/shard.sqlite3"}
+    assert run_manage("migrate", "--database", "shard", "--verbosity", "0", env=env).code == 0
+    done = run_manage("migrate_users", "--database", "shard", "--format", "json", env=env)
+    assert json.loads(done.out)["users"]["selected"] == 0
+    assert not Wallet.objects.filter(migrated_at__isnull=False).exists()
+
+
+def test_rates_of_the_environment_are_in_force() -> None:
+    result = run_manage("shell", "-c", "from wishes.conf import rates; print(rates())", env={"BLUE_RATE": "77"})
+    assert "Rates(green=10, blue=77, red=1000)" in result.out
+
+
+# --- Ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_that_comes_after_the_end_of_the_work_changes_nothing() -> None:
+    from mana_migration.domain.results import RunSummary, Totals
+
+    flag = StopFlag()
+    flag.request(15)
+    for status, code in (("completed", 0), ("running", 143), ("checking", 143), ("rolled_back", 4), ("stopped", 1)):
+        done = RunSummary(1, "migration", dry_run=False, status=status, totals=Totals(), seconds=1.0)
+        assert _base.run_code(flag, done) == code, status
+
+
+def test_called_from_code_a_refusal_is_a_command_error_with_its_code() -> None:
+    with pytest.raises(CommandError) as caught:
+        call_command("migrate_users", user_ids=["nobody"])
+    assert caught.value.returncode == 1
+    with pytest.raises(CommandError, match="batch size 'x'"):
+        call_command("migrate_users", "--batch-size", "x")
+
+
+# --- Progress ---------------------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*argv: str) -> str:
+    """Run manage.py with stderr on a real terminal and return what that showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *argv], cwd=PROJECT, env=manage_environment({"TERM": "xterm", "COLUMNS": "120"}),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown
+    return shown.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_terminal_shows_a_bar_with_rate_and_remaining_time() -> None:
+    people(60)
+    shown = on_a_terminal("migrate_users", "--batch-size", "5", "--delay", "0.1")
+    assert "\x1b[" in shown
+    assert "users/min" in shown
+    assert "/60" in shown
+    assert re.search(r"\d+ s left", shown)
+    assert "Traceback" not in shown
+    assert_books_balance()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_elsewhere_nothing_but_plain_lines_is_written() -> None:
+    people(20)
+    result = run_manage("migrate_users", "--batch-size", "5")
+    assert "\x1b" not in result.out + result.err
+    assert result.err == ""
