@@ -264,12 +264,19 @@ RULES: tuple[tuple[int, str, str], ...] = (
     ),
     (
         8,
-        "a migration's batches do not say what its records say",
-        f"SELECT u.id, b.*, r.* FROM {RUN} u JOIN (SELECT run_id, SUM(migrated) AS users, {{sums:}}, "
-        f"{{sum:mana}} AS mana FROM {BATCH} WHERE status = 'done' GROUP BY run_id) b ON b.run_id = u.id "
-        f"JOIN (SELECT run_id, COUNT(*) AS users, {{sums:}}, {{sum:mana_credited}} AS mana FROM {RECORD} r "
-        f"WHERE {CONVERTED} GROUP BY run_id) r ON r.run_id = u.id WHERE u.kind = 'migration' AND b.users = r.users "
-        "AND (b.green <> r.green OR b.blue <> r.blue OR b.red <> r.red OR b.mana <> r.mana)",
+        "a migration's batch does not say what its records say",
+        # All its records are there unless some were deleted by --no-preserve-logs.
+        f"SELECT b.run_id, b.id, b.migrated, b.green, b.blue, b.red, b.mana, r.* FROM {BATCH} b "
+        f"JOIN {RUN} u ON u.id = b.run_id JOIN (SELECT batch_id, COUNT(*) AS users, {{sums:}}, "
+        f"{{sum:mana_credited}} AS mana FROM {RECORD} r WHERE {CONVERTED} GROUP BY batch_id) r ON r.batch_id = b.id "
+        "WHERE u.kind = 'migration' AND b.migrated = r.users AND ({text:b.green} <> {text:r.green} "
+        "OR {text:b.blue} <> {text:r.blue} OR {text:b.red} <> {text:r.red} OR {text:b.mana} <> {text:r.mana})",
+    ),
+    (
+        8,
+        "a migration's batch converted wishes into other mana than they are worth",
+        f"SELECT r.run_id, r.id, r.mana, {{worth}} FROM {BATCH} r JOIN {RUN} u ON u.id = r.run_id "
+        "WHERE u.kind = 'migration' AND {text:r.mana} <> COALESCE(CAST({worth} AS text), '?')",
     ),
     (
         8,
@@ -432,7 +439,8 @@ def _rates() -> Mapping[str, int]:
 def _rates_never_changed(connection: BaseDatabaseWrapper, rates: Mapping[str, int]) -> bool:
     frozen = ", ".join("{rate:" + colour + "}" for colour in COLOURS)
     kinds = _rows(connection, f"SELECT DISTINCT {frozen} FROM {RUN} u WHERE u.kind = 'migration'")
-    return all(tuple(map(int, row)) == tuple(rates[colour] for colour in COLOURS) for row in kinds)
+    today = tuple(str(rates[colour]) for colour in COLOURS)
+    return all(tuple(map(str, row)) == today for row in kinds)
 
 
 # --- SQL --------------------------------------------------------------------------------------------------------------
@@ -494,6 +502,7 @@ def _translate(vendor: str, sql: str) -> str:
         "sum": "COALESCE(SUM(({})::numeric), 0)" if postgres else "COALESCE(oracle_sum({}), '0')",
         "differs": "({})::numeric <> ({})::numeric + ({})::numeric" if postgres else "oracle_differs({}, {}, {})",
         "rate": "(u.rates->>'{}')::numeric" if postgres else "json_extract(u.rates, '$.{}')",
+        "text": "CAST({} AS text)",
         "unset": "u.options->>'{}' = 'false'" if postgres else "json_extract(u.options, '$.{}') = 0",
         "skips": "COALESCE((skips->>'{}')::bigint, 0)" if postgres else "COALESCE(json_extract(skips, '$.{}'), 0)",
         "run_of": "split_part({}, ':', 2)" if postgres else "substr({}, 12)",
