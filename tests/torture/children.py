@@ -1,0 +1,63 @@
+"""What the children of the zygote are asked to do to a database."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+from django.core.management import call_command
+from django.db import connections
+
+import manage
+from mana_migration.services import autofix, worker
+from tests.torture import points, seeds
+
+
+def use(database: str) -> None:
+    """Make a database this process's only one: a file, or the name of one on the zygote's server."""
+    connections.settings["default"]["NAME"] = database
+
+
+def create_schema(database: str) -> None:
+    """Apply the schema migrations to an empty database."""
+    use(database)
+    call_command("migrate", verbosity=0, skip_checks=True)
+    connections.close_all()
+
+
+def seed(database: str, name: str) -> dict[str, Any]:
+    """Fill a database with the users of a scene; return what the scene wants to be remembered."""
+    use(database)
+    remembered = getattr(seeds, name)() or {}
+    connections.close_all()
+    return dict(remembered)
+
+
+def command(
+    database: str,
+    argv: Sequence[str],
+    kill: dict[str, Any] | None = None,
+    fail: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run ``manage.py ARGV``, as the operator's process would be; return its exit code and the moments passed.
+
+    ``kill``: where to end it by SIGKILL, as arguments of ``points.killer``.  ``fail``: which statement to let end with
+    which error, as arguments of ``points.Saboteur``.  Waits between tries are cut short.
+    """
+    use(database)
+    saboteur = points.Saboteur(**fail) if fail else None
+    code = 0
+    with ExitStack() as stack:
+        for module, name in ((worker, "FIRST_WAIT"), (worker, "LOST_FIRST_WAIT"), (autofix, "FIRST_WAIT")):
+            stack.enter_context(mock.patch.object(module, name, 0.001))
+        watcher = stack.enter_context(points.watch(points.killer(**kill) if kill else points.nothing, saboteur))
+        try:
+            manage.main(["manage.py", *argv])
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                sys.stderr.write(f"{stop.code}\n")
+                code = 1
+            else:
+                code = stop.code or 0
+    return {"code": code, "names": watcher.names, "sabotaged": saboteur is not None and saboteur.done}

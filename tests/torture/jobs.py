@@ -1,0 +1,119 @@
+"""The commands that are killed, cut off and sabotaged, each with the users that it works on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MIGRATE = ("migrate_users", "--no-input", "--delay", "0", "--batch-size", "5")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command on a scene: what it is called, whom it finds, what it is, and the exit codes of a good end.
+
+    ``before``: commands between the seeds.  ``same``: the parts of the dump that must be those of an undisturbed run
+    (all of them unless said otherwise).  ``writes``: the format of the file that it writes, if it does.
+    """
+
+    name: str
+    seeds: tuple[str, ...]
+    argv: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...] = ()
+    codes: tuple[int, ...] = (0,)
+    same: tuple[str, ...] = ("wallets", "mana", "wishes", "records", "fixes", "runs")
+    writes: str = ""
+
+    def command(self, remembered: dict[str, Any], file: str) -> Sequence[str]:
+        """Return the command line."""
+        return [word.format(FILE=file, PATH=remembered.get("path", "")) for word in self.argv]
+
+
+ROLLBACK = ("rollback_migration", "--all", "--no-input", "--batch-size", "5")
+
+JOBS = (
+    Job("migrate", ("poisoned",), MIGRATE, codes=(3,)),
+    Job("auto-fix", ("dirty",), (*MIGRATE, "--auto-fix")),
+    Job(
+        # a user more or less may have been tried before the breaker trips, hence come and gone
+        "breaker",
+        ("rotten",),
+        (*MIGRATE[:-1], "10"),
+        codes=(4,),
+        same=("wallets", "wishes", "fixes"),
+    ),
+    Job("rollback", ("ordinary", "spenders"), ROLLBACK, before=(MIGRATE,), codes=(3,)),
+    Job(
+        "emergency",
+        ("ordinary", "spenders"),
+        ("rollback_migration", "--all", "--emergency", "--batch-size", "5", "--no-preserve-logs"),
+        before=(MIGRATE,),
+    ),
+    Job("one user", ("ordinary",), ("migrate_users", "--user-id", "username:user-3")),
+    Job(
+        "undo one user",
+        ("ordinary", "spenders"),
+        ("rollback_migration", "--no-input", "--user-id", "username:user-4"),
+        before=(MIGRATE,),
+    ),
+    Job("import", ("nobody",), ("import_balances", "{PATH}", "--no-input")),
+    Job("fix", ("dirty",), ("validate_migration", "--fix-issues", "--no-input")),
+    Job("plan", ("ordinary",), ("migrate_users", "--dry-run", "--save-plan", "{FILE}"), writes="json"),
+    Job(
+        "json",
+        ("ordinary",),
+        ("monitor_migration", "--export", "json", "--output", "{FILE}"),
+        before=(MIGRATE,),
+        writes="json",
+    ),
+    Job(
+        "html",
+        ("ordinary",),
+        ("monitor_migration", "--export", "html", "--output", "{FILE}"),
+        before=(MIGRATE,),
+        writes="html",
+    ),
+)
+
+#: What a crash may interrupt, and the moments that belong to it.
+STAGES = {
+    "looking whether the database is fit": r"services\.preflight\.",
+    "the check before a run": r"engine\.integrity\.",
+    "the snapshot of the check": r"read_only_snapshot commit",
+    "creating a run": r"runs\.create_run \d",
+    "the commit of a new run": r"runs\.create_run commit",
+    "writing an event": r"runs\.add_event",
+    "planning": r"engine\.planning\.slices",
+    "writing the planned batches": r"Worker\._plan",
+    "the commit of a plan": r"Worker\._without_batch commit",
+    "folding": r"engine\.totals\.fold",
+    "claiming a batch": r"Worker\._claim",
+    "conversion": r"engine\.conversion\.convert",
+    "marking a batch": r"worker\.mark_done",
+    "the commit of a batch": r"Worker\._step commit",
+    "splitting a batch": r"Worker\._split",
+    "the commit of a split": r"Worker\._recover commit",
+    "recording a failure": r"records\.record_problem",
+    "judging the breaker": r"services\.migrate\.judge",
+    "changing a status": r"runs\.change_status",
+    "going over to the check": r"runs\.to_checking commit",
+    "the end of a run": r"runs\.end_check commit",
+    "auto-fix": r"autofix\._write",
+    "the commit of a fix": r"autofix\._fix_page commit",
+    "the breaker's trip": r"migrate\.trip commit",
+    "lifting the guard": r"guards\.announce_reversal",
+    "reversal": r"engine\.reversal\.reverse",
+    "opening a rollback": r"rollback\.open_rollback commit",
+    "the end of the run taken back": r"rollback\.close_target",
+    "the end of a rollback": r"rollback\.finish commit",
+    "named users": r"named\._one_user",
+    "the commit of named users": r"named\._in_one_transaction commit",
+    "staging an import": r"engine\.staging\.",
+    "writing an import": r"engine\.arrivals\.",
+    "the commit of an import": r"imports\._Import\.run commit",
+    "opening a report": r"files\.new_file open",
+    "flushing a report": r"files\.new_file fsync",
+    "naming a report": r"files\._publish link",
+}
+"""At least one moment of each is killed before and after in ``make test``, every moment in ``make torture``."""
+
+BY_NAME = {job.name: job for job in JOBS}
