@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from django.db import InterfaceError, OperationalError, connections
+
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.results import ProgressCallback, RunSummary
+from mana_migration.engine import failures
 from mana_migration.models import MigrationRun
 from mana_migration.services import migrate, preflight, rollback, runs
 from mana_migration.services.runs import Actor
@@ -75,7 +78,15 @@ def work(
     """
     done: list[RunSummary] = []
     while not stop.requested:
-        run = find_work(using)
+        try:
+            run = find_work(using)
+        except (OperationalError, InterfaceError) as error:
+            if once:
+                raise
+            notice(f"the database does not answer ({failures.describe(error)}); trying again")
+            connections[using].close()
+            stop.wait(look_seconds)
+            continue
         if run is not None:
             notice(f"{run.get_kind_display().lower()} run {run.pk}: going to work on it")
             summary = migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)

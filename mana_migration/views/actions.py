@@ -134,6 +134,8 @@ def _change(request: HttpRequest, run_id: int, action: str) -> HttpResponseBase:
 
     def prepare() -> Mapping[str, Any]:
         check_transition(run.pk, run.status, target)
+        if action == "resume" and run.status != RunStatus.PAUSED:
+            raise MigrationError(f"run {run.pk} is {run.get_status_display().lower()}, not paused")
         return {"run": run, "totals": totals_of([run], using=using)[run.pk], "action": action}
 
     def perform(reason: str) -> tuple[str, str]:

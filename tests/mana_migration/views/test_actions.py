@@ -1,0 +1,357 @@
+"""What staff do from a page: shown first, confirmed once with a reason, done by the service, recorded."""
+
+import html
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core import signing
+from django.db import connection
+from django.test import Client
+
+from mana_migration.domain.options import MigrationOptions
+from mana_migration.models import MigrationRun, RunEvent, UserMigration
+from mana_migration.services import migrate
+from mana_migration.services.runs import Actor
+from mana_migration.states import EventKind, RunKind, RunStatus
+from mana_migration.views import confirmation
+from tests.factories import make_wallets
+from tests.mana_migration.history import make_run
+from tests.mana_migration.stories import url
+from wishes.models import ManaEntry, Wallet
+from wishes.services import spend_mana
+
+pytestmark = pytest.mark.django_db
+
+SignIn = Callable[..., Client]
+OLGA = Actor("olga", "db-1")
+
+
+def migrated(*balances: tuple[int, ...]) -> tuple[MigrationRun, list[Any]]:
+    """Convert users with these balances and return the run and their keys."""
+    wallets = make_wallets(balances)
+    done = migrate.migrate(MigrationOptions(), actor=OLGA)
+    assert done.run is not None
+    return MigrationRun.objects.get(pk=done.run), [wallet.pk for wallet in wallets]
+
+
+def token_of(response: Any) -> str:
+    """Return the token of a confirmation page."""
+    found = re.search(r'name="token" value="([^"]+)"', response.content.decode())
+    assert found, response.content.decode()[:3000]
+    return html.unescape(found[1])
+
+
+def text_of(response: Any) -> str:
+    """Return what a reader of the page sees, on one line."""
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode())))
+
+
+def confirm(client: Client, address: str, *, reason: str = "because", **fields: str) -> Any:
+    """Ask and confirm, as a person does."""
+    token = token_of(client.post(address))
+    return client.post(address, {"token": token, "reason": reason, **fields})
+
+
+CHANGES = {
+    "pause": (RunStatus.RUNNING, RunStatus.PAUSED, EventKind.PAUSED),
+    "resume": (RunStatus.PAUSED, RunStatus.RUNNING, EventKind.RESUMED),
+    "stop": (RunStatus.RUNNING, RunStatus.STOPPED, EventKind.STOPPED),
+}
+
+
+@pytest.mark.parametrize("action", CHANGES)
+def test_a_run_is_changed_once_it_is_confirmed(action: str, sign_in: SignIn) -> None:
+    before, after, kind = CHANGES[action]
+    run = make_run(status=before)
+    client = sign_in(f"{action}_run", name="sam")
+    asked = client.post(url(action, run.pk))
+    run.refresh_from_db()
+    assert (asked.status_code, run.status) == (200, before)  # asking changes nothing
+    done = client.post(url(action, run.pk), {"token": token_of(asked), "reason": "the backup runs"})
+    assert (done.status_code, done.headers["Location"]) == (302, url("run", run.pk))
+    run.refresh_from_db()
+    assert run.status == after
+    event = RunEvent.objects.get(run=run, kind=kind)
+    assert (event.actor, event.message) == ("sam", "the backup runs")
+
+
+@pytest.mark.parametrize("action", CHANGES)
+@pytest.mark.parametrize("status", RunStatus)
+def test_a_change_that_the_status_does_not_allow_is_refused(action: str, status: RunStatus, sign_in: SignIn) -> None:
+    before, after, _ = CHANGES[action]
+    allowed = {
+        "pause": {RunStatus.RUNNING},
+        "resume": {RunStatus.PAUSED},
+        "stop": {RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.CHECKING},
+    }[action]
+    run = make_run(status=status)
+    response = sign_in(f"{action}_run").post(url(action, run.pk))
+    assert response.status_code == (200 if status in allowed else 409)
+    assert ('name="token"' in response.content.decode()) == (status in allowed)
+    assert before != after
+
+
+@pytest.mark.parametrize("reason", ["", "   ", "\n\t", "\x00\x1b"])
+def test_a_reason_is_required(reason: str, sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    response = confirm(sign_in("pause_run"), url("pause", run.pk), reason=reason)
+    assert response.status_code == 400
+    assert "Give a reason" in text_of(response)
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+
+
+def test_a_reason_is_one_line_of_bounded_length_and_shown_as_text(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run")
+    confirm(client, url("pause", run.pk), reason="<b>bold</b>\nsecond line\x1b[31m " + "x" * 2000)
+    event = RunEvent.objects.get(run=run, kind=EventKind.PAUSED)
+    assert len(event.message) == 500
+    assert "\n" not in event.message
+    assert "\x1b" not in event.message
+    page = client.get(url("run", run.pk)).content.decode()
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<b>bold</b>" not in page
+
+
+def test_a_confirmation_works_once(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run", "resume_run")
+    token = token_of(client.post(url("pause", run.pk)))
+    fields = {"token": token, "reason": "because"}
+    assert client.post(url("pause", run.pk), fields).status_code == 302
+    confirm(client, url("resume", run.pk))
+    replayed = client.post(url("pause", run.pk), fields)
+    assert replayed.status_code == 409
+    assert confirmation.MAX_AGE == 900
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+    assert RunEvent.objects.filter(run=run, kind=EventKind.PAUSED).count() == 1
+
+
+def test_a_confirmation_is_for_one_action_target_and_account(sign_in: SignIn) -> None:
+    run, other = make_run(status=RunStatus.RUNNING), make_run(status=RunStatus.COMPLETED)
+    client = sign_in("pause_run", "stop_run", name="sam")
+    token = token_of(client.post(url("pause", run.pk)))
+    stranger = sign_in("pause_run", "stop_run", name="eve")
+    fields = {"token": token, "reason": "because"}
+    assert client.post(url("stop", run.pk), fields).status_code == 409
+    assert client.post(url("pause", other.pk), fields).status_code == 409
+    assert stranger.post(url("pause", run.pk), fields).status_code == 409
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+    assert client.post(url("pause", run.pk), fields).status_code == 302
+
+
+@pytest.mark.parametrize("token", ["", "x", "x:y:z", signing.dumps({"nonce": "1"}, salt="mana_migration.confirmation")])
+def test_a_made_up_confirmation_is_refused(token: str, sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run")
+    assert client.post(url("pause", run.pk), {"token": token, "reason": "because"}).status_code == 409
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+
+
+def test_an_old_confirmation_is_refused(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run")
+    token = token_of(client.post(url("pause", run.pk)))
+    monkeypatch.setattr(confirmation, "MAX_AGE", -1)
+    response = client.post(url("pause", run.pk), {"token": token, "reason": "because"})
+    assert response.status_code == 409
+    assert "too old" in text_of(response)
+
+
+def test_a_permission_that_was_taken_away_meanwhile_counts(sign_in: SignIn) -> None:
+    from django.contrib.auth import get_user_model
+
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run", name="sam")
+    token = token_of(client.post(url("pause", run.pk)))
+    get_user_model().objects.get(username="sam").user_permissions.clear()
+    assert client.post(url("pause", run.pk), {"token": token, "reason": "because"}).status_code == 403
+
+
+# --- Start
+
+
+def test_a_migration_is_shown_first_and_then_opened_for_a_worker(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1), (0, 0, 5)])
+    client = sign_in("start_run", name="sam")
+    asked = client.post(url("start"))
+    words = text_of(asked)
+    assert "Would be migrated 2 of 2 users" in words
+    assert "6,230" in words
+    assert MigrationRun.objects.count() == 0
+    done = client.post(url("start"), {"token": token_of(asked), "reason": "the big day"})
+    run = MigrationRun.objects.get()
+    assert done.headers["Location"] == url("run", run.pk)
+    assert (run.status, run.actor, run.reason, run.kind) == (RunStatus.RUNNING, "sam", "the big day", RunKind.MIGRATION)
+    assert Wallet.objects.filter(migrated_at__isnull=False).count() == 0  # nothing is converted in the request
+
+
+def test_a_limit_and_skipping_are_taken_from_the_page(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1), (-4, 0, 0)])
+    confirm(sign_in("start_run"), url("start"), limit="1", skip_invalid="on")
+    run = MigrationRun.objects.get()
+    assert (run.options["limit"], run.options["skip_invalid"]) == (1, True)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5", "9" * 20, "\u0663"])
+def test_a_limit_that_cannot_be_meant_is_refused(limit: str, sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1)])
+    response = confirm(sign_in("start_run"), url("start"), limit=limit)
+    assert response.status_code == 400
+    assert "give a whole number of users" in text_of(response)
+    assert MigrationRun.objects.count() == 0
+
+
+def test_findings_stand_in_the_way_and_are_shown(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1), (-4, 0, 0)])
+    client = sign_in("start_run")
+    asked = client.post(url("start"))
+    assert "1 negative_balance (error)" in text_of(asked)
+    refused = client.post(url("start"), {"token": token_of(asked), "reason": "because"})
+    assert refused.status_code == 409
+    assert "error-level findings stand in the way" in text_of(refused)
+    assert MigrationRun.objects.count() == 0
+
+
+def test_a_second_open_run_is_refused(sign_in: SignIn) -> None:
+    make_run(status=RunStatus.RUNNING)
+    response = sign_in("start_run").post(url("start"))
+    assert response.status_code == 409
+    assert "let it finish, or stop it" in text_of(response)
+
+
+# --- Roll back a run
+
+
+def test_the_rollback_of_a_run_shows_what_the_dry_run_says(sign_in: SignIn) -> None:
+    run, users = migrated((3, 2, 1), (0, 0, 5), (7, 0, 0))
+    spend_mana(users[1], amount=4000, reference="shop:1")
+    response = sign_in("rollback_run").post(url("rollback_run", run.pk))
+    words = text_of(response)
+    assert "Would be rolled back 2 of 3 users" in words
+    assert "Mana debited 1,300" in words
+    assert "10 green, 2 blue, 1 red" in words
+    assert "Would stay migrated 1 1 shortfall" in words
+    assert "would roll back 3 users and write off 4,000 mana" in words
+    record = UserMigration.objects.get(user=users[1])
+    assert f"{record.pk} 5,000 4,000" in words
+    assert MigrationRun.objects.count() == 1
+
+
+def test_the_rollback_of_a_run_is_opened_for_a_worker(sign_in: SignIn) -> None:
+    run, _ = migrated((3, 2, 1))
+    done = confirm(sign_in("rollback_run", name="sam"), url("rollback_run", run.pk), reason="wrong rates")
+    opened = MigrationRun.objects.get(kind=RunKind.ROLLBACK)
+    assert done.headers["Location"] == url("run", opened.pk)
+    assert (opened.status, opened.actor, opened.reason) == (RunStatus.RUNNING, "sam", "wrong rates")
+    assert opened.options["on_shortfall"] == "skip"
+    assert Wallet.objects.filter(migrated_at__isnull=False).count() == 1  # nothing is taken back in the request
+
+
+def test_spent_mana_is_written_off_where_that_was_chosen(sign_in: SignIn) -> None:
+    run, users = migrated((3, 2, 1))
+    spend_mana(users[0], amount=1000, reference="shop:1")
+    confirm(sign_in("rollback_run"), url("rollback_run", run.pk), on_shortfall="write-off")
+    assert MigrationRun.objects.get(kind=RunKind.ROLLBACK).options["on_shortfall"] == "write-off"
+
+
+def test_a_rollback_that_would_stop_an_open_migration_says_so(sign_in: SignIn) -> None:
+    run, _ = migrated((3, 2, 1))
+    open_run = make_run(status=RunStatus.RUNNING)
+    response = sign_in("rollback_run").post(url("rollback_run", run.pk))
+    assert f"Migration run {open_run.pk} is open: it is stopped first" in text_of(response)
+
+
+def test_two_confirmations_of_one_rollback_open_one(sign_in: SignIn) -> None:
+    run, _ = migrated((3, 2, 1))
+    client = sign_in("rollback_run")
+    tokens = [token_of(client.post(url("rollback_run", run.pk))) for _ in range(2)]
+    codes = [
+        client.post(url("rollback_run", run.pk), {"token": token, "reason": "because"}).status_code for token in tokens
+    ]
+    assert codes == [302, 409]
+    assert MigrationRun.objects.filter(kind=RunKind.ROLLBACK).count() == 1
+
+
+def test_a_run_without_conversions_cannot_be_rolled_back(sign_in: SignIn) -> None:
+    client = sign_in("rollback_run")
+    response = client.post(url("rollback_run", make_run().pk))
+    assert response.status_code == 409
+    assert "is left to take back" in text_of(response)
+    rollback = make_run(kind=RunKind.ROLLBACK)
+    assert client.post(url("rollback_run", rollback.pk)).status_code == 409
+
+
+# --- Roll back a user
+
+
+def test_a_user_is_rolled_back_at_once(sign_in: SignIn) -> None:
+    _, users = migrated((3, 2, 1), (0, 0, 5))
+    client = sign_in("rollback_user", name="sam")
+    asked = client.post(url("rollback_user", users[0]))
+    assert "Would be rolled back 1 of 1 users" in text_of(asked)
+    done = client.post(url("rollback_user", users[0]), {"token": token_of(asked), "reason": "asked for it"})
+    assert done.headers["Location"] == url("user", users[0])
+    wallet = Wallet.objects.get(pk=users[0])
+    assert (wallet.green, wallet.blue, wallet.red, wallet.mana, wallet.migrated_at) == (3, 2, 1, 0, None)
+    run = MigrationRun.objects.get(kind=RunKind.ROLLBACK)
+    assert (run.status, run.actor, run.reason) == (RunStatus.COMPLETED, "sam", "asked for it")
+    assert Wallet.objects.get(pk=users[1]).migrated_at is not None
+    assert f"User {users[0]} is rolled back, by run {run.pk}." in text_of(client.get(url("user", users[0])))
+
+
+def test_a_user_who_spent_the_mana_is_left_alone_unless_it_is_written_off(sign_in: SignIn) -> None:
+    _, users = migrated((3, 2, 1))
+    spend_mana(users[0], amount=1000, reference="shop:1")
+    client = sign_in("rollback_user")
+    left = confirm(client, url("rollback_user", users[0]))
+    assert left.status_code == 302
+    assert "was left as they are (shortfall)" in text_of(client.get(url("user", users[0])))
+    assert Wallet.objects.get(pk=users[0]).migrated_at is not None
+    confirm(client, url("rollback_user", users[0]), on_shortfall="write-off")
+    wallet = Wallet.objects.get(pk=users[0])
+    assert (wallet.green, wallet.mana, wallet.migrated_at) == (3, 0, None)
+    assert "1,000 mana were spent already and were written off" in text_of(client.get(url("user", users[0])))
+
+
+def test_a_user_is_rolled_back_once(sign_in: SignIn) -> None:
+    _, users = migrated((3, 2, 1))
+    client = sign_in("rollback_user")
+    tokens = [token_of(client.post(url("rollback_user", users[0]))) for _ in range(2)]
+    for token in tokens:
+        client.post(url("rollback_user", users[0]), {"token": token, "reason": "because"})
+    assert ManaEntry.objects.filter(kind="reversal").count() == 1
+    assert client.post(url("rollback_user", users[0])).status_code == 409
+
+
+def test_a_user_who_is_not_migrated_cannot_be_rolled_back(sign_in: SignIn) -> None:
+    [wallet] = make_wallets([(3, 2, 1)])
+    response = sign_in("rollback_user").post(url("rollback_user", wallet.pk))
+    assert response.status_code == 409
+    assert "there is nothing to take back" in text_of(response)
+
+
+def test_asking_never_writes(sign_in: SignIn) -> None:
+    run, users = migrated((3, 2, 1))
+    client = sign_in("rollback_run", "rollback_user", "start_run")
+    before = _tables()
+    for address in (url("rollback_run", run.pk), url("rollback_user", users[0]), url("start")):
+        client.post(address)
+    assert _tables() == before
+
+
+def _tables() -> dict[str, list[Any]]:
+    """Return every row of every table of ours."""
+    rows = {}
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            if table.startswith(("wishes_", "mana_migration_")):
+                cursor.execute(f"SELECT * FROM {table}")
+                rows[table] = sorted(map(repr, cursor.fetchall()))
+    return rows
