@@ -58,8 +58,6 @@ def test_a_wrong_token_is_refused_to_an_account_with_the_permission_too(client: 
 def test_a_scrape_costs_a_handful_of_queries(
     client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
 ) -> None:
-    client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
-) -> None:
     make_history(200)
     with django_assert_max_num_queries(12):
         client.get(url("metrics"), headers=bearer(TOKEN))
