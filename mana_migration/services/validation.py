@@ -173,6 +173,10 @@ def _count(look: _Look) -> _Counts:
     if look.phase != POST and scope.run is None:
         found.totals["users"] = wallets.count_users(connection, scope)
         found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
+    if sums is None:
+        found.numbers["negative_mana"] += ledger.count_negative_balances(connection, scope)
+    else:
+        found.numbers["negative_mana"] += sums.negative
     found.numbers |= _count_balances(look, found, sums)
     if look.phase == PRE:
         found.numbers["migration_inconsistency"] = _count_flags(look, found)
@@ -207,6 +211,7 @@ def _narrow(look: _Look, found: _Counts) -> None:
         counts = wallets.scan(look.connection, look.terms, look.scope).counts
         for check in ("negative_mana", "late_wishes"):
             found.numbers[check] = counts[check]
+        found.numbers["negative_mana"] += ledger.count_negative_balances(look.connection, look.scope)
     found.numbers["unmigrated_remaining"] = 0  # users of a rollback are meant to be unmigrated
 
 

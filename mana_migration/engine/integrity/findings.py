@@ -59,6 +59,12 @@ def _wallet_hits(connection: BaseDatabaseWrapper, check: str, scope: Scope, term
         yield _hit(connection, check, key, figures=figures)
 
 
+def _negative_mana(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
+    yield from _wallet_hits(connection, check, scope, terms)
+    for key, balance in rows(connection, ledger.negative_balances_sql(scope), scope):
+        yield _hit(connection, check, key, figures={"balance_after": balance})
+
+
 def _no_wallet(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
     for (key,) in rows(connection, wallets.no_wallet_sql(connection, scope), scope):
         yield _hit(connection, check, key)
@@ -95,6 +101,7 @@ def _entries(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: W
 
 
 _READERS: Final[dict[str, Callable[..., Iterator[Finding]]]] = {
+    "negative_mana": _negative_mana,
     "no_wallet": _no_wallet,
     "orphaned_mana": _balances,
     "ledger_mismatch": _balances,

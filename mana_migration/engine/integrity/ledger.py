@@ -137,15 +137,29 @@ _HAS_ENTRY: Final = {
     "reversal": ("r.status = 'rolled_back' AND COALESCE(r.mana_debited, 0) <> 0", "-r.mana_debited"),
 }
 
-#: An entry without a record whose record a rollback has deleted (--no-preserve-logs): the pair stays.  A conversion
-#: whose mana was spent entirely has no reversal; what was written off with it is left to value_not_conserved.
-_DELETED: Final = {
-    "conversion": "1 = 1",
-    "reversal": (
-        "EXISTS (SELECT 1 FROM wishes_manaentry c WHERE c.user_id = e.user_id AND c.kind = 'conversion' "
-        "AND c.reference = 'conversion' || substr(e.reference, 9) AND c.amount >= -e.amount AND c.id < e.id)"
-    ),
-}
+
+def _deleted(vendor: str, kind: str) -> str:
+    """Return a condition that entry ``e`` lacks its record because a rollback has deleted that (--no-preserve-logs).
+
+    The pair of entries stays.  A conversion whose mana was spent entirely has no reversal; what was written off with
+    it is left to value_not_conserved.
+    """
+    if vendor == "postgresql":
+        run = f"CAST(substring(e.reference FROM '^{kind}:([0-9]{{1,18}}):') AS bigint)"
+    else:
+        run = f"CAST(substr(e.reference, {len(kind) + 2}) AS integer)"
+    unrecorded = (
+        f"EXISTS (SELECT 1 FROM mana_migration_migrationrun o WHERE o.id = {run} AND o.kind = 'migration') "
+        "AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration d "
+        f"WHERE d.user_id = e.user_id AND d.run_id = {run})"
+    )
+    if kind == "conversion":
+        return unrecorded
+    return (
+        f"{unrecorded} AND EXISTS (SELECT 1 FROM wishes_manaentry c WHERE c.user_id = e.user_id "
+        "AND c.kind = 'conversion' AND c.reference = 'conversion' || substr(e.reference, 9) "
+        "AND c.amount >= -e.amount AND c.id < e.id)"
+    )
 
 
 def missing_entry_sql(vendor: str, scope: Scope, *, forgetful: bool) -> str:
@@ -165,24 +179,25 @@ def missing_entry_sql(vendor: str, scope: Scope, *, forgetful: bool) -> str:
             f"{entry_of_record(vendor, kind, 'e')} WHERE {condition}{run} AND {people.sql('r.user_id')} "
             f"AND (e.id IS NULL OR e.amount <> {amount})"
         )
-        deleted = f" AND NOT ({_DELETED[kind]})" if forgetful else ""
+        deleted = f" AND NOT ({_deleted(vendor, kind)})" if forgetful else ""
         parts.append(
             "SELECT e.user_id, NULL, e.reference, NULL, e.amount FROM wishes_manaentry e "
             f"WHERE e.kind = '{kind}' AND {people.sql('e.user_id')}{of_run} "
             f"AND NOT {_record_of_entry(vendor, kind, condition)}{deleted}"
         )
     if scope.run is None:
-        parts.append(_openings(people))
+        parts.append(_openings(vendor, people))
     return " UNION ALL ".join(parts)
 
 
-def _openings(people: Scope) -> str:
+def _openings(vendor: str, people: Scope) -> str:
     """Return the part of the query for opening balances that no import has recorded."""
     return (
         "SELECT e.user_id, NULL AS record_id, e.reference, NULL AS amount, e.amount AS booked FROM wishes_manaentry e "
-        f"WHERE e.kind = 'opening' AND {people.sql('e.user_id')} AND NOT EXISTS "
+        f"WHERE e.kind = 'opening' AND {people.sql('e.user_id')} "
+        f"AND (e.reference <> 'opening:' || {users.key_sql(vendor, 'e.user_id')} OR NOT EXISTS "
         "(SELECT 1 FROM mana_migration_usermigration r JOIN mana_migration_migrationrun o ON o.id = r.run_id "
-        "WHERE r.user_id = e.user_id AND o.kind = 'import')"
+        "WHERE r.user_id = e.user_id AND o.kind = 'import'))"
     )
 
 
@@ -200,7 +215,7 @@ def count_conversions(connection: BaseDatabaseWrapper, run: int) -> int:
 
 def count_unrecorded_openings(connection: BaseDatabaseWrapper) -> int:
     """Count opening balances that no import has recorded."""
-    return _count(connection, _openings(Scope()), Scope())
+    return _count(connection, _openings(connection.vendor, Scope()), Scope())
 
 
 def _count(connection: BaseDatabaseWrapper, sql: str, scope: Scope, **parameters: str) -> int:
@@ -224,10 +239,11 @@ def is_forgetful(connection: BaseDatabaseWrapper) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSums:
-    """All entries of the mana ledger by kind: their number and their exact sum."""
+    """All entries of the mana ledger by kind: their number and their exact sum; and how many had a negative balance."""
 
     numbers: dict[str, int]
     sums: dict[str, int]
+    negative: int
 
     @property
     def entries(self) -> int:
@@ -244,13 +260,28 @@ def ledger_sums(connection: BaseDatabaseWrapper) -> LedgerSums:
     vendor = connection.vendor
     found = rows(
         connection,
-        f"SELECT kind, COUNT(*), {dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry GROUP BY kind",
+        "SELECT kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
+        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry GROUP BY kind",
         Scope(),
     )
     return LedgerSums(
-        {kind: int(number) for kind, number, _, _ in found},
-        {kind: dialect.combine(vendor, first, second) for kind, _, first, second in found},
+        {kind: int(number) for kind, number, _, _, _ in found},
+        {kind: dialect.combine(vendor, first, second) for kind, _, _, first, second in found},
+        sum(int(negative) for _, _, negative, _, _ in found),
     )
+
+
+def negative_balances_sql(scope: Scope) -> str:
+    """Return the query of entries that left a negative balance: user, balance."""
+    return (
+        "SELECT e.user_id, e.balance_after FROM wishes_manaentry e "
+        f"WHERE e.balance_after < 0 AND {scope.sql('e.user_id')} ORDER BY e.user_id, e.id"
+    )
+
+
+def count_negative_balances(connection: BaseDatabaseWrapper, scope: Scope) -> int:
+    """Count entries that left a negative balance."""
+    return _count(connection, negative_balances_sql(scope), scope)
 
 
 def booked_value(connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums) -> int:

@@ -14,6 +14,7 @@ from mana_migration.engine import dialect
 from mana_migration.engine.integrity.ledger import FORGETFUL, LedgerSums
 from mana_migration.engine.integrity.records import RecordScan, RecordSums
 from mana_migration.engine.integrity.scope import Scope, rows
+from mana_migration.states import OPEN_STATUSES
 from wishes.rates import COLOURS
 
 _MONEY: Final = (*COLOURS, "mana", "shortfall")
@@ -145,7 +146,11 @@ def _entries(connection: BaseDatabaseWrapper) -> Iterator[tuple[int, int]]:
 
 def incomplete(found: Iterable[RunSums]) -> Iterator[Finding]:
     """Yield a finding for everything that a run's batches do not account for."""
-    for run in found:
+    runs = list(found)
+    opened = [run for run in runs if run.status in OPEN_STATUSES]
+    for run in opened[1:]:
+        yield _finding("run_incomplete", run, "open beside another open run", other_run=opened[0].run)
+    for run in runs:
         batches, records = run.batches, run.records
         if run.status == "completed" and run.planned:
             yield _finding("run_incomplete", run, "completed although batches are left to do", batches_left=run.planned)
