@@ -20,7 +20,8 @@ from wishes.rates import BIGINT_MAX
 
 NOW: Final = {
     "postgresql": "statement_timestamp()",
-    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
+    # six digits, as Django writes them: SQLite compares date-times as text
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f000', 'now')",
 }
 """The database's own clock, so that machines need not agree on the time."""
 
