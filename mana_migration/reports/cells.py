@@ -15,8 +15,9 @@ SPREADSHEET_MAX: Final = 10**15
 
 
 def safe_text(text: str) -> str:
-    """Return text that opens as text: with an apostrophe before anything that would start a formula."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    """Return text that opens as text, on one line: with an apostrophe before anything that would start a formula."""
+    line = "".join(character if character >= " " else " " for character in text)
+    return f"'{line}" if text.startswith(FORMULA_STARTS) else line
 
 
 def csv_cell(value: Cell) -> str | int | float:
@@ -34,9 +35,4 @@ def spreadsheet_cell(value: Cell) -> str | int | float | None:
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    return safe_text(_printable(value)) if isinstance(value, str) else value
-
-
-def _printable(text: str) -> str:
-    """Drop the control characters that XML cannot carry."""
-    return "".join(character for character in text if character >= " " or character in "\t\n\r")
+    return safe_text(value) if isinstance(value, str) else value

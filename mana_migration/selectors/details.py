@@ -31,8 +31,8 @@ COLUMNS: Final = (
 #: Text is short and ours, but a class of errors could be named by a site's own code: no cell starts a formula.
 _COPY_COLUMNS: Final = COLUMNS.replace(
     "error_class",
-    "CASE WHEN error_class ~ E'^[-=+@|%%\\t\\r\\n\\\\uFF0B\\\\uFF0D\\\\uFF1D\\\\uFF20]' "
-    "THEN '''' || error_class ELSE error_class END",
+    "CASE WHEN error_class ~ E'^[-=+@|%%\\t\\r\\n\\\\uFF0B\\\\uFF0D\\\\uFF1D\\\\uFF20]' THEN '''' ELSE '' END "
+    "|| translate(error_class, E'\\t\\r\\n', '   ')",
 )
 
 
