@@ -120,6 +120,25 @@ class Reversals:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One migration run among all of the database: a first part of the users, or the rest.
+
+    ``cohort`` is its share in hundredths of a percent and ``limit`` its greatest number of users; None: no bound.
+    """
+
+    run: int
+    status: str
+    cohort: int | None
+    limit: int | None
+    started_at: datetime
+    selected: int
+    migrated: int
+    skipped: int
+    failed: int
+    mana: int
+
+
+@dataclass(frozen=True, slots=True)
 class RecordSum:
     """The records of one run, outcome and rollback, summed up; ``reversal_run`` is None where nobody took them back."""
 
@@ -214,6 +233,7 @@ class RunReport:
     skips: Sequence[ProblemClass]
     sizes: Sequence[SizeClass]
     performance: Performance
+    stages: Sequence[Stage]
     reversals: Sequence[Reversals]
     shortfalls: Sequence[UserDetail]
     shortfall_users: int

@@ -67,6 +67,7 @@ def summary(report: RunReport) -> dict[str, Any]:
                 for line in speed.slowest
             ],
         },
+        "stages": [_fields(stage) | {"started_at": stage.started_at.isoformat()} for stage in report.stages],
         "rollbacks": [_fields(part) for part in report.reversals],
         "shortfalls": {
             "users": report.shortfall_users,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, UserDetail
+from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, Stage, UserDetail
 from mana_migration.domain.validation import BY_ID
 from mana_migration.reports.facts import controls_words
 from mana_migration.reports.formatting import number, one_line
@@ -52,6 +52,7 @@ def sections(report: RunReport) -> list[Section]:
         _durations(report),
         _speed(report),
         _slowest(report),
+        _stages(report),
         _rollbacks(report),
         _shortfalls(report),
         _events(report),
@@ -209,6 +210,22 @@ def _slowest(report: RunReport) -> Section:
     ]
     columns = ("batch", "users", "failed", "tried again", "started", "seconds")
     return Section("slowest", "Slowest batches", "", columns, rows)
+
+
+def _stages(report: RunReport) -> Section:
+    rows = [
+        (s.run, s.status, s.started_at, _share(s), s.selected, s.migrated, s.skipped, s.failed, s.mana)
+        for s in report.stages
+    ]
+    columns = ("run", "status", "started", "part", "users", "migrated", "skipped", "failed", "mana")
+    note = "The migration runs of this database, in which its users were converted part by part."
+    return Section("stages", "Stages", note, columns, rows if len(rows) > 1 else [])
+
+
+def _share(stage: Stage) -> str:
+    parts = [] if stage.cohort is None else [f"{stage.cohort / 100:g} % of the users"]
+    parts += [] if stage.limit is None else [f"at most {number(stage.limit)}"]
+    return ", ".join(parts) or "everybody left"
 
 
 def _rollbacks(report: RunReport) -> Section:

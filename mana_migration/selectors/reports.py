@@ -26,10 +26,12 @@ from mana_migration.domain.report import (
     RecordSum,
     Reversals,
     RunReport,
+    Stage,
     StatusSum,
 )
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
+from mana_migration.engine import totals
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
@@ -46,6 +48,9 @@ POINTS: Final = 60
 
 #: Classes of errors or skips explained one by one.
 CLASSES: Final = 50
+
+#: Migration runs listed as stages, the latest.
+STAGES: Final = 50
 
 
 @contextmanager
@@ -85,6 +90,7 @@ def _gather(run: MigrationRun, seen: RunSnapshot, using: str, validation: Valida
         skips=_problem_classes(run, seen.totals.skips, UserStatus.SKIPPED, using),
         sizes=record_sums.size_classes(connection, run),
         performance=_performance(run, seen, using),
+        stages=_stages(using),
         reversals=_reversals(sums, rollback=run.kind == RunKind.ROLLBACK),
         shortfalls=shortfalls,
         shortfall_users=shortfall_users,
@@ -197,6 +203,29 @@ def _seconds(started: datetime | None, finished: datetime | None) -> float:
 def _percentile(ordered: Sequence[float], percent: int) -> float | None:
     """Return the smallest value that at least ``percent`` of the values do not exceed."""
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else None
+
+
+def _stages(using: str) -> list[Stage]:
+    """Return the latest migration runs, oldest first: the parts in which the users were converted."""
+    runs = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).order_by("-id")[:STAGES]
+    found = []
+    for run in reversed(runs):
+        figures = totals.run_totals(run, using)
+        found.append(
+            Stage(
+                run=run.pk,
+                status=run.status,
+                cohort=run.options.get("cohort"),
+                limit=run.options.get("limit"),
+                started_at=run.created_at,
+                selected=figures.selected,
+                migrated=figures.migrated,
+                skipped=figures.skipped,
+                failed=figures.failed,
+                mana=figures.mana,
+            )
+        )
+    return found
 
 
 def _reversals(sums: Sequence[RecordSum], *, rollback: bool) -> list[Reversals]:
