@@ -141,8 +141,8 @@ _HAS_ENTRY: Final = {
 def _deleted(vendor: str, kind: str) -> str:
     """Return a condition that entry ``e`` lacks its record because a rollback has deleted that (--no-preserve-logs).
 
-    The pair of entries stays.  A conversion whose mana was spent entirely has no reversal; what was written off with
-    it is left to value_not_conserved.
+    The pair of entries stays.  A conversion whose mana was spent entirely has no reversal, but its wallet is unmigrated
+    or migrated anew; what was written off with it is left to value_not_conserved.
     """
     if vendor == "postgresql":
         run = f"CAST(substring(e.reference FROM '^{kind}:([0-9]{{1,18}}):') AS bigint)"
@@ -154,7 +154,13 @@ def _deleted(vendor: str, kind: str) -> str:
         f"WHERE d.user_id = e.user_id AND d.run_id = {run})"
     )
     if kind == "conversion":
-        return unrecorded
+        return (
+            f"{unrecorded} AND (EXISTS (SELECT 1 FROM wishes_manaentry c WHERE c.user_id = e.user_id "
+            "AND c.kind = 'reversal' AND c.reference = 'reversal' || substr(e.reference, 11)) "
+            "OR EXISTS (SELECT 1 FROM wishes_wallet w WHERE w.user_id = e.user_id AND w.migrated_at IS NULL) "
+            "OR EXISTS (SELECT 1 FROM mana_migration_usermigration l "
+            "WHERE l.user_id = e.user_id AND l.status = 'migrated'))"
+        )
     return (
         f"{unrecorded} AND EXISTS (SELECT 1 FROM wishes_manaentry c WHERE c.user_id = e.user_id "
         "AND c.kind = 'conversion' AND c.reference = 'conversion' || substr(e.reference, 9) "

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.engine import users
 
 #: Wallets in one range of users; their findings are held in memory together.
-RANGE: Final = 20_000
+RANGE = 20_000
 
 #: Users of a run: those whom it handled, and those whose conversions it took back.
 _OF_RUN: Final = (
@@ -66,14 +66,14 @@ class Scope:
         return replace(self, after=after, until=until)
 
 
-def ranges(connection: BaseDatabaseWrapper, scope: Scope, *, size: int = RANGE) -> Iterator[Scope]:
-    """Cut a scope into ranges of at most ``size`` wallets, in key order; together they hold every key there is."""
+def ranges(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[Scope]:
+    """Cut a scope into ranges of at most ``RANGE`` wallets, in key order; together they hold every key there is."""
     if scope.users:
         yield scope
         return
     after: str | None = None
     while True:
-        until = _key_at(connection, after, size)
+        until = _key_at(connection, after, RANGE)
         yield scope.between(after, until)
         if until is None:
             return
