@@ -1,0 +1,316 @@
+"""The worker's loop on committed data: splitting, locks, pauses, stops, lost connections, several workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+
+from mana_migration.domain.options import Controls
+from mana_migration.domain.results import BatchResult
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.services import migrate, runs
+from mana_migration.services.runs import Actor
+from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
+from tests.factories import make_wallets
+from tests.mana_migration.running import balanced, people, planted, records, wallet
+from wishes.models import Wallet
+from wishes.rates import BIGINT_MAX
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SOMEBODY = Actor("somebody", "here")
+
+
+class Patience(StopFlag):
+    """A stop flag whose waits do something instead of taking time."""
+
+    def __init__(self, meanwhile: Callable[[int], None] = lambda count: None) -> None:
+        super().__init__()
+        self.meanwhile, self.waits = meanwhile, 0
+
+    def wait(self, seconds: float) -> bool:
+        """Do what happens meanwhile; give up after many."""
+        self.waits += 1
+        assert self.waits < 200, "the worker waits for ever"
+        self.meanwhile(self.waits)
+        return self.requested
+
+
+def open_run(batch_size: int | str = 10, **options: Any) -> MigrationRun:
+    """Open a migration."""
+    return runs.create_run(
+        using="default",
+        kind=RunKind.MIGRATION,
+        options=options,
+        rates={"green": 10, "blue": 100, "red": 1000},
+        controls=Controls(batch_size=batch_size, delay=0.0),
+        actor=SOMEBODY,
+    )
+
+
+def make_worker(
+    run: MigrationRun, *, stop: StopFlag | None = None, progress: Callable[[BatchResult], None] | None = None
+) -> Worker:
+    """Return a worker on a run."""
+    work = migrate.MigrationWork(migrate.terms_of(run), run.options.get("limit"))
+    return Worker(run.pk, work, using="default", stop=stop or Patience(), progress=progress)
+
+
+def converted() -> int:
+    """Return how many wallets are migrated."""
+    return Wallet.objects.exclude(migrated_at=None).count()
+
+
+@contextmanager
+def another_connection() -> Iterator[Any]:
+    """Return a cursor of a second connection, in a transaction that is rolled back at the end."""
+    other = connections["default"].copy()
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            yield cursor
+    finally:
+        other.rollback()
+        other.close()
+
+
+def test_everybody_is_converted_in_batches_of_the_size_asked_for() -> None:
+    people(25)
+    run, seen = open_run(10), []
+    with balanced():
+        worker = make_worker(run, progress=lambda result: seen.append(result.totals.selected))
+        assert worker.run() is Ending.DONE
+    assert sorted(seen) == [5, 10, 10]
+    assert worker.handled == converted() == 25
+    batches = MigrationBatch.objects.filter(run=run)
+    assert set(batches.values_list("status", flat=True)) == {BatchStatus.DONE}
+    assert all(name.endswith(worker._name) for name in batches.values_list("worker", flat=True))
+
+
+def test_a_bad_user_is_set_apart_by_halving_and_costs_no_other() -> None:
+    keys = people(20)
+    run = open_run(20)
+    with balanced(), planted([keys[3], keys[17]]):
+        assert make_worker(run).run() is Ending.DONE
+    assert [key for key in keys if not wallet(key)[4]] == [keys[3], keys[17]]
+    assert records(keys[3]) == records(keys[17])
+    assert [status for status, _ in records(keys[3])] == ["failed"]
+    sizes = sorted(MigrationBatch.objects.filter(run=run).values_list("selected", flat=True))
+    assert sizes[:2] == [1, 1]
+    assert sum(sizes) == 20
+    assert sizes[-1] > 1
+
+
+@pytest.mark.postgres
+def test_a_number_out_of_range_is_an_overflow() -> None:
+    keys = people(4)
+    with planted([keys[1]], state="22003"):
+        assert make_worker(open_run()).run() is Ending.DONE
+    assert records(keys[1]) == [("failed", "overflow")]
+    assert converted() == 3
+
+
+def test_a_batch_whose_sums_leave_bigint_is_halved() -> None:
+    keys = [found.pk for found in make_wallets([(BIGINT_MAX // 10, 0, 0)] * 5)]
+    run = open_run(10)
+    with balanced():
+        assert make_worker(run).run() is Ending.DONE
+    assert converted() == 5
+    assert MigrationBatch.objects.filter(run=run, selected=1).count() == 5
+    assert wallet(keys[0])[3] == BIGINT_MAX // 10 * 10
+
+
+def test_a_paused_run_waits_and_goes_on_when_resumed() -> None:
+    people(20)
+    run, seen = open_run(10), []
+
+    def resume(count: int) -> None:
+        seen.append(converted())
+        if count == 3:
+            runs.resume_run(run.pk, actor=SOMEBODY, reason="")
+
+    def pause_once(result: BatchResult) -> None:
+        if not seen:
+            runs.pause_run(run.pk, actor=SOMEBODY, reason="lunch")
+
+    with balanced():
+        assert make_worker(run, stop=Patience(resume), progress=pause_once).run() is Ending.DONE
+    assert seen == [10, 10, 10]  # nobody while it was paused
+    assert converted() == 20
+
+
+def test_a_run_that_is_stopped_ends_after_the_batch_in_hand() -> None:
+    people(30)
+    run = open_run(10)
+
+    def stop(result: BatchResult) -> None:
+        runs.stop_run(run.pk, actor=SOMEBODY, reason="enough")
+
+    with balanced():
+        assert make_worker(run, progress=stop).run() is Ending.TAKEN_OVER
+    assert converted() == 10
+    assert MigrationBatch.objects.filter(run=run, status=BatchStatus.CANCELLED).count() == 2
+    assert not MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).exists()
+
+
+def test_a_signal_ends_after_the_batch_in_hand_and_leaves_the_run_open() -> None:
+    people(30)
+    run, stop = open_run(10), StopFlag()
+    with balanced():
+        assert make_worker(run, stop=stop, progress=lambda result: stop.request(15)).run() is Ending.INTERRUPTED
+    assert converted() == 10
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+    assert RunEvent.objects.filter(run=run, kind=EventKind.INTERRUPTED).exists()
+    with balanced():
+        assert make_worker(run).run() is Ending.DONE
+    assert converted() == 30
+
+
+def test_a_changed_batch_size_holds_from_the_next_planning() -> None:
+    people(400)
+    run, seen = open_run(2), []
+
+    def grow(result: BatchResult) -> None:
+        seen.append(result.totals.selected)
+        if len(seen) == 1:
+            runs.change_controls(run.pk, {"batch_size": 100}, actor=SOMEBODY, using="default")
+
+    with balanced():
+        assert make_worker(run, progress=grow).run() is Ending.DONE
+    assert seen[0] == 2
+    assert sum(seen) == 400
+    assert set(seen) <= {2, 100}
+
+
+def test_a_limit_is_kept() -> None:
+    people(30)
+    with balanced():
+        assert make_worker(open_run(7, limit=11)).run() is Ending.DONE
+    assert converted() == 11
+
+
+def test_users_who_sign_up_during_the_run_are_found_by_a_later_look() -> None:
+    people(10)
+    run, late = open_run(10), []
+
+    def sign_up(result: BatchResult) -> None:
+        if not late:
+            late.extend(people(3, green=0, blue=0, red=0))
+
+    with balanced():
+        assert make_worker(run, progress=sign_up).run() is Ending.DONE
+    assert converted() == 13
+
+
+def test_the_breaker_ends_the_loop() -> None:
+    keys = people(100)
+    with planted(keys[:20]):
+        assert make_worker(open_run(50)).run() is Ending.TRIPPED
+    assert converted() < 100
+
+
+# --- Others are in the way --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+def test_a_batch_that_another_worker_holds_is_left_to_it(settings: Any) -> None:
+    people(30)
+    run = open_run(10)
+    make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
+    held = MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).order_by("id")[0]
+    with another_connection() as other, balanced():
+        other.execute(f"SELECT 1 FROM mana_migration_migrationbatch WHERE id = {held.pk} FOR NO KEY UPDATE")
+        seen: list[int] = []
+
+        def let_go(count: int) -> None:
+            seen.append(converted())
+            if count == 2:
+                other.connection.rollback()
+
+        assert make_worker(run, stop=Patience(let_go)).run() is Ending.DONE
+    assert seen[:2] == [20, 20]  # everybody else's turn came
+    assert converted() == 30
+
+
+@pytest.mark.postgres
+def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
+    keys = people(20)
+    run = open_run(10)
+    with another_connection() as other, balanced():
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+
+        def let_go(result: BatchResult) -> None:
+            if converted() == 19:
+                other.connection.rollback()
+
+        assert make_worker(run, progress=let_go).run() is Ending.DONE
+    assert converted() == 20
+    assert records(keys[4]) == [("migrated", "")]
+    run.refresh_from_db()
+    assert run.look > 1
+
+
+@pytest.mark.postgres
+def test_a_user_whose_wallet_is_held_all_the_time_is_left_out_with_that_reason(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
+    keys = people(5)
+    run = open_run(10)
+    with another_connection() as other, balanced():
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+        assert make_worker(run).run() is Ending.DONE
+    assert converted() == 4
+    assert records(keys[4]) == [("skipped", "locked")]
+
+
+@pytest.mark.postgres
+def test_a_lost_connection_costs_no_user() -> None:
+    people(30)
+    run, lost = open_run(10), []
+
+    def lose_it(result: BatchResult) -> None:
+        if not lost:
+            lost.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                (pid,) = cursor.fetchone()
+            with another_connection() as other:
+                other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+    with balanced():
+        assert make_worker(run, progress=lose_it).run() is Ending.DONE
+    assert converted() == 30
+    assert RunEvent.objects.filter(run=run, kind=EventKind.DATABASE_LOST).count() == 1
+
+
+@pytest.mark.postgres
+def test_workers_side_by_side_convert_everybody_once() -> None:
+    people(300)
+    run = open_run(5)
+    workers, endings = [], []
+
+    def work() -> None:
+        try:
+            worker = make_worker(run, stop=StopFlag())
+            workers.append(worker)
+            endings.append(worker.run())
+        finally:
+            connections.close_all()
+
+    with balanced():
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert endings == [Ending.DONE] * 4
+    assert sum(worker.handled for worker in workers) == converted() == 300
+    assert UserMigration.objects.count() == 300
+    assert MigrationBatch.objects.filter(run=run).exclude(status=BatchStatus.DONE).count() == 0
