@@ -23,6 +23,7 @@ from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus
+from wishes.rates import COLOURS
 
 #: Events shown, and batches looked at for the rate now.
 EVENTS_SHOWN, RECENT_BATCHES = 10, 300
@@ -166,7 +167,8 @@ def _judge(seen: _Seen) -> RunSnapshot:
         reason=run.reason,
         stop_reason=run.stop_reason,
         target_run=run.target_run_id,
-        rates=run.rates,
+        # JSON of PostgreSQL comes back in an order of its own
+        rates={colour: run.rates[colour] for colour in COLOURS if colour in run.rates},
         options=run.options,
         controls=run.controls,
         totals=totals,

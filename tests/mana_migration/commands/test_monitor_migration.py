@@ -1,0 +1,454 @@
+"""monitor_migration: what each option shows, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import override_settings
+
+from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.management.watching import Watch
+from mana_migration.selectors.runs import run_snapshot
+from mana_migration.states import EventKind, RunStatus
+from tests.factories import make_wallets
+from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
+from tests.mana_migration.running import migrate, roll_back
+from tests.support.commands import PROJECT, manage_environment, run_command
+
+pytestmark = pytest.mark.django_db
+
+
+def monitor(*argv: object, code: int = 0) -> str:
+    result = run_command("monitor_migration", *argv)
+    assert result.code == code, f"exit code {result.code}: {result.out}{result.err}"
+    assert "Traceback" not in result.err
+    return result.err if code else result.out
+
+
+def monitor_json(*argv: object) -> Any:
+    out = monitor("--format", "json", *argv)
+    return json.loads(out)
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Iterator[Path]:
+    """The folder of the reports, not there yet."""
+    with override_settings(MANA_MIGRATION_REPORT_DIR=tmp_path / "reports"):
+        yield tmp_path / "reports"
+
+
+# --- The screen -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--report"], ["--export", "json"]], ids=" ".join)
+def test_a_database_without_runs_is_no_error(options: list[str], reports: Path) -> None:
+    assert monitor(*options) == "There is no run yet; start one with migrate_users.\n"
+    assert monitor_json(*options) == {"run": None}
+    assert not reports.exists()
+
+
+def test_the_screen_says_everything_about_the_run() -> None:
+    history = make_history(20)
+    make_event(history.run, EventKind.CHECKED, 59, actor="olga", details={"ok": True, "checks": {}})
+    totals = history.totals
+    out = monitor()
+    told = dict(re.findall(r"^  ([A-Z][a-z]+): +(.*)$", out, flags=re.MULTILINE))
+    assert out.startswith(f"Run {history.run.pk}: migration, completed (as of ")
+    assert told["Progress"] == "100 %, 20 of 20 users in 5 batches"
+    assert told["Users"] == f"migrated {totals.migrated}, skipped {totals.skipped}, failed {totals.failed}"
+    assert told["Mana"].startswith(f"{totals.mana:,} credited ({totals.green:,} green x 10 = {totals.green * 10:,}, ")
+    assert told["Errors"].endswith(": negative_balance 4")
+    assert "the breaker trips above 10 %" in told["Errors"]
+    assert told["Skipped"] == "locked 2"
+    assert told["Integrity"] == "the rules hold, checked at 12:00:59"
+    assert told["Took"] == "1 min 00 s"
+    assert "    12:00:59 Checked by olga: the rules hold" in out
+
+
+def test_the_screen_and_its_json_agree() -> None:
+    history = make_history(20)
+    told = monitor_json()
+    assert told["users"]["migrated"] == history.totals.migrated
+    assert told["mana"] == history.totals.mana
+    assert (told["run"], told["status"], told["share"]) == (history.run.pk, "completed", 1.0)
+
+
+def test_no_user_is_named_anywhere(reports: Path) -> None:
+    make_history(20)
+    monitor("--export", "csv")
+    monitor("--export", "html")
+    written = "".join(path.read_text() for path in reports.iterdir())
+    for text in (monitor(), monitor("--report"), monitor("--report", "--format", "json"), written):
+        assert "canary" not in text
+        assert "<script>alert" not in text
+
+
+def test_a_paused_run_says_by_whom_and_why() -> None:
+    run = make_run(status=RunStatus.PAUSED, expected=10)
+    make_event(run, EventKind.PAUSED, 5, actor="olga", message="the backup runs\nand runs")
+    assert "Remaining:     paused by olga because the backup runs and runs\n" in monitor()
+
+
+def test_a_stalled_run_says_so_outright() -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000, created_at=after(-10_000_000))
+    make_batch(run, done(100), start=-9_000_000)
+    out = monitor()
+    assert f"Run {run.pk}: migration, running, STALLED" in out
+    assert re.search(r"Remaining: +stalled for .* give the same command again to go on", out)
+
+
+def test_one_run_is_shown_by_its_number() -> None:
+    first = make_run()
+    make_run()
+    assert monitor("--run", first.pk).startswith(f"Run {first.pk}:")
+
+
+def test_runs_since_a_date_are_listed_and_the_date_is_read_back() -> None:
+    make_run(created_at=after(-86_400 * 40))
+    run = make_run(created_at=after(-86_400 * 20))
+    out = monitor("--since", "2026-11-01")
+    assert out.splitlines()[0] == "Runs since 2026-11-01 00:00:00 UTC: 1"
+    assert out.splitlines()[2].split()[:3] == [str(run.pk), "migration", "completed"]
+    assert [line["run"] for line in monitor_json("--since", "2026-11-01")["runs"]] == [run.pk]
+    assert monitor("--since", "2026-11-15") == "Runs since 2026-11-15 00:00:00 UTC: 0\n"
+
+
+def test_the_date_is_in_the_configured_time_zone() -> None:
+    with override_settings(TIME_ZONE="Asia/Kolkata"):
+        assert monitor_json_since("2026-11-01") == "2026-11-01T00:00:00+05:30"
+
+
+def monitor_json_since(value: str) -> str:
+    make_run()
+    since: str = monitor_json("--since", value)["since"]
+    return since
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--since", "2025-13-45"], "'2025-13-45' is no date"),
+        (["--since", "2999-01-01"], "in the future"),
+        (["--since", "yesterday"], "is no date"),
+        (["--interval", "0"], "above 0"),
+        (["--interval", "-1"], "above 0"),
+        (["--interval", "nan"], "above 0"),
+        (["--interval", "abc"], "above 0"),
+        (["--run", "0"], "whole number"),
+        (["--run", "abc"], "whole number"),
+        (["--export", "pdf"], "invalid choice"),
+        (["--export", "json", "--output", ""], "the path of a file"),
+        (["--export", "json", "--output", "folder/"], "the path of a file"),
+        (["--output", "x.json"], "give --export"),
+        (["--watch", "--report"], "not allowed with"),
+        (["--watch", "--export", "json"], "give one of them"),
+        (["--watch", "--format", "json"], "--watch prints for people"),
+        (["--run", "1", "--since", "2026-01-01"], "give one of them"),
+        (["--report", "--since", "2026-01-01", "--format", "json"], "name it with --run"),
+        (["--repor"], "unrecognized arguments"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_meant_is_refused_as_bad_usage(options: list[str], complaint: str) -> None:
+    make_run()
+    assert complaint in monitor(*options, code=2)
+
+
+@pytest.mark.parametrize("options", [[], ["--report"], ["--export", "json"], ["--watch"]], ids=" ".join)
+def test_an_unknown_run_is_refused_in_one_line(options: list[str]) -> None:
+    make_run()
+    assert monitor("--run", 99_999_999, *options, code=1).count("\n") == 1
+
+
+def test_nothing_is_ever_written_to_the_database(reports: Path) -> None:
+    from tests.support.oracle import assert_nothing_changes
+
+    make_wallets([(1, 1, 1)] * 5)
+    migrate()
+    with assert_nothing_changes():
+        for options in ([], ["--report"], ["--export", "csv"], ["--since", "2026-01-01"]):
+            monitor(*options)
+
+
+@pytest.mark.sqlite  # on PostgreSQL the failed query ends the test's transaction
+def test_a_missing_table_says_what_to_do() -> None:
+    make_run()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE mana_migration_runevent RENAME TO hidden")
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'mana_migration'")
+    error = monitor(code=1)
+    assert "run: python manage.py migrate" in error
+    assert error.count("\n") == 1
+
+
+# --- Reports ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_printed_with_its_sections() -> None:
+    make_wallets([(3, 2, 1)] * 5)
+    migrate()
+    out = monitor("--report")
+    for title in (
+        "Users",
+        "Wishes and mana",
+        "Reconciliation: OK",
+        "Sources compared: OK",
+        "Data integrity: OK",
+        "Errors",
+        "Conversions by size",
+        "Performance",
+        "Slowest batches",
+    ):
+        assert f"\n{title}\n" in out
+    assert json.loads(monitor("--report", "--format", "json"))["run"]["users"]["migrated"] == 5
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "html", "xlsx"])
+def test_an_export_is_a_new_private_file_in_the_folder_of_the_reports(reports: Path, format_: str) -> None:
+    run = make_history(5).run
+    out = monitor("--export", format_)
+    (file,) = reports.glob(f"*run{run.pk}.{format_}")
+    assert re.fullmatch(rf"migration-report-\d{{4}}-\d\d-\d\d-run{run.pk}\.{format_}", file.name)
+    assert str(file) in out
+    assert stat.S_IMODE(reports.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in reports.iterdir()} == {0o600}
+    assert len(list(reports.iterdir())) == (2 if format_ == "csv" else 1)
+
+
+def test_a_second_export_on_the_same_day_gets_a_number(reports: Path) -> None:
+    make_history(5)
+    monitor("--export", "json")
+    (first,) = reports.iterdir()
+    before = first.read_bytes()
+    told = monitor_json("--export", "json")
+    assert told["reports"][0]["files"] == [str(first.with_name(f"{first.stem}-2.json"))]
+    assert first.read_bytes() == before
+
+
+@pytest.mark.parametrize("taken", ["report.csv", "report-summary.csv"])
+def test_an_export_never_overwrites(tmp_path: Path, taken: str) -> None:
+    make_history(5)
+    (tmp_path / taken).write_text("mine")
+    error = monitor("--export", "csv", "--output", tmp_path / "report.csv", code=1)
+    assert "exists already and is never overwritten" in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [taken]
+    assert (tmp_path / taken).read_text() == "mine"
+
+
+def test_an_export_does_not_follow_a_symbolic_link(tmp_path: Path) -> None:
+    make_history(5)
+    (tmp_path / "report.json").symlink_to(tmp_path / "target")
+    monitor("--export", "json", "--output", tmp_path / "report.json", code=1)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("place", ["missing/report.json", "file/report.json"])
+def test_an_export_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, place: str) -> None:
+    make_history(5)
+    (tmp_path / "file").touch()
+    error = monitor("--export", "json", "--output", tmp_path / place, code=1)
+    assert error.count("\n") == 1
+    assert "cannot be written" in error
+
+
+def test_every_run_since_a_date_is_exported(reports: Path, tmp_path: Path) -> None:
+    make_wallets([(1, 1, 1)] * 3)
+    runs = [migrate()["run"], roll_back("--all")["run"]]
+    told = monitor_json("--export", "json", "--since", "2026-01-01")
+    assert [report["run"] for report in told["reports"]] == runs
+    assert len(list(reports.iterdir())) == 2
+    assert "2 runs are meant" in monitor(
+        "--export", "json", "--since", "2026-01-01", "--output", tmp_path / "one.json", code=2
+    )
+
+
+# --- Watching ---------------------------------------------------------------------------------------------------------
+
+
+class Looks:
+    """What a watch reads, look after look; an exception is raised, the last one stays."""
+
+    def __init__(self, *looks: RunSnapshot | Exception | None) -> None:
+        self.looks = list(looks)
+
+    def __call__(self) -> RunSnapshot | None:
+        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+
+def watched(*looks: RunSnapshot | Exception | None, follow: bool = False, stop_after: int = 20) -> list[str]:
+    """Return the lines of a watch; it is stopped by SIGINT after so many lines."""
+    lines: list[str] = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        if len(lines) == stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    watch = Watch(
+        Looks(*looks),
+        using="default",
+        interval=0.001,
+        follow=follow,
+        now=lambda: NOON,
+        zone=NOON.tzinfo or None,  # type: ignore[arg-type]
+    )
+    watch.in_lines(write)
+    return lines
+
+
+def seen(run: Any, seconds: float) -> RunSnapshot:
+    found = run_snapshot(run_id=run.pk, now=after(seconds))
+    assert found is not None
+    return found
+
+
+def lost() -> OperationalError:
+    return OperationalError("server closed the connection unexpectedly")
+
+
+def test_a_watch_writes_a_line_per_look_until_the_run_is_over() -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000)
+    make_batch(run, done(100), start=0, seconds=10)
+    first = seen(run, 10)
+    make_batch(run, done(900), start=10, seconds=10)
+    type(run).objects.filter(pk=run.pk).update(status=RunStatus.COMPLETED, finished_at=after(20))
+    lines = watched(first, seen(run, 20))
+    assert lines[0].startswith(
+        f"12:00:10 run {run.pk} running; 10 %, 100/1,000 users; migrated 100, skipped 0, failed 0;"
+    )
+    assert "left" in lines[0]
+    assert lines[1].startswith(f"12:00:20 run {run.pk} completed; 100 %, 1,000/1,000 users;")
+    assert lines[2].startswith(f"Run {run.pk}: migration, completed")
+    assert len(lines) == 3
+
+
+def test_a_watch_survives_a_lost_database_and_says_when_it_is_back() -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000)
+    lines = watched(seen(run, 1), lost(), lost(), seen(run, 9), stop_after=5)
+    assert lines[1] == (
+        "The database is lost since 12:00:00 (server closed the connection unexpectedly); trying again every 0.001 s."
+    )
+    assert lines[2] == lines[1]
+    assert lines[3] == "the database is back; it was gone from 12:00:00"
+    assert lines[4].startswith("12:00:09 run")
+
+
+def test_a_database_that_was_never_there_is_an_error() -> None:
+    with pytest.raises(OperationalError):
+        watched(lost())
+
+
+def test_a_database_that_cannot_answer_is_an_error_even_later() -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000)
+    with pytest.raises(OperationalError):
+        watched(seen(run, 1), OperationalError("no such table: mana_migration_migrationrun"))
+
+
+def test_a_watch_waits_for_a_run_to_start_and_says_so_once() -> None:
+    old = make_run()
+    closed = seen(old, 1)
+    run = make_run(status=RunStatus.RUNNING, expected=10)
+    opened = seen(run, 2)
+    lines = watched(None, None, closed, closed, opened, stop_after=3)
+    assert lines[0] == "There is no run yet; start one with migrate_users."
+    assert lines[1] == f"run {old.pk} is over; no run is open; waiting for one to start"
+    assert lines[2].startswith(f"12:00:02 run {run.pk} running")
+
+
+def test_a_watch_of_a_closed_run_by_number_shows_it_and_ends() -> None:
+    lines = watched(seen(make_run(), 1), follow=True)
+    assert len(lines) == 2
+    assert lines[1].startswith("Run ")
+
+
+def test_watch_of_a_closed_run_ends_with_0() -> None:
+    run = make_run()
+    assert f"run {run.pk} completed" in monitor("--watch", "--run", run.pk)
+
+
+def _terminal(argv: list[str], until: bytes, number: signal.Signals) -> tuple[int, bytes]:
+    """Run a command on a terminal of its own, signal it once it has shown something, return its code and output."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *argv],
+        cwd=PROJECT,
+        env=manage_environment({"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        close_fds=True,
+    )
+    os.close(follower)
+    shown, signalled, deadline = b"", False, time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if select.select([leader], [], [], 0.2)[0]:
+            try:
+                shown += os.read(leader, 65_536)
+            except OSError:  # the other end is closed
+                break
+        if not signalled and until in shown:
+            process.send_signal(number)
+            signalled = True
+    os.close(leader)
+    return process.wait(timeout=30), shown
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_the_live_screen_ends_cleanly_by_a_signal(number: signal.Signals, code: int) -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000)
+    ended, shown = _terminal(["monitor_migration", "--watch", "--interval", "0.2"], f"Run {run.pk}".encode(), number)
+    assert ended == code
+    assert b"Traceback" not in shown
+    assert b"\x1b[?1049l" in shown  # the terminal has its own screen back
+    assert shown.rindex(b"Run ") > shown.rindex(b"\x1b[?1049l")  # and the last state below it
+    assert b"\x1b[?25h" in shown  # and its cursor
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_live_screen_ends_when_the_run_is_over() -> None:
+    run = make_run()
+    ended, shown = _terminal(["monitor_migration", "--watch", "--run", str(run.pk)], b"\0never", signal.SIGINT)
+    assert ended == 0
+    assert b"Traceback" not in shown
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_who_has_had_enough_is_no_error() -> None:
+    make_run()
+    done_ = subprocess.run(
+        [
+            "/bin/bash",
+            "-c",
+            f"{sys.executable} manage.py monitor_migration --report | head -n 1; echo ${{PIPESTATUS[0]}}",
+        ],
+        cwd=PROJECT,
+        env=manage_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done_.stdout.splitlines()[-1] == "0"
+    assert done_.stderr == ""
