@@ -1,0 +1,287 @@
+"""Auto-fix puts right what has one reading, keeps what was there before, and leaves the rest with its reason."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
+
+from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.validation import Finding, FixReport
+from mana_migration.engine.integrity import findings, scope
+from mana_migration.errors import FindingsError
+from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
+from mana_migration.services import autofix, migrate, validation
+from mana_migration.services.runs import Actor
+from tests.factories import WalletFactory, make_wallets
+from tests.support.economy import Economy
+from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
+from wishes import guards
+from wishes.models import ManaEntry, Wallet
+from wishes.services import earn_mana, spend_mana
+
+pytestmark = pytest.mark.django_db
+
+
+def fix(**options: Any) -> tuple[FixReport, list[Finding]]:
+    """Fix everything and return what was told."""
+    told: list[Finding] = []
+    report = autofix.fix_all(actor="olga", on_finding=told.append, **options)
+    assert report.fixed == len(told)
+    return report, told
+
+
+def balances(wallet: Wallet) -> tuple[int, int, int, int]:
+    wallet.refresh_from_db()
+    return wallet.green, wallet.blue, wallet.red, wallet.mana
+
+
+def past_the_guards(write: Callable[[], object]) -> None:
+    """Write what the guards would refuse."""
+    guards.uninstall(connection)
+    write()
+    guards.install(connection)
+
+
+@pytest.fixture
+def migrated() -> Wallet:
+    """Return the wallet of a converted user: 3 green, 2 blue and 1 red became 1230 mana."""
+    wallet = WalletFactory()
+    options = MigrationOptions(users=(str(wallet.pk),))
+    migrate.migrate(options, actor=Actor("olga", "host"))
+    wallet.refresh_from_db()
+    return wallet
+
+
+# --- What is fixed ----------------------------------------------------------------------------------------------------
+
+
+def test_negative_wishes_are_set_to_0_with_before_and_after_kept() -> None:
+    wallet = WalletFactory(green=-5, red=-1)
+    before = endowment()
+    report, (told,) = fix()
+    assert report.fixed_by_check == {"negative_balance": 1}
+    assert balances(wallet) == (0, 2, 0, 0)
+    kept = IntegrityFix.objects.get()
+    assert kept.before == {"green": -5, "blue": 2, "red": -1, "mana": 0, "migrated": False}
+    assert kept.after == {"green": 0, "blue": 2, "red": 0, "mana": 0, "migrated": False}
+    assert (kept.green_change, kept.blue_change, kept.red_change, kept.mana_change) == (5, 0, 1, 0)
+    assert (kept.check_id, kept.user_id, kept.run, kept.actor) == ("negative_balance", wallet.pk, None, "olga")
+    assert told.fixed
+    assert told.user == str(wallet.pk)
+    assert told.figures == {"green": "-5 -> 0", "red": "-1 -> 0"}
+    assert_books_balance(expected=before)
+
+
+def test_unbacked_mana_is_written_off_without_an_entry() -> None:
+    wallet = WalletFactory()
+    earn_mana(wallet.pk, 30, reference="x")
+    Wallet.objects.filter(pk=wallet.pk).update(mana=77)
+    before = endowment()
+    fix()
+    assert balances(wallet) == (3, 2, 1, 30)
+    assert IntegrityFix.objects.get().mana_change == -47
+    assert ManaEntry.objects.count() == 1
+    assert_books_balance(expected=before)
+    assert validation.precheck().ok
+
+
+def test_a_lost_flag_is_set_again_to_the_moment_of_the_record(migrated: Wallet) -> None:
+    past_the_guards(lambda: Wallet.objects.filter(pk=migrated.pk).update(migrated_at=None))
+    report, (told,) = fix()
+    assert report.fixed_by_check == {"migration_inconsistency": 1}
+    record = UserMigration.objects.get()
+    migrated.refresh_from_db()
+    assert migrated.migrated_at == record.created_at
+    assert told.record == record.pk
+    assert told.figures == {"migrated": "False -> True"}
+    assert_books_balance()
+
+
+def test_a_stale_write_is_undone_without_a_change_of_value(migrated: Wallet) -> None:
+    before = endowment().value
+    stale = {"green": 3, "blue": 2, "red": 1, "mana": 0, "migrated_at": None}
+    past_the_guards(lambda: Wallet.objects.filter(pk=migrated.pk).update(**stale))
+    report, _ = fix()
+    assert report.fixed == 1
+    assert balances(migrated) == (0, 0, 0, 1230)
+    assert migrated.migrated_at is not None
+    kept = IntegrityFix.objects.get()
+    assert (kept.green_change, kept.blue_change, kept.red_change, kept.mana_change) == (-3, -2, -1, 1230)
+    assert endowment().value == before
+    assert_books_balance()
+
+
+def test_a_flag_set_by_hand_is_cleared_and_the_guard_is_in_force_again() -> None:
+    wallet = WalletFactory(green=0, blue=0, red=0)
+    earn_mana(wallet.pk, 5, reference="x")
+    Wallet.objects.filter(pk=wallet.pk).update(migrated_at="2026-01-01T00:00:00Z")
+    fix()
+    assert balances(wallet) == (0, 0, 0, 5)
+    assert wallet.migrated_at is None
+    assert_books_balance()
+    Wallet.objects.filter(pk=wallet.pk).update(migrated_at="2026-01-01T00:00:00Z")
+    with pytest.raises(DatabaseError, match=r"wishes\.services"), transaction.atomic():
+        Wallet.objects.filter(pk=wallet.pk).update(migrated_at=None)
+
+
+def test_many_users_are_fixed_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autofix, "PAGE", {"sqlite": 3, "postgresql": 3})
+    monkeypatch.setattr(scope, "RANGE", 5)
+    wallets = make_wallets([(-place, 0, 0, place) for place in range(1, 24)])
+    before = endowment()
+    report, _ = fix()
+    assert report.fixed_by_check == {"negative_balance": 23, "orphaned_mana": 23}
+    assert {balances(wallet) for wallet in wallets} == {(0, 0, 0, 0)}
+    assert IntegrityFix.objects.count() == 46
+    assert_books_balance(expected=before)
+
+
+def test_named_users_alone_are_fixed() -> None:
+    named, other = WalletFactory(green=-1), WalletFactory(green=-1)
+    fix(users=[str(named.pk)])
+    assert (balances(named)[0], balances(other)[0]) == (0, -1)
+
+
+def test_only_the_checks_asked_for_are_fixed() -> None:
+    wallet = WalletFactory(green=-1, mana=5)
+    fix(checks=["orphaned_mana"])
+    assert balances(wallet) == (-1, 2, 1, 0)
+
+
+def test_fixing_twice_fixes_nothing_more() -> None:
+    WalletFactory(green=-1, mana=5)
+    assert fix()[0].fixed == 2
+    assert fix()[0].fixed == 0
+
+
+# --- What is left -----------------------------------------------------------------------------------------------------
+
+
+def test_what_has_more_than_one_reading_is_left_as_it_is(migrated: Wallet) -> None:
+    spent = WalletFactory(mana=77)
+    spend_mana(spent.pk, 50, reference="x")  # the ledger's sum is negative
+    poor = WalletFactory()
+    earn_mana(poor.pk, 100, reference="y")
+    Wallet.objects.filter(pk=poor.pk).update(mana=40)
+    past_the_guards(lambda: Wallet.objects.filter(pk=migrated.pk).update(migrated_at=None, green=99))
+    with assert_nothing_changes():
+        report, _ = fix()
+    assert report.left_by_check == {"orphaned_mana": 2, "migration_inconsistency": 1}
+    told: list[Finding] = []
+    validation.validate(on_finding=told.append)
+    reasons = {finding.user: finding.reason for finding in told}
+    assert reasons[str(spent.pk)].startswith("more was spent")
+    assert reasons[str(poor.pk)].startswith("the ledger says more mana")
+    assert reasons[str(migrated.pk)].startswith("the wallet holds neither")
+
+
+def test_a_dry_run_tells_what_a_fix_does_and_changes_nothing() -> None:
+    WalletFactory(green=-1, mana=5)
+    with assert_nothing_changes():
+        dry, told = fix(dry_run=True)
+    assert dry.fixed_by_check == {"negative_balance": 1, "orphaned_mana": 1}
+    assert not any(finding.fixed for finding in told)
+    assert told[0].reason == "would be fixed: set to 0"
+    assert fix()[0].fixed_by_check == dry.fixed_by_check
+
+
+# --- Others at work ---------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_that_is_gone_when_its_wallet_is_locked_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the wallet had been negative a moment ago."""
+    wallet = WalletFactory(green=5, mana=0)
+    monkeypatch.setattr(findings, "users_hit", lambda *args: [str(wallet.pk)])
+    with assert_nothing_changes():
+        report, _ = fix()
+    assert (report.fixed, report.left) == (0, 0)
+
+
+def test_somebody_elses_lock_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(autofix.time, "sleep", waits.append)
+    lock, seen = autofix.states.lock_wallets, []
+
+    def locked_twice(*args: Any) -> None:
+        seen.append(args)
+        if len(seen) < 3:
+            raise OperationalError("database is locked")
+        lock(*args)
+
+    monkeypatch.setattr(autofix.states, "lock_wallets", locked_twice)
+    WalletFactory(green=-1)
+    assert fix()[0].fixed == 1
+    assert waits == [0.1, 0.2]
+
+
+def test_a_lock_that_is_never_released_ends_the_fix_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autofix.time, "sleep", lambda seconds: None)
+
+    def always_locked(*args: Any) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(autofix.states, "lock_wallets", always_locked)
+    wallet = WalletFactory(green=-1)
+    with pytest.raises(OperationalError, match="locked"):
+        fix()
+    assert balances(wallet)[0] == -1
+    assert not IntegrityFix.objects.exists()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_an_entry_booked_while_the_fix_waits_for_the_wallet_is_seen() -> None:
+    """The fix reads the ledger only once it has the lock, not before."""
+    wallet = WalletFactory(mana=77)
+    in_transaction, may_commit = threading.Event(), threading.Event()
+
+    def earn() -> None:
+        try:
+            with transaction.atomic():
+                earn_mana(wallet.pk, 5, reference="meanwhile")
+                in_transaction.set()
+                may_commit.wait(30)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=earn)
+    thread.start()
+    assert in_transaction.wait(30)
+
+    def release(execute: Any, sql: str, *args: Any) -> Any:
+        if "FOR NO KEY UPDATE" in sql:
+            may_commit.set()
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(release):
+        report, _ = fix()
+    thread.join()
+    assert report.left_by_check == {"orphaned_mana": 1}  # 82 with an entry on top: no longer one reading
+    assert balances(wallet)[3] == 82
+
+
+# --- For a migration --------------------------------------------------------------------------------------------------
+
+
+def test_a_migration_takes_the_fixes_made_for_it_and_no_others() -> None:
+    old = WalletFactory(green=-1)
+    fix()
+    WalletFactory(green=-2)
+    economy = Economy()
+    economy.migrate(auto_fix=True)
+    run = MigrationRun.objects.get()
+    assert IntegrityFix.objects.get(user_id=old.pk).run is None
+    assert set(IntegrityFix.objects.exclude(user_id=old.pk).values_list("run", flat=True)) == {run.pk}
+    assert IntegrityFix.objects.filter(run=run).count() == 4
+    assert_books_balance()
+
+
+def test_a_migration_is_refused_where_auto_fix_left_something() -> None:
+    WalletFactory(red=2**62)
+    WalletFactory(green=-2)
+    economy = Economy()
+    with pytest.raises(FindingsError, match="1 error-level findings"):
+        economy.migrate(auto_fix=True)
+    assert not MigrationRun.objects.exists()
