@@ -3,7 +3,8 @@
 All rows go there, the bad ones with their reasons: duplicates are found, existing users are looked
 up and sums are made by the database, so that this process holds a few thousand rows at most.
 
-Every function must be called inside one transaction that its caller owns; the table ends with it.
+On PostgreSQL every function must be called inside one transaction that its caller owns, and the
+table ends with it; on SQLite the table belongs to the connection and is dropped.
 """
 
 from __future__ import annotations
@@ -49,16 +50,18 @@ def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
         "outcome text NOT NULL DEFAULT 'created'",
         *(f"{name} {field.db_type(connection)}" for name, field in template.generated.items()),
     ]
-    schema, ending = ("pg_temp.", " ON COMMIT DROP") if on_postgresql else ("temp.", "")
+    drop(connection)
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {schema}{TABLE}")
-        cursor.execute(f"CREATE TEMPORARY TABLE {TABLE} ({', '.join(columns)}){ending}")
+        cursor.execute(
+            f"CREATE TEMPORARY TABLE {TABLE} ({', '.join(columns)}){' ON COMMIT DROP' if on_postgresql else ''}"
+        )
 
 
 def drop(connection: BaseDatabaseWrapper) -> None:
-    """Drop the staging table; a transaction that is rolled back has dropped it already."""
+    """Drop the staging table if it is there."""
+    schema = "pg_temp" if connection.vendor == "postgresql" else "temp"
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE {TABLE}")
+        cursor.execute(f"DROP TABLE IF EXISTS {schema}.{TABLE}")
 
 
 def load(

@@ -115,20 +115,15 @@ class _Import:
         """Do it all and return the summary."""
         summary = self._summary
         try:
-            with transaction.atomic(using=self._using):
-                self._read()
-                self._judge()
-                writes = summary.status == "completed" and not self._options.dry_run
-                if writes and summary.imported:
-                    self._write()
-                if self._options.rejects is not None and summary.bad:
-                    self._ticker.say("writing the rejected rows")
-                    rejects.write_rejects(self._options.rejects, self._rejected(limit=None))
-                    summary.rejects = str(self._options.rejects)
-                if writes:
-                    staging.drop(self._connection)
-                else:
-                    transaction.set_rollback(True, using=self._using)
+            if self._connection.vendor == "sqlite" and not self._connection.in_atomic_block:
+                self._run_beside_writers()
+            else:
+                with transaction.atomic(using=self._using):
+                    self._read()
+                    if self._decide():
+                        staging.drop(self._connection)
+                    else:
+                        transaction.set_rollback(True, using=self._using)
         except IntegrityError as error:
             raise ImportConflictError(
                 f"the database refused the users or wallets ({failures.describe(error)}); nothing was imported"
@@ -140,6 +135,33 @@ class _Import:
             ) from error
         summary.seconds = self._ticker.seconds
         return summary
+
+    def _run_beside_writers(self) -> None:
+        """Read the rows before SQLite's only writer's lock is taken; a dry run never takes it."""
+        dry_run = self._options.dry_run
+        try:
+            with _deferred_transaction(self._connection):
+                self._read()
+                if dry_run:
+                    self._decide()
+            if not dry_run:
+                with transaction.atomic(using=self._using):
+                    self._decide()
+        finally:
+            staging.drop(self._connection)
+
+    def _decide(self) -> bool:
+        """Judge what was read and write what is to be written; return whether anything was to be."""
+        self._judge()
+        summary = self._summary
+        writes = summary.status == "completed" and not self._options.dry_run
+        if writes and summary.imported:
+            self._write()
+        if self._options.rejects is not None and summary.bad:
+            self._ticker.say("writing the rejected rows")
+            rejects.write_rejects(self._options.rejects, self._rejected(limit=None))
+            summary.rejects = str(self._options.rejects)
+        return writes
 
     def _read(self) -> None:
         _prepare(self._connection)
@@ -304,7 +326,7 @@ def _prepare(connection: BaseDatabaseWrapper) -> None:
     if connection.vendor == "postgresql":
         dialect.set_timeouts(connection, lock_ms=conf.lock_timeout_ms() * 10, statement_ms=0)
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('work_mem', '64MB', true)")
+            cursor.execute("SELECT set_config('work_mem', '128MB', true), set_config('jit', 'off', true)")
 
 
 def _keep_runs_out(connection: BaseDatabaseWrapper) -> None:
@@ -312,6 +334,21 @@ def _keep_runs_out(connection: BaseDatabaseWrapper) -> None:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE mana_migration_migrationrun IN SHARE ROW EXCLUSIVE MODE")
+
+
+@contextlib.contextmanager
+def _deferred_transaction(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Run the block in one transaction that locks of a SQLite file what is needed: for temporary tables, nothing."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN DEFERRED")
+    try:
+        yield
+    except BaseException:
+        with connection.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+        raise
+    with connection.cursor() as cursor:
+        cursor.execute("COMMIT")
 
 
 @contextlib.contextmanager

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psycopg2
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from mana_migration.domain.legacy import REASONS
 from mana_migration.models import MigrationRun
@@ -312,22 +312,69 @@ def test_a_signal_leaves_nothing_and_says_so(export: Any, number: int, code: int
         assert (process.returncode, complaint) == (code, "aborted: nothing was imported\n")
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_kill_in_the_middle_of_the_reading_leaves_nothing(tmp_path: Path) -> None:
-    pipe = tmp_path / "export.json"
+@contextmanager
+def reading_import(pipe: Path, rows: int) -> Iterator[tuple[subprocess.Popen[str], TextIO]]:
+    """Start an import and yield it when it has read so many rows, with the pipe that it reads from."""
     os.mkfifo(pipe)
     names = HEADER.strip().split(",")
-    with assert_nothing_changes():
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "import_balances", str(pipe)], cwd=PROJECT, env=manage_environment()
-        )
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "import_balances", str(pipe)],
+        cwd=PROJECT,
+        env=manage_environment(),
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
         with pipe.open("w") as file:
             file.write("[")
-            for number in range(20_000):  # far more than a pipe holds: it has been read when this is written
-                file.write(json.dumps(dict(zip(names, [f"u{number}", "n", 1, 2, 3, 0, False], strict=True))) + ",")
+            for number in range(rows):  # far more than a pipe holds: it has been read when this is written
+                separator = "," if number else ""
+                file.write(
+                    separator + json.dumps(dict(zip(names, [f"u{number}", "n", 1, 2, 3, 0, False], strict=True)))
+                )
             file.flush()
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
+            yield process, file
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_kill_in_the_middle_of_the_reading_leaves_nothing(tmp_path: Path) -> None:
+    with assert_nothing_changes(), reading_import(tmp_path / "export.json", 20_000) as (process, _):
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_site_goes_on_while_an_import_reads(tmp_path: Path) -> None:
+    with reading_import(tmp_path / "export.json", 20_000) as (process, file):
+        user = get_user_model().objects.create_user("somebody new")
+        Wallet.objects.create(user=user, green=7)
+        file.write("]")
+        file.close()
+        assert process.wait(timeout=60) == 0
+    assert Wallet.objects.count() == 20_001
+
+
+@pytest.mark.sqlite
+@pytest.mark.django_db(transaction=True)
+def test_a_dry_run_never_keeps_writers_out(export: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            assert run_manage("import_balances", export(GOOD), "--dry-run").code == 0
+        finally:
+            cursor.execute("ROLLBACK")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_temporary_table_is_left_outside_a_transaction_either(export: Any) -> None:
+    for argv in (["--dry-run"], [], []):
+        assert run_command("import_balances", export(GOOD), *argv).code == 0
+    assert run_command("import_balances", export(GOOD + BAD)).code == 1
+    with connection.cursor() as cursor, pytest.raises(DatabaseError, match="mana_import_staging"):
+        cursor.execute("SELECT 1 FROM mana_import_staging")
 
 
 @pytest.mark.postgres

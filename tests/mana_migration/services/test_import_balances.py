@@ -2,6 +2,7 @@
 
 import csv
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +432,19 @@ def test_no_temporary_table_is_left(export: Any) -> None:
     bring_in(export(*ROWS), dry_run=True)
     with connection.cursor() as cursor, pytest.raises(Exception, match="mana_import_staging"), transaction.atomic():
         cursor.execute("SELECT 1 FROM mana_import_staging")
+
+
+@pytest.mark.slow
+def test_ten_times_the_rows_take_no_more_memory(export: Any) -> None:
+    def peak(count: int) -> int:
+        rows = ((f"0000-{number:012}", number % 97, 0, 1, 0, "f") for number in range(count))
+        path = export(*rows, name=f"{count}.csv")
+        tracemalloc.start()
+        try:
+            assert bring_in(path, dry_run=True).imported == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(3_000)  # what is imported and cached once
+    assert peak(30_000) < peak(3_000) + 1_000_000
