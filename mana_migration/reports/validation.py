@@ -113,14 +113,14 @@ class JsonDocument:
 
     def take(self, finding: Finding) -> None:
         """Write one finding."""
-        self._write(f"{self._separator}\n{json.dumps(finding.as_dict(), default=str)}")
-        self._separator = ","
+        self._write(f"{self._separator}{json.dumps(finding.as_dict(), default=str)}")
+        self._separator = ", "
 
     def end(self, report: ValidationReport) -> None:
         """Write what the whole came to."""
-        if self._separator != ",":
+        if self._separator != ", ":
             self._write(self._separator)
-        self._write("],\n" + json.dumps(report.as_dict())[1:] + "\n")
+        self._write("], " + json.dumps(report.as_dict())[1:] + "\n")
 
 
 class JsonLines:
