@@ -32,6 +32,7 @@ ROLLBACK = ("rollback_migration", "--all", "--no-input", "--batch-size", "5")
 
 JOBS = (
     Job("migrate", ("poisoned",), MIGRATE, codes=(3,)),
+    Job("migrate plainly", ("ordinary",), MIGRATE),
     Job("auto-fix", ("dirty",), (*MIGRATE, "--auto-fix")),
     Job(
         # a user more or less may have been tried before the breaker trips, hence come and gone

@@ -1,0 +1,60 @@
+"""Every statement and every commit fails once, each way it can: nothing is lost, and a repeat finishes the job.
+
+Here a sample of the positions; all of them with ``make torture``.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from django.db import connection
+
+from tests.torture.lab import Lab
+from tests.torture.points import AFTERWARDS, ERRORS
+from tests.torture.trials import Bench
+
+Benches = Callable[[str], Bench]
+
+EVERY_ERROR = sorted({error for errors in ERRORS.values() for error in errors})
+#: Those that the worker deals with by itself; what the database cannot do at all ends the command with one line.
+OVERCOME = {"postgresql": ("lost", "40001", "40P01", "55P03", "57014", AFTERWARDS), "sqlite": ("locked", "interrupted")}
+FINAL = {"postgresql": ("53100",), "sqlite": ("full", "io", "unopenable", AFTERWARDS)}
+SAMPLES = 2
+
+
+@pytest.mark.parametrize("error", EVERY_ERROR)
+@pytest.mark.parametrize("job", ["migrate plainly", "rollback"])
+def test_a_sample_of_the_statements_may_fail_once(bench: Benches, job: str, error: str) -> None:
+    if error not in ERRORS[connection.vendor]:
+        return  # the other database's
+    one = bench(job)
+    last = len(one.undisturbed.names)
+    start = 1 + ERRORS[connection.vendor].index(error) * 5
+    sabotaged = [one.fail_at(position, error) for position in range(start, last + 1, last // SAMPLES)]
+    assert sum(sabotaged) >= SAMPLES - 1
+
+
+@pytest.mark.parametrize("place", ["engine.conversion.convert 1", "services.worker.mark_done 1", "Worker._step commit"])
+def test_the_command_overcomes_a_failed_batch_by_itself_unless_the_database_cannot_do_the_work(
+    bench: Benches, place: str
+) -> None:
+    one = bench("migrate plainly")
+    names = one.undisturbed.names
+    first_batch = names.index("engine.conversion.convert 1")
+    position = next(number for number, name in enumerate(names, 1) if number > first_batch and name.endswith(place))
+    codes = {}
+    for error in ERRORS[connection.vendor]:
+        with one.scene.copy() as copy:
+            ended = copy.run(list(one.job.argv), fail={"position": position, "error": error})
+            codes[error] = ended.result["code"]
+            assert ended.result["sabotaged"]
+            seen = copy.inspect()
+            assert seen["violations"] == []
+            assert bool(seen["open"]) == (codes[error] == 1)
+    assert codes == dict.fromkeys(OVERCOME[connection.vendor], 0) | dict.fromkeys(FINAL[connection.vendor], 1)
+
+
+def test_an_error_after_the_commit_went_through_is_not_taken_for_a_failure(bench: Benches, lab: Lab) -> None:
+    one = bench("migrate plainly")
+    commits = [number for number, name in enumerate(one.undisturbed.names, 1) if name.endswith("_step commit")]
+    assert len(commits) >= 4
+    assert all(one.fail_at(position, AFTERWARDS) for position in commits[1::2])
