@@ -25,11 +25,36 @@ _TRANSIENT: Final = {"40001", "40P01", "55P03"}
 _CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03"}
 _ENVIRONMENT_CLASSES: Final = ("53", "58", "28", "3D", "3F")
 _ENVIRONMENT: Final = {"25006", "42P01", "42703", "42501", "XX001", "XX002"}
-_SQLITE_ENVIRONMENT: Final = ("disk is full", "readonly", "read-only", "no such table", "no such column", "malformed", "unable to open", "disk I/O")
-_LOST: Final = ("server closed the connection", "connection already closed", "could not connect", "connection refused",
-                "connection not open", "terminating connection", "no connection to the server", "SSL connection has been closed",
-                "server unexpectedly closed", "Connection timed out", "starting up", "shutting down", "could not receive data",
-                "could not send data", "No such file or directory", "query_wait_timeout", "server login", "server_login_retry")
+_SQLITE_ENVIRONMENT: Final = (
+    "disk is full",
+    "readonly",
+    "read-only",
+    "no such table",
+    "no such column",
+    "malformed",
+    "unable to open",
+    "disk I/O",
+)
+_LOST: Final = (
+    "server closed the connection",
+    "connection already closed",
+    "could not connect",
+    "connection refused",
+    "connection not open",
+    "terminating connection",
+    "no connection to the server",
+    "SSL connection has been closed",
+    "server unexpectedly closed",
+    "Connection timed out",
+    "starting up",
+    "shutting down",
+    "could not receive data",
+    "could not send data",
+    "No such file or directory",
+    "query_wait_timeout",
+    "server login",
+    "server_login_retry",
+)
 
 #: The record's error class for a database error about one user.
 _CLASSES: Final = {"22003": "overflow", "23505": "duplicate", "23514": "constraint", "57014": "statement_timeout"}
@@ -51,12 +76,11 @@ def judge(error: BaseException) -> Failure:
         return Failure.CONNECTION
     if state in _ENVIRONMENT or state.startswith(_ENVIRONMENT_CLASSES):
         return Failure.CONNECTION if state == "53300" else Failure.ENVIRONMENT
-    if isinstance(error, DataError | IntegrityError):
-        return Failure.DATA
-    if not state and any(word in text for word in _LOST):
-        return Failure.CONNECTION
-    if any(word in text for word in _SQLITE_ENVIRONMENT):
-        return Failure.ENVIRONMENT
+    if not isinstance(error, DataError | IntegrityError):
+        if not state and any(word in text for word in _LOST):
+            return Failure.CONNECTION
+        if any(word in text for word in _SQLITE_ENVIRONMENT):
+            return Failure.ENVIRONMENT
     return Failure.DATA
 
 

@@ -8,7 +8,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -17,169 +16,435 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='MigrationRun',
+            name="MigrationRun",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('migration', 'Migration'), ('rollback', 'Rollback'), ('import', 'Import')], max_length=10)),
-                ('status', models.CharField(choices=[('running', 'Running'), ('paused', 'Paused'), ('checking', 'Checking'), ('completed', 'Completed'), ('failed', 'Failed its check'), ('stopped', 'Stopped'), ('rolling_back', 'Rolling back'), ('rolled_back', 'Rolled back')], default='running', max_length=12)),
-                ('options', models.JSONField(default=dict, help_text='What was asked for; never changes.')),
-                ('rates', models.JSONField(default=dict, help_text='Mana per wish of each colour; never changes.')),
-                ('controls', models.JSONField(default=dict, help_text='Batch size, delay and error threshold in force; each change is an event.')),
-                ('actor', models.CharField(help_text='Who started it: operating-system user or staff account.', max_length=150)),
-                ('host', models.CharField(help_text='The machine that it was started on.', max_length=255)),
-                ('reason', models.TextField(blank=True, help_text='Why it was started, as the operator said.')),
-                ('stop_reason', models.TextField(blank=True, help_text='Why it ended before its time.')),
-                ('expected', models.BigIntegerField(help_text="Users selected as counted at the start; the progress bar's end.", null=True)),
-                ('baseline', models.JSONField(default=dict, help_text='Sums over all wallets in the snapshot of the pre-check, as text of integers.')),
-                ('cursor', models.CharField(blank=True, help_text='The last user planned; empty: from the start.', max_length=64)),
-                ('look', models.PositiveSmallIntegerField(default=1, help_text='1: going through all users; later: looks for those who signed up or were busy.')),
-                ('planned_users', models.BigIntegerField(default=0, help_text='Users put into batches so far.')),
-                ('folded', models.JSONField(default=dict, help_text='Sums over the batches that are folded.')),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('target_run', models.ForeignKey(blank=True, help_text='For the rollback of one run: which.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='rollbacks', to='mana_migration.migrationrun')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("migration", "Migration"), ("rollback", "Rollback"), ("import", "Import")],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("running", "Running"),
+                            ("paused", "Paused"),
+                            ("checking", "Checking"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed its check"),
+                            ("stopped", "Stopped"),
+                            ("rolling_back", "Rolling back"),
+                            ("rolled_back", "Rolled back"),
+                        ],
+                        default="running",
+                        max_length=12,
+                    ),
+                ),
+                ("options", models.JSONField(default=dict, help_text="What was asked for; never changes.")),
+                ("rates", models.JSONField(default=dict, help_text="Mana per wish of each colour; never changes.")),
+                (
+                    "controls",
+                    models.JSONField(
+                        default=dict,
+                        help_text="Batch size, delay and error threshold in force; each change is an event.",
+                    ),
+                ),
+                (
+                    "actor",
+                    models.CharField(
+                        help_text="Who started it: operating-system user or staff account.", max_length=150
+                    ),
+                ),
+                ("host", models.CharField(help_text="The machine that it was started on.", max_length=255)),
+                ("reason", models.TextField(blank=True, help_text="Why it was started, as the operator said.")),
+                ("stop_reason", models.TextField(blank=True, help_text="Why it ended before its time.")),
+                (
+                    "expected",
+                    models.BigIntegerField(
+                        help_text="Users selected as counted at the start; the progress bar's end.", null=True
+                    ),
+                ),
+                (
+                    "baseline",
+                    models.JSONField(
+                        default=dict,
+                        help_text="Sums over all wallets in the snapshot of the pre-check, as text of integers.",
+                    ),
+                ),
+                (
+                    "cursor",
+                    models.CharField(
+                        blank=True, help_text="The last user planned; empty: from the start.", max_length=64
+                    ),
+                ),
+                (
+                    "look",
+                    models.PositiveSmallIntegerField(
+                        default=1,
+                        help_text="1: going through all users; later: looks for those who signed up or were busy.",
+                    ),
+                ),
+                ("planned_users", models.BigIntegerField(default=0, help_text="Users put into batches so far.")),
+                ("folded", models.JSONField(default=dict, help_text="Sums over the batches that are folded.")),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "target_run",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="For the rollback of one run: which.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="rollbacks",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('-id',),
-                'permissions': (('pause_run', 'Can pause a run'), ('resume_run', 'Can resume a run'), ('stop_run', 'Can stop a run'), ('start_run', 'Can start a migration'), ('rollback_run', 'Can roll back a run'), ('rollback_user', 'Can roll back a user'), ('export_report', 'Can download reports'), ('view_metrics', 'Can read the metrics')),
-                'get_latest_by': 'id',
+                "ordering": ("-id",),
+                "permissions": (
+                    ("pause_run", "Can pause a run"),
+                    ("resume_run", "Can resume a run"),
+                    ("stop_run", "Can stop a run"),
+                    ("start_run", "Can start a migration"),
+                    ("rollback_run", "Can roll back a run"),
+                    ("rollback_user", "Can roll back a user"),
+                    ("export_report", "Can download reports"),
+                    ("view_metrics", "Can read the metrics"),
+                ),
+                "get_latest_by": "id",
             },
         ),
         migrations.CreateModel(
-            name='MigrationBatch',
+            name="MigrationBatch",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('first_user', models.CharField(max_length=64)),
-                ('last_user', models.CharField(max_length=64)),
-                ('planned', models.IntegerField(help_text='Users in the slice when it was planned.')),
-                ('status', models.CharField(choices=[('planned', 'Planned'), ('done', 'Done'), ('cancelled', 'Cancelled')], default='planned', max_length=9)),
-                ('folded', models.BooleanField(default=False, help_text="Its figures are in the run's folded sums.")),
-                ('attempts', models.PositiveSmallIntegerField(default=0, help_text='Times it was tried and rolled back.')),
-                ('selected', models.IntegerField(default=0, help_text='Users found and accounted for.')),
-                ('migrated', models.IntegerField(default=0)),
-                ('rolled_back', models.IntegerField(default=0)),
-                ('skipped', models.IntegerField(default=0)),
-                ('failed', models.IntegerField(default=0)),
-                ('green', models.BigIntegerField(default=0, help_text='Green wishes converted or given back.')),
-                ('blue', models.BigIntegerField(default=0, help_text='Blue wishes converted or given back.')),
-                ('red', models.BigIntegerField(default=0, help_text='Red wishes converted or given back.')),
-                ('mana', models.BigIntegerField(default=0, help_text='Mana credited (migration) or debited (rollback).')),
-                ('shortfall', models.BigIntegerField(default=0, help_text='Mana written off, already spent when reversed.')),
-                ('errors', models.JSONField(default=dict, help_text='Failed users by error class.')),
-                ('skips', models.JSONField(default=dict, help_text='Skipped users by reason.')),
-                ('started_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('worker', models.CharField(blank=True, help_text='Host and process that handled it.', max_length=100)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='batches', to='mana_migration.migrationrun')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("first_user", models.CharField(max_length=64)),
+                ("last_user", models.CharField(max_length=64)),
+                ("planned", models.IntegerField(help_text="Users in the slice when it was planned.")),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("planned", "Planned"), ("done", "Done"), ("cancelled", "Cancelled")],
+                        default="planned",
+                        max_length=9,
+                    ),
+                ),
+                ("folded", models.BooleanField(default=False, help_text="Its figures are in the run's folded sums.")),
+                (
+                    "attempts",
+                    models.PositiveSmallIntegerField(default=0, help_text="Times it was tried and rolled back."),
+                ),
+                ("selected", models.IntegerField(default=0, help_text="Users found and accounted for.")),
+                ("migrated", models.IntegerField(default=0)),
+                ("rolled_back", models.IntegerField(default=0)),
+                ("skipped", models.IntegerField(default=0)),
+                ("failed", models.IntegerField(default=0)),
+                ("green", models.BigIntegerField(default=0, help_text="Green wishes converted or given back.")),
+                ("blue", models.BigIntegerField(default=0, help_text="Blue wishes converted or given back.")),
+                ("red", models.BigIntegerField(default=0, help_text="Red wishes converted or given back.")),
+                (
+                    "mana",
+                    models.BigIntegerField(default=0, help_text="Mana credited (migration) or debited (rollback)."),
+                ),
+                (
+                    "shortfall",
+                    models.BigIntegerField(default=0, help_text="Mana written off, already spent when reversed."),
+                ),
+                ("errors", models.JSONField(default=dict, help_text="Failed users by error class.")),
+                ("skips", models.JSONField(default=dict, help_text="Skipped users by reason.")),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                ("worker", models.CharField(blank=True, help_text="Host and process that handled it.", max_length=100)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="batches",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'migration batches',
-                'ordering': ('id',),
+                "verbose_name_plural": "migration batches",
+                "ordering": ("id",),
             },
         ),
         migrations.CreateModel(
-            name='IntegrityFix',
+            name="IntegrityFix",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('check_id', models.CharField(help_text='The integrity check whose finding was fixed.', max_length=40)),
-                ('before', models.JSONField()),
-                ('after', models.JSONField()),
-                ('green_change', models.BigIntegerField(default=0)),
-                ('blue_change', models.BigIntegerField(default=0)),
-                ('red_change', models.BigIntegerField(default=0)),
-                ('mana_change', models.BigIntegerField(default=0)),
-                ('actor', models.CharField(blank=True, max_length=150)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('user', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('run', models.ForeignKey(blank=True, help_text='The run that it was made for; empty: by validate_migration.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='fixes', to='mana_migration.migrationrun')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("check_id", models.CharField(help_text="The integrity check whose finding was fixed.", max_length=40)),
+                ("before", models.JSONField()),
+                ("after", models.JSONField()),
+                ("green_change", models.BigIntegerField(default=0)),
+                ("blue_change", models.BigIntegerField(default=0)),
+                ("red_change", models.BigIntegerField(default=0)),
+                ("mana_change", models.BigIntegerField(default=0)),
+                ("actor", models.CharField(blank=True, max_length=150)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "user",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="The run that it was made for; empty: by validate_migration.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="fixes",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'integrity fixes',
-                'ordering': ('id',),
+                "verbose_name_plural": "integrity fixes",
+                "ordering": ("id",),
             },
         ),
         migrations.CreateModel(
-            name='RunEvent',
+            name="RunEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('started', 'Started'), ('joined', 'Gone on with'), ('interrupted', 'Interrupted'), ('paused', 'Paused'), ('resumed', 'Resumed'), ('stopped', 'Stopped'), ('setting_changed', 'Setting changed'), ('batch_split', 'Batch split'), ('throttled', 'Waiting for the database'), ('database_lost', 'Database lost'), ('breaker_tripped', 'Breaker tripped'), ('checked', 'Checked'), ('finished', 'Finished'), ('rolled_back', 'Rolled back')], max_length=20)),
-                ('actor', models.CharField(blank=True, max_length=150)),
-                ('message', models.TextField(blank=True)),
-                ('details', models.JSONField(default=dict)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='events', to='mana_migration.migrationrun')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("started", "Started"),
+                            ("joined", "Gone on with"),
+                            ("interrupted", "Interrupted"),
+                            ("paused", "Paused"),
+                            ("resumed", "Resumed"),
+                            ("stopped", "Stopped"),
+                            ("setting_changed", "Setting changed"),
+                            ("batch_split", "Batch split"),
+                            ("throttled", "Waiting for the database"),
+                            ("database_lost", "Database lost"),
+                            ("breaker_tripped", "Breaker tripped"),
+                            ("checked", "Checked"),
+                            ("finished", "Finished"),
+                            ("rolled_back", "Rolled back"),
+                        ],
+                        max_length=20,
+                    ),
+                ),
+                ("actor", models.CharField(blank=True, max_length=150)),
+                ("message", models.TextField(blank=True)),
+                ("details", models.JSONField(default=dict)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="events",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
             ],
             options={
-                'ordering': ('id',),
+                "ordering": ("id",),
             },
         ),
         migrations.CreateModel(
-            name='UserMigration',
+            name="UserMigration",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('migrated', 'Migrated'), ('failed', 'Failed'), ('skipped', 'Skipped'), ('rolled_back', 'Rolled back')], max_length=11)),
-                ('green', models.BigIntegerField(default=0, help_text='Green wishes before.')),
-                ('blue', models.BigIntegerField(default=0, help_text='Blue wishes before.')),
-                ('red', models.BigIntegerField(default=0, help_text='Red wishes before.')),
-                ('mana_before', models.BigIntegerField(default=0, help_text='Mana before.')),
-                ('mana_credited', models.BigIntegerField(default=0, help_text='Mana that the conversion credited.')),
-                ('error_class', models.CharField(blank=True, db_default='', default='', help_text='Why it failed or was skipped.', max_length=40)),
-                ('error_message', models.TextField(blank=True, db_default='', default='')),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('reversed_at', models.DateTimeField(blank=True, null=True)),
-                ('mana_debited', models.BigIntegerField(blank=True, help_text='Mana that the reversal debited.', null=True)),
-                ('shortfall', models.BigIntegerField(blank=True, help_text='Mana already spent when it was reversed: written off, or what a skipped reversal lacks.', null=True)),
-                ('batch', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='mana_migration.migrationbatch')),
-                ('reversal_run', models.ForeignKey(blank=True, db_constraint=False, db_index=False, help_text='The rollback that took it back.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='reversals', to='mana_migration.migrationrun')),
-                ('run', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='mana_migration.migrationrun')),
-                ('user', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("migrated", "Migrated"),
+                            ("failed", "Failed"),
+                            ("skipped", "Skipped"),
+                            ("rolled_back", "Rolled back"),
+                        ],
+                        max_length=11,
+                    ),
+                ),
+                ("green", models.BigIntegerField(default=0, help_text="Green wishes before.")),
+                ("blue", models.BigIntegerField(default=0, help_text="Blue wishes before.")),
+                ("red", models.BigIntegerField(default=0, help_text="Red wishes before.")),
+                ("mana_before", models.BigIntegerField(default=0, help_text="Mana before.")),
+                ("mana_credited", models.BigIntegerField(default=0, help_text="Mana that the conversion credited.")),
+                (
+                    "error_class",
+                    models.CharField(
+                        blank=True, db_default="", default="", help_text="Why it failed or was skipped.", max_length=40
+                    ),
+                ),
+                ("error_message", models.TextField(blank=True, db_default="", default="")),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("reversed_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "mana_debited",
+                    models.BigIntegerField(blank=True, help_text="Mana that the reversal debited.", null=True),
+                ),
+                (
+                    "shortfall",
+                    models.BigIntegerField(
+                        blank=True,
+                        help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "batch",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="records",
+                        to="mana_migration.migrationbatch",
+                    ),
+                ),
+                (
+                    "reversal_run",
+                    models.ForeignKey(
+                        blank=True,
+                        db_constraint=False,
+                        db_index=False,
+                        help_text="The rollback that took it back.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reversals",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="records",
+                        to="mana_migration.migrationrun",
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ('id',),
+                "ordering": ("id",),
             },
         ),
         migrations.AddConstraint(
-            model_name='migrationrun',
-            constraint=models.UniqueConstraint(models.Value(1), condition=models.Q(('status__in', ('running', 'paused', 'checking'))), name='mana_migration_one_open_run'),
+            model_name="migrationrun",
+            constraint=models.UniqueConstraint(
+                models.Value(1),
+                condition=models.Q(("status__in", ("running", "paused", "checking"))),
+                name="mana_migration_one_open_run",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='migrationrun',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['running', 'paused', 'checking', 'completed', 'failed', 'stopped', 'rolling_back', 'rolled_back'])), name='mana_migration_run_status_known'),
+            model_name="migrationrun",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        [
+                            "running",
+                            "paused",
+                            "checking",
+                            "completed",
+                            "failed",
+                            "stopped",
+                            "rolling_back",
+                            "rolled_back",
+                        ],
+                    )
+                ),
+                name="mana_migration_run_status_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='migrationrun',
-            constraint=models.CheckConstraint(condition=models.Q(('kind__in', ['migration', 'rollback', 'import'])), name='mana_migration_run_kind_known'),
+            model_name="migrationrun",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("kind__in", ["migration", "rollback", "import"])),
+                name="mana_migration_run_kind_known",
+            ),
         ),
         migrations.AddIndex(
-            model_name='migrationbatch',
-            index=models.Index(condition=models.Q(('folded', False)), fields=['run', 'id'], name='mana_migration_batch_unfolded'),
+            model_name="migrationbatch",
+            index=models.Index(
+                condition=models.Q(("folded", False)), fields=["run", "id"], name="mana_migration_batch_unfolded"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='migrationbatch',
-            constraint=models.CheckConstraint(condition=models.Q(('selected', django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('migrated'), '+', models.F('rolled_back')), '+', models.F('skipped')), '+', models.F('failed')))), name='mana_migration_batch_no_gap'),
+            model_name="migrationbatch",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "selected",
+                        django.db.models.expressions.CombinedExpression(
+                            django.db.models.expressions.CombinedExpression(
+                                django.db.models.expressions.CombinedExpression(
+                                    models.F("migrated"), "+", models.F("rolled_back")
+                                ),
+                                "+",
+                                models.F("skipped"),
+                            ),
+                            "+",
+                            models.F("failed"),
+                        ),
+                    )
+                ),
+                name="mana_migration_batch_no_gap",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='migrationbatch',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['planned', 'done', 'cancelled'])), name='mana_migration_batch_status_known'),
+            model_name="migrationbatch",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["planned", "done", "cancelled"])),
+                name="mana_migration_batch_status_known",
+            ),
         ),
         migrations.AddIndex(
-            model_name='usermigration',
-            index=models.Index(condition=models.Q(('status__in', ['failed', 'skipped'])), fields=['run', 'id'], name='mana_migration_record_problem'),
+            model_name="usermigration",
+            index=models.Index(
+                condition=models.Q(("status__in", ["failed", "skipped"])),
+                fields=["run", "id"],
+                name="mana_migration_record_problem",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='usermigration',
-            constraint=models.UniqueConstraint(fields=('user', 'run'), name='mana_migration_one_record_per_run'),
+            model_name="usermigration",
+            constraint=models.UniqueConstraint(fields=("user", "run"), name="mana_migration_one_record_per_run"),
         ),
         migrations.AddConstraint(
-            model_name='usermigration',
-            constraint=models.UniqueConstraint(condition=models.Q(('status', 'migrated')), fields=('user',), name='mana_migration_one_live_record'),
+            model_name="usermigration",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("status", "migrated")), fields=("user",), name="mana_migration_one_live_record"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='usermigration',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['migrated', 'failed', 'skipped', 'rolled_back'])), name='mana_migration_record_status_known'),
+            model_name="usermigration",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["migrated", "failed", "skipped", "rolled_back"])),
+                name="mana_migration_record_status_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='usermigration',
-            constraint=models.CheckConstraint(condition=models.Q(('mana_credited__gte', 0)), name='mana_migration_record_credit_not_negative'),
+            model_name="usermigration",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("mana_credited__gte", 0)), name="mana_migration_record_credit_not_negative"
+            ),
         ),
     ]

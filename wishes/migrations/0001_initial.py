@@ -7,67 +7,227 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
+        ("auth", "0012_alter_user_first_name_max_length"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Wallet',
+            name="Wallet",
             fields=[
-                ('user', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='wish_wallet', serialize=False, to=settings.AUTH_USER_MODEL)),
-                ('green', models.BigIntegerField(db_default=0, default=0, help_text='Green wishes; legacy data may be negative.')),
-                ('blue', models.BigIntegerField(db_default=0, default=0, help_text='Blue wishes; legacy data may be negative.')),
-                ('red', models.BigIntegerField(db_default=0, default=0, help_text='Red wishes; legacy data may be negative.')),
-                ('mana', models.BigIntegerField(db_default=0, default=0, help_text='Mana; never negative.')),
-                ('migrated_at', models.DateTimeField(blank=True, help_text='When the wishes were converted; empty until then.', null=True)),
-                ('updated_at', models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "user",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        primary_key=True,
+                        related_name="wish_wallet",
+                        serialize=False,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "green",
+                    models.BigIntegerField(
+                        db_default=0, default=0, help_text="Green wishes; legacy data may be negative."
+                    ),
+                ),
+                (
+                    "blue",
+                    models.BigIntegerField(
+                        db_default=0, default=0, help_text="Blue wishes; legacy data may be negative."
+                    ),
+                ),
+                (
+                    "red",
+                    models.BigIntegerField(
+                        db_default=0, default=0, help_text="Red wishes; legacy data may be negative."
+                    ),
+                ),
+                ("mana", models.BigIntegerField(db_default=0, default=0, help_text="Mana; never negative.")),
+                (
+                    "migrated_at",
+                    models.DateTimeField(
+                        blank=True, help_text="When the wishes were converted; empty until then.", null=True
+                    ),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(auto_now=True, db_default=django.db.models.functions.datetime.Now()),
+                ),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('mana__gte', 0)), name='wishes_wallet_mana_not_negative'), models.CheckConstraint(condition=models.Q(('migrated_at__isnull', True), models.Q(('blue', 0), ('green', 0), ('red', 0)), _connector='OR'), name='wishes_wallet_migrated_has_no_wishes')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("mana__gte", 0)), name="wishes_wallet_mana_not_negative"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("migrated_at__isnull", True),
+                            models.Q(("blue", 0), ("green", 0), ("red", 0)),
+                            _connector="OR",
+                        ),
+                        name="wishes_wallet_migrated_has_no_wishes",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='ManaEntry',
+            name="ManaEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('amount', models.BigIntegerField(help_text='Signed change; never 0.')),
-                ('kind', models.CharField(choices=[('conversion', 'Conversion'), ('reversal', 'Reversal'), ('earn', 'Earned'), ('spend', 'Spent'), ('adjustment', 'Adjustment'), ('opening', 'Opening balance')], max_length=12)),
-                ('reference', models.CharField(help_text='Idempotency key: the same operation always carries the same one.', max_length=200, unique=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('balance_after', models.BigIntegerField(help_text="The wallet's mana after this entry; never negative.")),
-                ('user', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("amount", models.BigIntegerField(help_text="Signed change; never 0.")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("conversion", "Conversion"),
+                            ("reversal", "Reversal"),
+                            ("earn", "Earned"),
+                            ("spend", "Spent"),
+                            ("adjustment", "Adjustment"),
+                            ("opening", "Opening balance"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "reference",
+                    models.CharField(
+                        help_text="Idempotency key: the same operation always carries the same one.",
+                        max_length=200,
+                        unique=True,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "balance_after",
+                    models.BigIntegerField(help_text="The wallet's mana after this entry; never negative."),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'mana entry',
-                'verbose_name_plural': 'mana entries',
-                'abstract': False,
-                'indexes': [models.Index(fields=['user', 'id'], name='wishes_manaentry_user_id')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('amount', 0), _negated=True), name='wishes_manaentry_amount_not_zero'), models.CheckConstraint(condition=models.Q(('balance_after__gte', 0)), name='wishes_manaentry_balance_not_negative'), models.CheckConstraint(condition=models.Q(('kind__in', ['conversion', 'reversal', 'earn', 'spend', 'adjustment', 'opening'])), name='wishes_manaentry_kind_known'), models.CheckConstraint(condition=models.Q(models.Q(models.Q(('kind__in', ['conversion', 'earn', 'opening']), _negated=True), ('amount__gt', 0), _connector='OR'), models.Q(models.Q(('kind__in', ['reversal', 'spend']), _negated=True), ('amount__lt', 0), _connector='OR')), name='wishes_manaentry_sign_of_kind'), models.CheckConstraint(condition=models.Q(('amount__lt', 0), ('balance_after__gte', models.F('amount')), _connector='OR'), name='wishes_manaentry_balance_covers_credit')],
+                "verbose_name": "mana entry",
+                "verbose_name_plural": "mana entries",
+                "abstract": False,
+                "indexes": [models.Index(fields=["user", "id"], name="wishes_manaentry_user_id")],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("amount", 0), _negated=True), name="wishes_manaentry_amount_not_zero"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("balance_after__gte", 0)), name="wishes_manaentry_balance_not_negative"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("kind__in", ["conversion", "reversal", "earn", "spend", "adjustment", "opening"])
+                        ),
+                        name="wishes_manaentry_kind_known",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(
+                                models.Q(("kind__in", ["conversion", "earn", "opening"]), _negated=True),
+                                ("amount__gt", 0),
+                                _connector="OR",
+                            ),
+                            models.Q(
+                                models.Q(("kind__in", ["reversal", "spend"]), _negated=True),
+                                ("amount__lt", 0),
+                                _connector="OR",
+                            ),
+                        ),
+                        name="wishes_manaentry_sign_of_kind",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            ("amount__lt", 0), ("balance_after__gte", models.F("amount")), _connector="OR"
+                        ),
+                        name="wishes_manaentry_balance_covers_credit",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='WishEntry',
+            name="WishEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('amount', models.BigIntegerField(help_text='Signed change; never 0.')),
-                ('kind', models.CharField(choices=[('conversion', 'Conversion'), ('reversal', 'Reversal'), ('earn', 'Earned'), ('spend', 'Spent'), ('adjustment', 'Adjustment'), ('opening', 'Opening balance')], max_length=12)),
-                ('reference', models.CharField(help_text='Idempotency key: the same operation always carries the same one.', max_length=200, unique=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('colour', models.CharField(choices=[('green', 'Green'), ('blue', 'Blue'), ('red', 'Red')], max_length=5)),
-                ('balance_after', models.BigIntegerField(help_text="The wallet's wishes of this colour after this entry.")),
-                ('user', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("amount", models.BigIntegerField(help_text="Signed change; never 0.")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("conversion", "Conversion"),
+                            ("reversal", "Reversal"),
+                            ("earn", "Earned"),
+                            ("spend", "Spent"),
+                            ("adjustment", "Adjustment"),
+                            ("opening", "Opening balance"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "reference",
+                    models.CharField(
+                        help_text="Idempotency key: the same operation always carries the same one.",
+                        max_length=200,
+                        unique=True,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "colour",
+                    models.CharField(choices=[("green", "Green"), ("blue", "Blue"), ("red", "Red")], max_length=5),
+                ),
+                (
+                    "balance_after",
+                    models.BigIntegerField(help_text="The wallet's wishes of this colour after this entry."),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        db_index=False,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'wish entry',
-                'verbose_name_plural': 'wish entries',
-                'abstract': False,
-                'indexes': [models.Index(fields=['user', 'id'], name='wishes_wishentry_user_id')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('amount', 0), _negated=True), name='wishes_wishentry_amount_not_zero'), models.CheckConstraint(condition=models.Q(models.Q(('amount__gt', 0), ('kind', 'earn')), models.Q(('amount__lt', 0), ('kind', 'spend')), _connector='OR'), name='wishes_wishentry_sign_of_kind'), models.CheckConstraint(condition=models.Q(('colour__in', ['green', 'blue', 'red'])), name='wishes_wishentry_colour_known')],
+                "verbose_name": "wish entry",
+                "verbose_name_plural": "wish entries",
+                "abstract": False,
+                "indexes": [models.Index(fields=["user", "id"], name="wishes_wishentry_user_id")],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("amount", 0), _negated=True), name="wishes_wishentry_amount_not_zero"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("amount__gt", 0), ("kind", "earn")),
+                            models.Q(("amount__lt", 0), ("kind", "spend")),
+                            _connector="OR",
+                        ),
+                        name="wishes_wishentry_sign_of_kind",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("colour__in", ["green", "blue", "red"])),
+                        name="wishes_wishentry_colour_known",
+                    ),
+                ],
             },
         ),
     ]
