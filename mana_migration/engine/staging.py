@@ -39,7 +39,7 @@ def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
     """Create the empty staging table, with a column for each value that every new user has of their own."""
     on_postgresql = connection.vendor == "postgresql"
     columns = [
-        "row_no bigint NOT NULL",
+        f"row_no {'bigint' if on_postgresql else 'integer'} PRIMARY KEY",  # bad rows are paged by it
         "line bigint",
         "problem text NOT NULL",
         "shown text",

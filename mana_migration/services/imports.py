@@ -13,6 +13,7 @@ later moment: what imports added is added to what must be there.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -40,13 +41,13 @@ from mana_migration.engine.new_users import user_template
 from mana_migration.engine.sources import LegacySource, open_source
 from mana_migration.errors import DatabaseUnavailableError, ImportConflictError, PreflightError, RunConflictError
 from mana_migration.models import MigrationBatch
-from mana_migration.services import preflight, runs
+from mana_migration.services import logs, preflight, runs
 from mana_migration.services.runs import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from wishes import conf as wishes_conf
 
 #: Seconds between two reports of progress.
-REPORT_EVERY: Final = 3.0
+REPORT_EVERY: Final = 5.0
 
 
 def import_balances(
@@ -134,6 +135,17 @@ class _Import:
                 "give the command again, what is there already is left alone"
             ) from error
         summary.seconds = self._ticker.seconds
+        logs.write(
+            logging.INFO,
+            f"import {summary.status}",
+            run=summary.run,
+            rows=summary.rows,
+            imported=summary.imported,
+            bad=summary.bad,
+            errors=dict(summary.reasons),
+            dry_run=summary.dry_run,
+            seconds=round(summary.seconds, 3),
+        )
         return summary
 
     def _run_beside_writers(self) -> None:
@@ -188,7 +200,8 @@ class _Import:
             summary.bad += count
             for code in _codes(problem, duplicate):
                 summary.reasons[code] += count
-        summary.rejected = list(self._rejected(limit=SHOWN_ROWS))
+        if summary.bad:
+            summary.rejected = list(self._rejected(limit=SHOWN_ROWS))
         arrivals.classify(self._connection, self._template, update_existing=self._options.update_existing)
         for name in (*BALANCES, "left_green", "left_blue", "left_red"):
             (summary.balances if name in BALANCES else summary.left_behind)[name.removeprefix("left_")] = 0
