@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Final
 
-from django.db import DataError, IntegrityError, InterfaceError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 
 class Failure(enum.Enum):
@@ -22,7 +22,7 @@ class Failure(enum.Enum):
 
 
 _TRANSIENT: Final = {"40001", "40P01", "55P03"}
-_CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03"}
+_CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
 _ENVIRONMENT_CLASSES: Final = ("53", "58", "28", "3D", "3F")
 _ENVIRONMENT: Final = {"25006", "42P01", "42703", "42501", "XX001", "XX002"}
 _SQLITE_ENVIRONMENT: Final = (
@@ -56,6 +56,9 @@ _LOST: Final = (
     "server_login_retry",
 )
 
+#: Words of a server that refuses the connection, and will do so again.
+_REFUSED: Final = ("authentication failed", "does not exist", "pg_hba.conf", "not permitted to log in")
+
 #: The record's error class for a database error about one user.
 _CLASSES: Final = {"22003": "overflow", "23505": "duplicate", "23514": "constraint", "57014": "statement_timeout"}
 
@@ -75,13 +78,26 @@ def judge(error: BaseException) -> Failure:
     if state in _CONNECTION or state.startswith("08") or isinstance(error, InterfaceError):
         return Failure.CONNECTION
     if state in _ENVIRONMENT or state.startswith(_ENVIRONMENT_CLASSES):
-        return Failure.CONNECTION if state == "53300" else Failure.ENVIRONMENT
-    if not isinstance(error, DataError | IntegrityError):
-        if not state and any(word in text for word in _LOST):
-            return Failure.CONNECTION
-        if any(word in text for word in _SQLITE_ENVIRONMENT):
-            return Failure.ENVIRONMENT
-    return Failure.DATA
+        return Failure.ENVIRONMENT
+    if isinstance(error, DataError | IntegrityError):
+        return Failure.DATA
+    return _judge_words(error, text, of_server=bool(state))
+
+
+def _judge_words(error: BaseException, text: str, *, of_server: bool) -> Failure:
+    """Judge by the words: SQLite's errors have no codes, nor have those of libpq, which are about the connection."""
+    of_libpq = not of_server and _is_of_libpq(error)
+    if of_libpq and any(word in text for word in _REFUSED):
+        return Failure.ENVIRONMENT
+    if of_libpq or (not of_server and any(word in text for word in _LOST)):
+        return Failure.CONNECTION
+    return Failure.ENVIRONMENT if any(word in text for word in _SQLITE_ENVIRONMENT) else Failure.DATA
+
+
+def _is_of_libpq(error: BaseException) -> bool:
+    """Say whether the client library made this error: one without SQLSTATE, hence about the connection."""
+    wrapped = isinstance(error, OperationalError) or type(error) is DatabaseError
+    return wrapped and type(error.__cause__).__module__.partition(".")[0] == "psycopg2"
 
 
 def classify(error: BaseException) -> str:
