@@ -81,6 +81,6 @@ def test_nothing_is_lost_or_paid_twice_in_a_hundred_thousand_operations(bank: Ba
     ],
 )
 def test_without_one_protection_the_books_do_not_balance(bank: Bank, protection: str, noticed: tuple[str, ...]) -> None:
-    outcome = bank("--operations", 1200, "--without", protection)
+    outcome = bank("--operations", 800, "--without", protection)
     assert not outcome["ok"]
     assert any(outcome[what] for what in noticed), json.dumps(outcome, indent=1)

@@ -80,7 +80,7 @@ class Teller:
             (3, self.roll_back),
         ]
         weights, actions = zip(*choices, strict=True)
-        rounds = max(1, self.operations // COUPON_ROUNDS)
+        rounds = max(5, self.operations // COUPON_ROUNDS)
         for count in range(self.operations):
             action = self.redeem if count % rounds == 0 else self.random.choices(actions, weights)[0]
             try:
@@ -101,7 +101,7 @@ class Teller:
 
     def redeem(self) -> None:
         """Redeem the one coupon of this round, as all the others do at this moment, each for another user."""
-        self.barrier.wait(timeout=120)
+        self.barrier.wait(timeout=600)
         self.serial += 1
         number = self.serial  # not of the journal: the same for all tellers
         user = self.users[(self.number + number) % len(self.users)]
