@@ -1,0 +1,155 @@
+"""The daily log files: one line a write, a new file each day, nobody else's folder touched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mana_migration.errors import PreflightError
+from mana_migration.services import logs
+from tests.support.processes import FORK
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, settings: Any) -> Iterator[Path]:
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path / "logs"
+    yield tmp_path / "logs"
+    logs.release()
+
+
+def written(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for entry in sorted(folder.iterdir()) for line in entry.read_text().splitlines()]
+
+
+def test_a_line_is_one_json_object_with_four_keys(folder: Path) -> None:
+    logs.configure(logs.MIGRATION, "info")
+    logs.write(logging.WARNING, "half\ndone \x1b[31m\u2028", run=7, batch=2**70)
+    (line,) = written(folder)
+    assert list(line) == ["timestamp", "level", "message", "context"]
+    assert (line["level"], line["message"], line["context"]) == (
+        "warn",
+        "half\ndone \x1b[31m\u2028",
+        {"run": 7, "batch": 2**70},
+    )
+    raw = next(folder.iterdir()).read_bytes()
+    assert raw.count(b"\n") == 1
+    assert b"\x1b" not in raw
+
+
+def test_only_known_keys_get_into_the_context(folder: Path) -> None:
+    logs.configure(logs.MIGRATION, "info")
+    logs.write(logging.INFO, "m", run=1, username="jane", email="jane@example.org", user_id=5)
+    assert written(folder)[0]["context"] == {"run": 1}
+
+
+def test_the_folder_is_made_for_the_owner_alone(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        logs.configure(logs.ROLLBACK, "info")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (entry,) = folder.iterdir()
+    assert entry.name == f"rollback-{datetime.now(UTC):%Y-%m-%d}.log"
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("names", [(), (".gitkeep",), ("migration-2026-01-01.log", ".gitignore")])
+def test_a_folder_of_ours_that_others_may_read_is_closed_to_them(folder: Path, names: tuple[str, ...]) -> None:
+    folder.mkdir(mode=0o755)
+    for name in names:
+        (folder / name).touch()
+    logs.configure(logs.MIGRATION, "info")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("mode", "name"), [(0o755, "somebody-elses.txt"), (0o1777, ".gitkeep")])
+def test_a_folder_that_is_not_only_ours_is_left_as_it_is(folder: Path, mode: int, name: str) -> None:
+    folder.mkdir()
+    folder.chmod(mode)
+    (folder / name).touch()
+    logs.configure(logs.MIGRATION, "info")
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_a_symlink_in_place_of_the_file_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir(mode=0o700)
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    (folder / f"migration-{datetime.now(UTC):%Y-%m-%d}.log").symlink_to(target)
+    with pytest.raises(PreflightError, match="cannot be written"):
+        logs.configure(logs.MIGRATION, "info")
+    assert target.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+    folder.write_text("a file")
+    with pytest.raises(PreflightError, match=str(folder)):
+        logs.configure(logs.MIGRATION, "info")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warn", 2), ("error", 1)])
+def test_lines_below_the_level_are_left_out(folder: Path, level: str, count: int) -> None:
+    logs.configure(logs.MIGRATION, level)
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logs.write(number, "m")
+    assert len(written(folder)) == count
+
+
+def test_midnight_in_utc_begins_a_new_file(folder: Path) -> None:
+    handler = logs.configure(logs.MIGRATION, "info")
+    for moment in (datetime(2026, 3, 1, 23, 59, 59, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)):
+        record = logging.LogRecord("mana_migration", logging.INFO, "", 0, f"{moment:%d}", None, None)
+        record.created = moment.timestamp()
+        handler.emit(record)
+    for day in ("01", "02"):
+        assert json.loads((folder / f"migration-2026-03-{day}.log").read_text())["message"] == day
+
+
+def test_a_line_that_cannot_be_written_is_counted_and_stops_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = logs.configure(logs.MIGRATION, "info")
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    logs.write(logging.INFO, "m")
+    logs.write(logging.INFO, "m")
+    assert handler.lost_lines == 2
+
+
+def test_configuring_again_leaves_one_handler_and_releasing_none() -> None:
+    logger = logging.getLogger("mana_migration")
+    before = len(logger.handlers)
+    logs.configure(logs.MIGRATION, "info")
+    logs.configure(logs.ROLLBACK, "debug")
+    assert len(logger.handlers) == before + 1
+    logs.release()
+    assert len(logger.handlers) == before
+    assert logger.propagate
+
+
+def test_several_processes_share_a_file_without_tearing_lines(folder: Path) -> None:
+    def write(number: int) -> None:
+        logs.configure(logs.MIGRATION, "info")
+        for _ in range(300):
+            logs.write(logging.INFO, "x" * 500, run=number)
+
+    writers = [FORK.Process(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    found = written(folder)
+    assert len(found) == 1200
+    assert {line["message"] for line in found} == {"x" * 500}
