@@ -13,6 +13,7 @@ from django.db import connections, models
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from mana_migration.admin.lists import PageAdmin, name_of, number, status_label
@@ -64,7 +65,7 @@ class MigratingUserAdmin(PageAdmin):
     """Every user with their migration status, and the page that explains their numbers."""
 
     # Names that no user model has fields of: a field would go before the method.
-    list_display = ("shown_key", "shown_username", "shown_standing", "shown_reason", "shown_wishes", "shown_mana",
+    list_display = ("shown_key", "shown_username", "shown_standing", "shown_wishes", "shown_mana",
                     "shown_record")  # fmt: skip
     list_display_links = ("shown_key", "shown_username")
     list_filter = (StandingFilter,)
@@ -116,14 +117,11 @@ class MigratingUserAdmin(PageAdmin):
 
     @admin.display(description="status")
     def shown_standing(self, user: Any) -> SafeString:
-        """Return where the user stands."""
-        return status_label(user.found.standing, user.found.standing.label)
-
-    @admin.display(description="reason")
-    def shown_reason(self, user: Any) -> str:
-        """Return why the user failed or was skipped."""
-        shown = user.found.standing in (Standing.FAILED, Standing.SKIPPED)
-        return user.found.record.error_class if shown else ""
+        """Return where the user stands, and why where the user failed or was skipped."""
+        label = status_label(user.found.standing, user.found.standing.label)
+        if user.found.standing not in (Standing.FAILED, Standing.SKIPPED):
+            return label
+        return format_html('{} <span class="mm-quiet">{}</span>', label, user.found.record.error_class)
 
     @admin.display(description="green, blue, red", empty_value="-")
     def shown_wishes(self, user: Any) -> str | None:

@@ -237,7 +237,7 @@ def test_the_rollback_of_a_run_shows_what_the_dry_run_says(sign_in: SignIn) -> N
     assert "Would be rolled back 2 of 3 users" in words
     assert "Mana debited 1,300" in words
     assert "10 green, 2 blue, 1 red" in words
-    assert "Would stay migrated 1 1 shortfall" in words
+    assert "Would stay migrated 1 1 spent the mana" in words
     assert "would roll back 3 users and write off 4,000 mana" in words
     record = UserMigration.objects.get(user=users[1])
     assert f"{record.pk} 5,000 4,000" in words
