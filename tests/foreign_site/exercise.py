@@ -76,10 +76,33 @@ def pages() -> None:
         f"/staff/mana_migration/migrationrun/{record.run_id}/change/",
         "/staff/mana_migration/usermigration/",
         f"/staff/mana_migration/usermigration/{record.pk}/change/",
+        "/staff/mana_migration/migratinguser/",
+        "/staff/mana_migration/migratinguser/?q=member2",
+        f"/staff/mana_migration/migratinguser/?q={wallet.pk}",
+        *(
+            f"/staff/mana_migration/migratinguser/?standing={standing}"
+            for standing in ("pending", "migrated", "failed", "skipped", "rolled_back", "no_wallet")
+        ),
+        f"/staff/mana_migration/migratinguser/{wallet.pk}/change/",
+        f"/staff/mana_migration/usermigration/?q={wallet.pk}",
         "/staff-migration/",
+        f"/staff-migration/runs/{record.run_id}/",
+        f"/staff-migration/runs/{record.run_id}/report",
+        f"/staff-migration/runs/{record.run_id}/report/csv",
+        f"/staff-migration/users/{record.user_id}/",
+        "/staff-migration/healthz",
     ):
         response = client.get(address, follow=True)
         assert response.status_code == 200, f"{address}: {response.status_code}"
+        if hasattr(response, "streaming_content"):
+            assert response.getvalue()
+    explained = client.get(f"/staff-migration/users/{record.user_id}/").content.decode()
+    assert "agrees with the ledger" in explained
+    assert "ledger entry" in explained
+    found = client.post("/staff-migration/users/", {"user": "member25@shop.example"})
+    assert found.headers["Location"].startswith("/staff-migration/users/")
+    asked = client.post(f"/staff-migration/users/{record.user_id}/rollback")
+    assert "Would be rolled back" in asked.content.decode()
 
 
 if __name__ == "__main__":
