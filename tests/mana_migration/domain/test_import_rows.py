@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mana_migration.domain.import_results import parse_columns
@@ -106,6 +106,7 @@ def flag_means(text: str) -> int | str | None:
     return 0 if lowered in {"f", "false", "0", "no", "n"} else "bad"
 
 
+@settings(deadline=None)  # machines are busy
 @given(st.tuples(ids, fields, fields, fields, fields, flags))
 @example(("a", "1", "1", "1", "0", "t"))
 @example(("a", "1", "", "", "", "t"))
@@ -135,6 +136,7 @@ def test_a_csv_row_is_judged_as_plain_python_judges_it(values: tuple[str, ...]) 
         assert all(code in REASONS for code, _ in decode_problem(first.problem))
 
 
+@settings(deadline=None)  # machines are busy
 @given(st.lists(st.tuples(ids, fields, fields, fields, fields, flags), max_size=30))
 def test_a_row_is_judged_alike_whatever_came_before(rows: list[tuple[str, ...]]) -> None:
     one = parser()
@@ -153,6 +155,7 @@ typed_values = st.one_of(
 )
 
 
+@settings(deadline=None)  # machines are busy
 @given(typed_values, st.booleans())
 def test_a_typed_number_is_taken_only_if_it_is_exactly_whole(value: Any, floats: bool) -> None:
     row = parser(Typing.FLOATS if floats else Typing.EXACT).parse(typed_row(green=value))
@@ -172,6 +175,7 @@ def test_a_typed_number_is_taken_only_if_it_is_exactly_whole(value: Any, floats:
         assert codes(row)[0][1] == "green_balance"
 
 
+@settings(deadline=None)  # machines are busy
 @given(typed_values, st.sampled_from(list(Typing)))
 def test_nothing_in_the_place_of_the_id_or_the_flag_breaks_the_parser(value: Any, typing: Typing) -> None:
     if typing is Typing.TEXT and not isinstance(value, str):
@@ -314,6 +318,7 @@ def test_a_reason_never_shows_a_value() -> None:
     assert sentence.endswith("id: the id stands in row 3 already")
 
 
+@settings(deadline=None)  # machines are busy
 @given(typed_values)
 def test_the_id_shown_of_a_bad_row_is_short_and_printable(value: Any) -> None:
     shown = shown_id(value)

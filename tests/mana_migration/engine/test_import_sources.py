@@ -156,7 +156,7 @@ def test_columns_have_the_names_that_the_operator_gives(tmp_path: Path) -> None:
         max_size=20,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 def test_csv_and_json_give_back_what_was_written(tmp_path: Path, rows: list[tuple[str, int]]) -> None:
     full = [[key, "n", number, 0, 0, 0, False] for key, number in rows]
     (tmp_path / "p.json").write_text(json.dumps([dict(zip(HEADER, row, strict=True)) for row in full]))
