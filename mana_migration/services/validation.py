@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Sum
 
 from mana_migration import conf
 from mana_migration.domain.validation import (
@@ -19,51 +16,25 @@ from mana_migration.domain.validation import (
     SEVERITIES,
     Check,
     CheckResult,
-    Finding,
     FixReport,
     OnFinding,
     ValidationReport,
     checks_of,
 )
-from mana_migration.engine.integrity import ledger, records, runs, wallets
+from mana_migration.engine.integrity import wallets
+from mana_migration.engine.integrity.counting import Counts, Look, count, look_at
 from mana_migration.engine.integrity.findings import findings_in
-from mana_migration.engine.integrity.ledger import LedgerSums
-from mana_migration.engine.integrity.records import RecordScan
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunNotFoundError
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.models import MigrationRun
 from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
 #: Findings of a check that are read unless all are wanted.
 SHOWN: Final = 20
-
-#: A run that handled less than this share of all wallets is looked at user by user.
-_FEW: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What is looked at, and by which terms."""
-
-    using: str
-    connection: BaseDatabaseWrapper
-    phase: str
-    scope: Scope
-    terms: WalletTerms
-
-
-@dataclass(slots=True)
-class _Counts:
-    """What the scans found: numbers by check, the findings about whole runs, and sums."""
-
-    numbers: dict[str, int] = field(default_factory=dict)
-    of_runs: list[Finding] = field(default_factory=list)
-    totals: dict[str, int] = field(default_factory=dict)
-    baseline: dict[str, str] = field(default_factory=dict)
 
 
 def validate(
@@ -96,8 +67,9 @@ def validate(
     """
     begun = time.monotonic()
     with read_only_snapshot(using):
-        look = _Look(using, connections[using], phase, Scope(users=tuple(users), run=run), _terms(using, run))
-        found = _count(look)
+        scope = Scope(users=tuple(users), run=run)
+        look = look_at(using, connections[using], phase, scope, _terms(using, run))
+        found = count(look)
         if on_finding is not None:
             for check in sorted(checks_of(phase), key=lambda check: SEVERITIES.index(check.severity)):
                 if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
@@ -160,155 +132,10 @@ def _terms(using: str, run: int | None) -> WalletTerms:
     return WalletTerms(rates, conf.large_conversion())
 
 
-# --- Counting ---------------------------------------------------------------------------------------------------------
-
-
-def _count(look: _Look) -> _Counts:
-    """Count the findings of every check of the phase; see Note [Count first, list later]."""
-    connection, scope = look.connection, look.scope
-    sums = None if scope.users else ledger.ledger_sums(connection)
-    # Of one run, too, everybody is looked at first: where a rule holds for all it holds for the run.
-    scan = wallets.scan(connection, look.terms, scope if scope.run is None else Scope())
-    found = _Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
-    if look.phase != POST and scope.run is None:
-        found.totals["users"] = wallets.count_users(connection, scope)
-        found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
-    if sums is None:
-        found.numbers["negative_mana"] += ledger.count_negative_balances(connection, scope)
-    else:
-        found.numbers["negative_mana"] += sums.negative
-    found.numbers |= _count_balances(look, found, sums)
-    if look.phase == PRE:
-        found.numbers["migration_inconsistency"] = _count_flags(look, found)
-    else:
-        _count_records(look, found, sums)
-    if scope.run is not None:
-        _narrow(look, found)
-    if sums is not None:
-        _compare_value(look, found, sums)
-    return found
-
-
-def _count_balances(look: _Look, found: _Counts, sums: LedgerSums | None) -> dict[str, int]:
-    everybody = look.scope.everybody or (look.scope.run is not None and _is_large(look, found))
-    scope = Scope() if everybody else look.scope
-    entries = None if sums is None else sums.entries
-    counted = ledger.count_balances(look.connection, scope, unmigrated_only=look.phase == PRE, entries=entries)
-    if look.scope.run is not None and everybody and counted["ledger_mismatch"]:
-        return ledger.count_balances(look.connection, look.scope, unmigrated_only=False)
-    return counted
-
-
-def _is_large(look: _Look, found: _Counts) -> bool:
-    """Say whether a run handled so many users that looking at everybody is the shorter way."""
-    handled = MigrationBatch.objects.using(look.using).filter(run=look.scope.run).aggregate(Sum("selected"))
-    return int(handled["selected__sum"] or 0) * _FEW > found.totals["wallets"]
-
-
-def _narrow(look: _Look, found: _Counts) -> None:
-    """Count again for the users of the run what somebody, perhaps not of the run, was found with."""
-    if found.numbers["negative_mana"] or found.numbers["late_wishes"]:
-        counts = wallets.scan(look.connection, look.terms, look.scope).counts
-        for check in ("negative_mana", "late_wishes"):
-            found.numbers[check] = counts[check]
-        found.numbers["negative_mana"] += ledger.count_negative_balances(look.connection, look.scope)
-    found.numbers["unmigrated_remaining"] = 0  # users of a rollback are meant to be unmigrated
-
-
-def _count_flags(look: _Look, found: _Counts) -> int:
-    if look.scope.everybody and records.one_live_record_is_kept(look.connection):
-        live, unflagged = records.count_live(look.connection)
-        if not unflagged and live == found.totals["migrated"]:
-            return 0
-    return records.count_inconsistencies(look.connection, look.scope)
-
-
-def _count_records(look: _Look, found: _Counts, sums: LedgerSums | None) -> None:
-    connection, scope = look.connection, look.scope
-    forgetful = ledger.is_forgetful(connection)
-    scan = records.scan(connection, scope)
-    found.numbers["conversion_mismatch"] = scan.total("mismatched")
-    found.numbers["migration_inconsistency"] = _count_scanned_flags(look, found, scan)
-    strays = sums is not None and _has_strays(look, scan, sums)
-    if sums is None or forgetful or strays:
-        found.numbers["missing_entry"] = ledger.count_missing_entries(connection, scope, forgetful=forgetful)
-    else:
-        lacking = scan.total("lacking_conversion") + scan.total("lacking_reversal")
-        found.numbers["missing_entry"] = lacking + _count_openings(look, sums)
-    if sums is None:
-        return
-    gathered = runs.gather(connection, scan, scope.run)
-    if strays or forgetful:
-        runs.add_unrecorded(connection, gathered)
-    booked = sums if scope.run is None else None
-    found.of_runs += runs.not_conserved(gathered, forgetful=forgetful, booked=booked)
-    found.of_runs += runs.incomplete(gathered.values())
-    for check in ("value_not_conserved", "run_incomplete"):
-        found.numbers[check] = sum(finding.check == check for finding in found.of_runs)
-
-
-def _has_strays(look: _Look, scan: RecordScan, sums: LedgerSums) -> bool:
-    """Say whether the ledger has conversions or reversals beside those of the records, each of which has its own."""
-    conversions, reversals = scan.total("conversions"), scan.total("reversals")
-    if look.scope.run is not None:
-        return ledger.count_conversions(look.connection, look.scope.run) != scan.total(
-            "conversions", run=look.scope.run
-        )
-    return (sums.numbers.get("conversion", 0), sums.numbers.get("reversal", 0)) != (conversions, reversals)
-
-
-def _count_openings(look: _Look, sums: LedgerSums) -> int:
-    if look.scope.run is not None or not sums.numbers.get("opening"):
-        return 0
-    return ledger.count_unrecorded_openings(look.connection)
-
-
-def _count_scanned_flags(look: _Look, found: _Counts, scan: RecordScan) -> int:
-    """Count migration_inconsistency with what the pass over the records has found, user by user only if need be."""
-    if records.one_live_record_is_kept(look.connection) and not scan.total("unflagged"):
-        if look.scope.run is not None and not scan.total("reflagged"):
-            return 0
-        if look.scope.everybody and scan.total("migrated") == found.totals["migrated"]:
-            return 0
-    return records.count_inconsistencies(look.connection, look.scope)
-
-
-def _compare_value(look: _Look, found: _Counts, sums: LedgerSums) -> None:
-    """Keep the sums over everybody, and compare them with those of the last run's start."""
-    rates = look.terms.rates.as_dict()
-    totals = found.totals
-    booked = ledger.booked_value(look.connection, rates, sums)
-    found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
-    run = None if look.phase == PRE else _run_with_baseline(look)
-    if run is None or run.rates != rates:
-        return
-    before, booked_then = int(run.baseline["value"]), int(run.baseline["booked"])
-    change = (totals["value"] - booked) - (before - booked_then)
-    found.totals |= {"value_before": before, "booked_since": booked - booked_then}
-    if change:
-        found.numbers["unbooked_change"] = 1
-        found.of_runs.append(
-            Finding(
-                "unbooked_change",
-                run=run.pk,
-                figures={"before": before, "booked_since": booked - booked_then, "now": totals["value"]},
-                reason=f"since run {run.pk} began, {change:+,} mana of value came or went in no ledger",
-            )
-        )
-
-
-def _run_with_baseline(look: _Look) -> MigrationRun | None:
-    """Return the run whose start to compare with: the one asked for, else the latest that took the sums."""
-    candidates = MigrationRun.objects.using(look.using).filter(baseline__has_key="booked")
-    if look.scope.run is not None:
-        candidates = candidates.filter(pk=look.scope.run)
-    return candidates.order_by("-pk").first()
-
-
 # --- Telling ----------------------------------------------------------------------------------------------------------
 
 
-def _tell(look: _Look, check: str, found: _Counts, on_finding: OnFinding, most: int | None) -> None:
+def _tell(look: Look, check: str, found: Counts, on_finding: OnFinding, most: int | None) -> None:
     wanted = found.numbers[check] if most is None else min(most, found.numbers[check])
     of_runs = [finding for finding in found.of_runs if finding.check == check]
     for finding in of_runs[:wanted]:

@@ -11,9 +11,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.validation import Finding
 from mana_migration.engine import dialect
-from mana_migration.engine.integrity.ledger import FORGETFUL, LedgerSums
+from mana_migration.engine.integrity.ledger import FORGETFUL
 from mana_migration.engine.integrity.records import RecordScan, RecordSums
 from mana_migration.engine.integrity.scope import Scope, rows
+from mana_migration.engine.integrity.value import LedgerSums
 from mana_migration.states import OPEN_STATUSES
 from wishes.rates import COLOURS
 

@@ -15,16 +15,21 @@ RANGE = 20_000
 
 #: Users of a run: those whom it handled, and those whose conversions it took back.
 _OF_RUN: Final = (
-    "(SELECT s.user_id FROM mana_migration_usermigration s WHERE s.run_id = %(run)s OR s.reversal_run_id = %(run)s)"
+    "(SELECT s.user_id FROM mana_migration_usermigration s WHERE (s.run_id = %(run)s OR s.reversal_run_id = %(run)s)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Users by key (as text), of one run, and in one range of keys (``after`` excluded, ``until`` included)."""
+    """Users by key (as text), of one run, and in one range of keys (``after`` excluded, ``until`` included).
+
+    ``first`` and ``last``, both included, are the keys between which the users of the run are known to be.
+    """
 
     users: tuple[str, ...] = ()
     run: int | None = None
+    first: str | None = None
+    last: str | None = None
     after: str | None = None
     until: str | None = None
 
@@ -40,7 +45,10 @@ class Scope:
             names = ", ".join(f"%(user_{place})s" for place in range(len(self.users)))
             conditions.append(f"{column} IN ({names})")
         if self.run is not None:
-            conditions.append(f"{column} IN {_OF_RUN}")
+            between = " AND s.user_id BETWEEN %(first)s AND %(last)s" if self.first is not None else ""
+            conditions.append(f"{column} IN {_OF_RUN}{between})")
+        if self.first is not None and self.last is not None:
+            conditions.append(f"{column} BETWEEN %(first)s AND %(last)s")
         if self.after is not None:
             conditions.append(f"{column} > %(after)s")
         if self.until is not None:
@@ -53,8 +61,9 @@ class Scope:
             f"user_{place}": users.to_sql(connection, user) for place, user in enumerate(self.users)
         }
         values["run"] = self.run
-        values["after"] = None if self.after is None else users.to_sql(connection, self.after)
-        values["until"] = None if self.until is None else users.to_sql(connection, self.until)
+        for name in ("first", "last", "after", "until"):
+            key = getattr(self, name)
+            values[name] = None if key is None else users.to_sql(connection, key)
         return values
 
     def people(self) -> Scope:
@@ -73,23 +82,23 @@ def ranges(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[Scope]:
         return
     after: str | None = None
     while True:
-        until = _key_at(connection, after, RANGE)
+        until = _key_at(connection, scope.people().between(after, None), RANGE)
         yield scope.between(after, until)
         if until is None:
             return
         after = until
 
 
-def _key_at(connection: BaseDatabaseWrapper, after: str | None, size: int) -> str | None:
-    """Return the key of the ``size``-th wallet after a key, None where there are fewer."""
-    start = "" if after is None else "WHERE user_id > %s"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT user_id FROM wishes_wallet {start} ORDER BY user_id LIMIT 1 OFFSET %s",
-            [*([] if after is None else [users.to_sql(connection, after)]), size - 1],
-        )
-        row = cursor.fetchone()
-    return None if row is None else users.to_text(users.from_sql(connection, row[0]))
+def _key_at(connection: BaseDatabaseWrapper, scope: Scope, size: int) -> str | None:
+    """Return the key of the ``size``-th wallet of a scope, None where there are fewer."""
+    found = rows(
+        connection,
+        f"SELECT w.user_id FROM wishes_wallet w WHERE {scope.sql('w.user_id')} "
+        "ORDER BY w.user_id LIMIT 1 OFFSET %(offset)s",
+        scope,
+        offset=size - 1,
+    )
+    return users.to_text(users.from_sql(connection, found[0][0])) if found else None
 
 
 def rows(connection: BaseDatabaseWrapper, sql: str, scope: Scope, **parameters: Any) -> list[tuple[Any, ...]]:

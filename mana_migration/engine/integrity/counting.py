@@ -1,0 +1,207 @@
+"""Counting the findings of every check in a few scans; see Note [Count first, list later].
+
+# Note [Everybody first]
+The users of a run are found through its records, which costs a join in each of the scans.  Where a
+run handled a fair share of all users, looking at everybody is the shorter way: what holds for all
+holds for the run, and only a check that found somebody is counted again for the run's users alone.
+The users of a small run are looked at directly, and found in the range of keys of its batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from django.contrib.auth import get_user_model
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.domain.validation import POST, PRE, Finding
+from mana_migration.engine import users
+from mana_migration.engine.integrity import ledger, records, runs, wallets
+from mana_migration.engine.integrity.records import RecordScan
+from mana_migration.engine.integrity.scope import Scope, rows
+from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums
+from mana_migration.engine.integrity.wallets import WalletTerms
+from mana_migration.models import MigrationRun
+
+#: A run that handled less than one in so many wallets is small: Note [Everybody first].
+SMALL_RUN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is looked at, and by which terms.
+
+    ``whole``: sums over everybody are taken, also where only a run is asked about.
+    """
+
+    using: str
+    connection: BaseDatabaseWrapper
+    phase: str
+    scope: Scope
+    terms: WalletTerms
+    whole: bool
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the scans found: numbers by check, the findings about whole runs, and sums."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+    of_runs: list[Finding] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=dict)
+    baseline: dict[str, str] = field(default_factory=dict)
+
+
+def look_at(using: str, connection: BaseDatabaseWrapper, phase: str, scope: Scope, terms: WalletTerms) -> Look:
+    """Choose how to look at a scope."""
+    if scope.run is None:
+        return Look(using, connection, phase, scope, terms, whole=not scope.users)
+    known = MigrationRun.objects.using(using).get(pk=scope.run).baseline.get("wallets")
+    scope, handled = _range_of_run(connection, scope)
+    whole = known is None or handled * SMALL_RUN > int(known)
+    return Look(using, connection, phase, scope, terms, whole)
+
+
+def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope, int]:
+    """Narrow a scope to the keys of its run's batches; return it and how many users the run handled."""
+    key = get_user_model()._meta.pk
+    if isinstance(key, models.IntegerField):
+        bounds = "MIN(CAST(b.first_user AS bigint)), MAX(CAST(b.last_user AS bigint))"
+    elif isinstance(key, models.UUIDField):
+        bounds = "MIN(b.first_user), MAX(b.last_user)"  # their texts are ordered as they are
+    else:
+        bounds = "NULL, NULL"
+    ((first, last, handled),) = rows(
+        connection,
+        f"SELECT {bounds}, COALESCE(SUM(b.selected), 0) FROM mana_migration_migrationbatch b WHERE b.run_id = %(run)s",
+        Scope(run=scope.run),
+    )
+    if first is not None:
+        scope = replace(scope, first=users.to_text(first), last=users.to_text(last))
+    return scope, int(handled)
+
+
+def count(look: Look) -> Counts:
+    """Count the findings of every check of the phase, and sum up what was looked at."""
+    connection, scope = look.connection, look.scope
+    sums = ledger_sums(connection) if look.whole else None
+    wide = Scope() if look.whole else scope
+    scan = wallets.scan(connection, look.terms, wide)
+    found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
+    if look.phase != POST and scope.run is None:
+        found.totals["users"] = wallets.count_users(connection, scope)
+        found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
+    negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
+    found.numbers["negative_mana"] += negative
+    entries = None if sums is None else sums.entries
+    found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=look.phase == PRE, entries=entries)
+    if look.phase == PRE:
+        found.numbers["migration_inconsistency"] = _count_flags(look, found)
+    else:
+        _count_records(look, found, sums)
+    if scope.run is not None:
+        _narrow(look, found)
+    if sums is not None:
+        _compare_value(look, found, sums)
+    return found
+
+
+def _narrow(look: Look, found: Counts) -> None:
+    """Count again for the users of the run what somebody, perhaps not of the run, was found with."""
+    found.numbers["unmigrated_remaining"] = 0  # users of a rollback are meant to be unmigrated
+    if not look.whole:
+        return
+    if found.numbers["negative_mana"] or found.numbers["late_wishes"]:
+        counts = wallets.scan(look.connection, look.terms, look.scope).counts
+        found.numbers["late_wishes"] = counts["late_wishes"]
+        negative = ledger.count_negative_balances(look.connection, look.scope)
+        found.numbers["negative_mana"] = counts["negative_mana"] + negative
+    if found.numbers["ledger_mismatch"]:
+        found.numbers |= ledger.count_balances(look.connection, look.scope, unmigrated_only=False)
+
+
+def _count_flags(look: Look, found: Counts) -> int:
+    if look.scope.everybody and records.one_live_record_is_kept(look.connection):
+        live, unflagged = records.count_live(look.connection)
+        if not unflagged and live == found.totals["migrated"]:
+            return 0
+    return records.count_inconsistencies(look.connection, look.scope)
+
+
+def _count_records(look: Look, found: Counts, sums: LedgerSums | None) -> None:
+    connection, scope = look.connection, look.scope
+    forgetful = ledger.is_forgetful(connection)
+    scan = records.scan(connection, scope)
+    found.numbers["conversion_mismatch"] = scan.total("mismatched")
+    found.numbers["migration_inconsistency"] = _count_scanned_flags(look, found, scan)
+    strays = _has_strays(look, scan, sums)
+    if forgetful or strays:
+        found.numbers["missing_entry"] = ledger.count_missing_entries(connection, scope, forgetful=forgetful)
+    else:
+        lacking = scan.total("lacking_conversion") + scan.total("lacking_reversal")
+        openings = scope.everybody and sums is not None and sums.numbers.get("opening")
+        found.numbers["missing_entry"] = lacking + (ledger.count_unrecorded_openings(connection) if openings else 0)
+    if scope.users:
+        return
+    gathered = runs.gather(connection, scan, scope.run)
+    if strays or forgetful:
+        runs.add_unrecorded(connection, gathered)
+    booked = sums if scope.run is None else None
+    found.of_runs += runs.not_conserved(gathered, forgetful=forgetful, booked=booked)
+    found.of_runs += runs.incomplete(gathered.values())
+    for check in ("value_not_conserved", "run_incomplete"):
+        found.numbers[check] = sum(finding.check == check for finding in found.of_runs)
+
+
+def _has_strays(look: Look, scan: RecordScan, sums: LedgerSums | None) -> bool:
+    """Say whether the ledger has conversions or reversals beside those of the records, each of which has its own."""
+    if look.scope.run is not None:
+        recorded = scan.total("conversions", run=look.scope.run)
+        return ledger.count_conversions(look.connection, look.scope) != recorded
+    if sums is None:
+        return True  # unknown, and cheap to look at for a few users
+    booked = (sums.numbers.get("conversion", 0), sums.numbers.get("reversal", 0))
+    return booked != (scan.total("conversions"), scan.total("reversals"))
+
+
+def _count_scanned_flags(look: Look, found: Counts, scan: RecordScan) -> int:
+    """Count migration_inconsistency with what the pass over the records has found, user by user only if need be."""
+    if records.one_live_record_is_kept(look.connection) and not scan.total("unflagged"):
+        if look.scope.run is not None and not scan.total("reflagged"):
+            return 0
+        if look.scope.everybody and scan.total("migrated") == found.totals["migrated"]:
+            return 0
+    return records.count_inconsistencies(look.connection, look.scope)
+
+
+def _compare_value(look: Look, found: Counts, sums: LedgerSums) -> None:
+    """Keep the sums over everybody, and compare them with those of the last run's start."""
+    rates = look.terms.rates.as_dict()
+    totals = found.totals
+    booked = booked_value(look.connection, rates, sums)
+    found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
+    run = None if look.phase == PRE else _run_with_baseline(look)
+    if run is None or run.rates != rates:
+        return
+    before, booked_then = int(run.baseline["value"]), int(run.baseline["booked"])
+    change = (totals["value"] - booked) - (before - booked_then)
+    found.totals |= {"value_before": before, "booked_since": booked - booked_then}
+    if change:
+        found.numbers["unbooked_change"] = 1
+        found.of_runs.append(
+            Finding(
+                "unbooked_change",
+                run=run.pk,
+                figures={"before": before, "booked_since": booked - booked_then, "now": totals["value"]},
+                reason=f"since run {run.pk} began, {change:+,} mana of value came or went in no ledger",
+            )
+        )
+
+
+def _run_with_baseline(look: Look) -> MigrationRun | None:
+    """Return the run whose start to compare with: the one asked for, else the latest that took the sums."""
+    candidates = MigrationRun.objects.using(look.using).filter(baseline__has_key="booked")
+    if look.scope.run is not None:
+        candidates = candidates.filter(pk=look.scope.run)
+    return candidates.order_by("-pk").first()

@@ -1,0 +1,94 @@
+"""Sums over the whole ledger, and what everything together should be worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.engine import dialect
+from mana_migration.engine.integrity.scope import Scope, rows
+from wishes.rates import COLOURS
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSums:
+    """All entries of the mana ledger by kind: their number and their exact sum; and how many had a negative balance."""
+
+    numbers: dict[str, int]
+    sums: dict[str, int]
+    negative: int
+
+    @property
+    def entries(self) -> int:
+        """Return the number of all entries."""
+        return sum(self.numbers.values())
+
+    def of(self, *kinds: str) -> int:
+        """Return the sum over some kinds, in mana."""
+        return sum(self.sums.get(kind, 0) for kind in kinds)
+
+
+def ledger_sums(connection: BaseDatabaseWrapper) -> LedgerSums:
+    """Sum up the mana ledger by kind, in one pass."""
+    vendor = connection.vendor
+    found = rows(
+        connection,
+        "SELECT kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
+        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry GROUP BY kind",
+        Scope(),
+    )
+    return LedgerSums(
+        {kind: int(number) for kind, number, _, _, _ in found},
+        {kind: dialect.combine(vendor, first, second) for kind, _, _, first, second in found},
+        sum(int(negative) for _, _, negative, _, _ in found),
+    )
+
+
+def booked_value(connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums) -> int:
+    """Return what services, imports, write-offs and fixes have added to all wallets, in mana at these rates."""
+    vendor = connection.vendor
+    wishes = rows(
+        connection,
+        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry GROUP BY colour",
+        Scope(),
+    )
+    written_off = _sum(
+        connection,
+        "b.shortfall",
+        "mana_migration_migrationbatch b JOIN mana_migration_migrationrun o ON o.id = b.run_id "
+        "WHERE o.kind = 'rollback' AND b.status = 'done'",
+    )
+    fixes = _sum(connection, "mana_change", "mana_migration_integrityfix") + sum(
+        rate * _sum(connection, f"{colour}_change", "mana_migration_integrityfix") for colour, rate in rates.items()
+    )
+    return (
+        sums.of("earn", "spend", "adjustment")
+        + sum(rates[colour] * dialect.combine(vendor, first, second) for colour, first, second in wishes)
+        + written_off
+        + fixes
+        + _imported(connection, rates)
+    )
+
+
+def _imported(connection: BaseDatabaseWrapper, rates: Mapping[str, int]) -> int:
+    """Return the value that imports brought in, as each has recorded it."""
+    text = (
+        "o.baseline->'imported'->>'{}'"
+        if connection.vendor == "postgresql"
+        else "json_extract(o.baseline, '$.imported.{}')"
+    )
+    columns = ", ".join(text.format(name) for name in (*COLOURS, "mana"))
+    found = rows(connection, f"SELECT {columns} FROM mana_migration_migrationrun o WHERE o.kind = 'import'", Scope())
+    worths = {**rates, "mana": 1}
+    return sum(
+        worths[name] * int(value) for row in found for name, value in zip((*COLOURS, "mana"), row, strict=True) if value
+    )
+
+
+def _sum(connection: BaseDatabaseWrapper, expression: str, source: str) -> int:
+    ((first, second),) = rows(
+        connection, f"SELECT {dialect.exact_sum(connection.vendor, expression)} FROM {source}", Scope()
+    )
+    return dialect.combine(connection.vendor, first, second)
