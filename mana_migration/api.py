@@ -20,18 +20,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from django.contrib.auth import get_user_model
+from django.db.models import Avg
+
 from mana_migration.domain.forecast import Forecast
-from mana_migration.domain.options import SKIP, Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.options import SKIP, Controls, MigrationOptions, RollbackOptions, parse_batch_size
 from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary
 from mana_migration.domain.validation import BY_ID, ERROR, WARNING, Finding
 from mana_migration.engine import users as user_keys
 from mana_migration.errors import UserNotFoundError
-from mana_migration.models import UserMigration
+from mana_migration.selectors.user_list import Standing, with_standing
 from mana_migration.services import dry_run, migrate, rollback, runs, validation
-from mana_migration.states import UserStatus
 from wishes import conf as wishes_conf
+from wishes.errors import UnknownUserError
 from wishes.models import Wallet
 from wishes.rates import Rates
+from wishes.selectors import user_key
 
 __all__ = [
     "Statistics",
@@ -92,6 +96,8 @@ def validate_user(user: Any, *, using: str = "default") -> UserReport:
     by_severity: dict[str, list[Finding]] = {ERROR: [], WARNING: []}
     notes: list[Finding] = []
     for finding in found:
+        if finding.check == "unmigrated_remaining":
+            continue  # says something of a finished migration, not of a user before theirs
         by_severity.get(BY_ID[finding.check].severity, notes).append(finding)
     return UserReport(key, tuple(by_severity[ERROR]), tuple(by_severity[WARNING]), tuple(notes))
 
@@ -129,7 +135,8 @@ def migrate_users(
         limit=limit,
         skip_invalid=skip_invalid,
         auto_fix=auto_fix,
-        controls=Controls(batch_size=batch_size, delay=0.0),
+        controls=Controls(batch_size=parse_batch_size(batch_size), delay=0.0),
+        given=frozenset() if batch_size == Controls().batch_size else frozenset({"batch_size"}),
     )
     return migrate.migrate(options, actor=runs.current_actor(), using=using, progress=progress)
 
@@ -206,7 +213,11 @@ def _rollback_options(
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Users by outcome, and the sums over all wallets in wishes and mana."""
+    """Users by where they stand, each in one place, and the sums over all wallets in wishes and mana.
+
+    ``users_pending`` were never handled; those who failed, were skipped or rolled back and were
+    migrated later count as migrated.  ``average_mana`` is what a migrated user holds.
+    """
 
     users_migrated: int
     users_pending: int
@@ -221,27 +232,30 @@ class Statistics:
 
 
 def statistics(*, using: str = "default") -> Statistics:
-    """Count users by outcome and sum up all wallets; reads every wallet once, so it costs with their number."""
+    """Count users by where they stand and sum up all wallets; reads every wallet, so it costs with their number."""
     totals = validation.wallet_totals(using)
-    records = UserMigration.objects.using(using)
-    migrated = totals["migrated"]
+    users = get_user_model()._base_manager.using(using).all()
+    average = Wallet.objects.using(using).filter(migrated_at__isnull=False).aggregate(Avg("mana"))["mana__avg"]
     return Statistics(
-        users_migrated=migrated,
-        users_pending=totals["unmigrated"],
-        users_failed=records.filter(status=UserStatus.FAILED).count(),
-        users_skipped=records.filter(status=UserStatus.SKIPPED).count(),
-        users_rolled_back=records.filter(status=UserStatus.ROLLED_BACK).count(),
+        users_migrated=totals["migrated"],
+        users_pending=with_standing(users, Standing.PENDING).count(),
+        users_failed=with_standing(users, Standing.FAILED).count(),
+        users_skipped=with_standing(users, Standing.SKIPPED).count(),
+        users_rolled_back=with_standing(users, Standing.ROLLED_BACK).count(),
         green=totals["green"],
         blue=totals["blue"],
         red=totals["red"],
         mana=totals["mana"],
-        average_mana=totals["mana"] / migrated if migrated else 0.0,
+        average_mana=float(average or 0),
     )
 
 
 def _key(user: Any, using: str) -> str:
-    key = getattr(user, "pk", user)
-    wallet = Wallet.objects.using(using).filter(pk=key).first()
-    if wallet is None:
-        raise UserNotFoundError(f"no user with the primary key {key!r} has a wallet; give a user or a primary key")
-    return user_keys.to_text(wallet.pk)
+    """Return the primary key, as text, of a user who exists."""
+    try:
+        key = user_key(user)
+    except UnknownUserError as error:
+        raise UserNotFoundError(f"{error}; give a user or a primary key") from error
+    if not get_user_model()._base_manager.using(using).filter(pk=key).exists():
+        raise UserNotFoundError(f"there is no user with the primary key {key!r}; give a user or a primary key")
+    return user_keys.to_text(key)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-#: Columns that ``picked`` must have for a conversion: the wallet as locked, what it is worth, the
-#: entry's reference, and whether this user is converted at all (``problem`` is empty).
-CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "problem")
+#: Columns that ``picked`` must have for a conversion: the wallet as locked, what it is worth, and whether
+#: this user is converted at all.  Its rows are in the order of the keys.
+CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "sound")
 
 
 def insert_conversion_entries(reference: str, now: str) -> str:
@@ -22,42 +22,46 @@ def insert_conversion_entries(reference: str, now: str) -> str:
     return (
         "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
         f"SELECT user_id, credit, mana + credit, 'conversion', {reference}, {now} "
-        "FROM picked WHERE problem = '' AND credit <> 0 ORDER BY user_id"
+        "FROM picked WHERE sound AND credit <> 0"
     )
 
 
-def update_converted_wallets(now: str) -> str:
-    """Return the UPDATE that zeroes the wishes, credits the mana and sets the flag."""
+def update_converted_wallets(now: str, within: str) -> str:
+    """Return the UPDATE that zeroes the wishes, credits the mana and sets the flag.
+
+    ``within`` is a condition on ``wishes_wallet`` that holds for everybody picked: a range of keys,
+    so that the wallets are read in one go.
+    """
     return (
         "UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = wishes_wallet.mana + picked.credit, "
         f"migrated_at = {now}, updated_at = {now} "
-        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND picked.problem = ''"
+        f"FROM picked WHERE {within} AND wishes_wallet.user_id = picked.user_id AND picked.sound"
     )
 
 
 def insert_reversal_entries(reference: str, now: str) -> str:
     """Return the INSERT of one ledger entry for each reversal that debits anything.
 
-    ``picked`` has user_id, mana (as locked), debit and problem.
+    ``picked`` has user_id, mana (as locked), debit and sound.
     """
     return (
         "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
         f"SELECT user_id, -debit, mana - debit, 'reversal', {reference}, {now} "
-        "FROM picked WHERE problem = '' AND debit <> 0 ORDER BY user_id"
+        "FROM picked WHERE sound AND debit <> 0"
     )
 
 
-def update_reversed_wallets(now: str) -> str:
+def update_reversed_wallets(now: str, within: str) -> str:
     """Return the UPDATE that debits the mana, adds the wishes back and clears the flag.
 
-    ``picked`` has user_id, green, blue, red (to add), debit and problem.  The wallet guard must be
-    lifted in this transaction (``wishes.guards.announce_reversal``).
+    ``picked`` has user_id, green, blue, red (to add), debit and sound; ``within`` as for a
+    conversion.  The wallet guard must be lifted in this transaction (``wishes.guards``).
     """
     return (
         "UPDATE wishes_wallet SET green = wishes_wallet.green + picked.green, "
         "blue = wishes_wallet.blue + picked.blue, red = wishes_wallet.red + picked.red, "
         f"mana = wishes_wallet.mana - picked.debit, migrated_at = NULL, updated_at = {now} "
-        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND picked.problem = ''"
+        f"FROM picked WHERE {within} AND wishes_wallet.user_id = picked.user_id AND picked.sound"
     )
 
 

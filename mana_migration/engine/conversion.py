@@ -1,7 +1,4 @@
-"""The one way wishes become mana: the same statement for one user and for ten thousand.
-
-Every function must be called inside a transaction that its caller owns.
-"""
+"""The one way wishes become mana: the same statement for one user and for ten thousand."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import dialect, users
+from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
 from wishes import posting
 from wishes.rates import BIGINT_MAX, Rates
 
@@ -47,24 +45,23 @@ def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
     unless such users are to be left out one by one.
     """
     quarter = BIGINT_MAX // 4
-    small = " AND ".join(
-        f"w.{colour} <= {quarter // rate}" for colour, rate in rates.as_dict().items()
-    ) + f" AND w.mana <= {quarter}"
-    exact = " + ".join(f"w.{colour}::numeric * {rate}" for colour, rate in rates.as_dict().items()) + " + w.mana"
-    approximate = f"{worth_sql(rates)} + w.mana"
-    backed = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
-    recorded = "EXISTS (SELECT 1 FROM mana_migration_usermigration m WHERE m.user_id = w.user_id AND m.status = 'migrated')"
-    suspect = (
-        f"WHEN w.mana <> {backed} THEN 'orphaned_mana' WHEN {recorded} THEN 'migration_inconsistency' "
-        if look_closer
-        else ""
-    )
-    return (
-        "CASE WHEN w.green < 0 OR w.blue < 0 OR w.red < 0 THEN 'negative_balance' "
-        f"{suspect}"
-        f"WHEN {small} THEN '' "
-        f"WHEN {dialect.exceeds_bigint(vendor, exact, approximate)} THEN 'overflow' ELSE '' END"
-    )
+    colours = rates.as_dict().items()
+    negative = " OR ".join(f"w.{colour} < 0" for colour, _ in colours)
+    small = " AND ".join(f"w.{colour} BETWEEN 0 AND {quarter // rate}" for colour, rate in colours)
+    exact = " + ".join(f"w.{colour}::numeric * {rate}" for colour, rate in colours) + " + w.mana"
+    too_much = dialect.exceeds_bigint(vendor, exact, f"{worth_sql(rates)} + w.mana")
+    cases = [
+        (f"{small} AND w.mana <= {quarter}", ""),  # almost everybody
+        (negative, "negative_balance"),
+        (too_much, "overflow"),
+    ]
+    if look_closer:
+        backed = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
+        recorded = "SELECT 1 FROM mana_migration_usermigration m WHERE m.user_id = w.user_id AND m.status = 'migrated'"
+        suspect = [(f"w.mana <> {backed}", "orphaned_mana"), (f"EXISTS ({recorded})", "migration_inconsistency")]
+        cases = [cases[1], *suspect, cases[0], cases[2]]
+    whens = " ".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
+    return f"CASE {whens} ELSE '' END"
 
 
 def worth_sql(rates: Rates, alias: str = "w") -> str:
@@ -83,110 +80,107 @@ def cohort_sql(column: str, permyriad: int) -> str:
     return f"substr(md5(CAST({column} AS text)), 1, 8) < '{bound}'"
 
 
-def selection_sql(terms: ConversionTerms) -> str:
-    """Return the condition of wallets ``w`` that the run still has to handle; takes the run's id."""
+def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
+    """Return the condition of wallets ``w`` that the run still has to handle.
+
+    ``within`` limits the records ``r`` that are looked at to those of a range of keys, as ``AND ...``.
+    """
     cohort = "" if terms.cohort is None else f" AND {cohort_sql('w.user_id', terms.cohort)}"
     retry = (
-        " AND EXISTS (SELECT 1 FROM mana_migration_usermigration f "
-        "WHERE f.user_id = w.user_id AND f.status = 'failed')"
+        " AND EXISTS (SELECT 1 FROM mana_migration_usermigration f WHERE f.user_id = w.user_id AND f.status = 'failed')"
         if terms.retry_failed
         else ""
     )
     return (
         "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = %s){cohort}{retry}"
+        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within}){cohort}{retry}"
     )
 
 
-def picked_sql(vendor: str, terms: ConversionTerms, wallets: str) -> str:
-    """Return the SELECT of ``picked``: the wallets of this SELECT, judged, with the mana that they are worth."""
+def picked_sql(vendor: str, terms: ConversionTerms, wallets: str, condition: str, *, locked: bool) -> str:
+    """Return the SELECT of ``picked``: these wallets ``w``, judged, with the mana that they are worth.
+
+    ``wallets`` is a table or a subselect with its alias ``w``.  With ``locked`` they are locked in
+    the order of their keys.
+    """
     problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid or terms.look_closer)
-    judged = f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM ({wallets}) w"
-    return (
-        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
-        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem FROM ({judged}) w"
+    # OFFSET 0: judge once and not wherever the judgement is read
+    order = f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
+    judged = (
+        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM {wallets} "
+        f"WHERE {condition} {order}"
     )
-
-
-def result_sql(vendor: str, relation: str = "picked") -> str:
-    """Return the SELECT of (problem, users, exact sums of green, blue, red and credit)."""
-    sums = ", ".join(dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "credit"))
-    return f"SELECT problem, COUNT(*), {sums} FROM {relation} GROUP BY problem"
+    return (
+        "SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
+        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem = '' AS sound, "
+        f"w.problem FROM ({judged}) w"
+    )
 
 
 @lru_cache(maxsize=32)
-def _statement(vendor: str, terms: ConversionTerms) -> dialect.SetStatement:
+def _statement(vendor: str, terms: ConversionTerms) -> BatchStatement:
     now = dialect.now(vendor)
-    source = picked_sql(
-        vendor,
-        terms,
-        "SELECT w.user_id, w.green, w.blue, w.red, w.mana FROM wishes_wallet w "
-        f"WHERE w.user_id BETWEEN %s AND %s AND {selection_sql(terms)} "
-        f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}",
-    )
+    in_range = "BETWEEN %(first)s AND %(last)s"
+    closer = terms.skip_invalid or terms.look_closer
     rejected = "skipped" if terms.skip_invalid else "failed"
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
     record = (
         "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
         "mana_before, mana_credited, error_class, error_message, created_at) "
-        f"SELECT user_id, %s, %s, CASE WHEN problem = '' THEN 'migrated' ELSE '{rejected}' END, green, blue, red, "
-        f"mana, credit, problem, CASE problem {messages} ELSE '' END, {now} FROM picked ORDER BY user_id"
+        f"SELECT user_id, {terms.run}, %(batch)s, CASE WHEN sound THEN 'migrated' ELSE '{rejected}' END, green, blue, "
+        f"red, mana, credit, problem, CASE problem WHEN '' THEN '' {messages} ELSE '' END, {now} FROM picked"
     )
     reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'user_id')}"
-    return dialect.SetStatement(
-        vendor=vendor,
-        columns=posting.CONVERSION_COLUMNS,
-        source=source,
-        writes=[
-            record,
-            posting.insert_conversion_entries(reference, now),
-            posting.update_converted_wallets(now),
-        ],
-        result=result_sql(vendor),
+    return BatchStatement(
+        vendor,
+        BatchWrites(
+            columns=(*posting.CONVERSION_COLUMNS, "problem"),
+            picked=picked_sql(
+                vendor,
+                terms,
+                "wishes_wallet w",
+                f"w.user_id {in_range} AND {selection_sql(terms, within=f' AND r.user_id {in_range}')} AND {{claimed}}",
+                locked=True,
+            ),
+            writes=(
+                record,
+                posting.insert_conversion_entries(reference, now),
+                posting.update_converted_wallets(now, f"wishes_wallet.user_id {in_range}"),
+            ),
+            sums={"green": "green", "blue": "blue", "red": "red", "mana": "credit"},
+            handled="migrated",
+            left_out=rejected,
+            # a ledger that is read before the wallet is locked may lack its newest entries
+            locks_first=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NULL")
+            if closer
+            else "",
+        ),
     )
 
 
-def convert(
-    connection: BaseDatabaseWrapper, terms: ConversionTerms, *, batch: int, first: str, last: str
-) -> Totals:
-    """Convert every wallet from ``first`` to ``last`` (keys as text, both included) that is still to do.
+def convert(connection: BaseDatabaseWrapper, terms: ConversionTerms, task: Task) -> Handled | None:
+    """Convert every wallet of a batch that is still to do, inside the caller's transaction.
 
-    Locks the wallets in key order, writes the records, the ledger entries and the wallets, and
-    returns the totals.  Wallets with a problem get a record that says so and are left as they are.
+    Claims the batch, locks the wallets in the order of their keys, writes the records, the ledger
+    entries and the wallets, and marks the batch.  Wallets with a problem get a record that says so
+    and are left as they are.  Returns None where the batch could not be claimed, or where nobody
+    was found and the task does not want it marked then.
 
     Raises:
         django.db.Error: the database refused; the caller's transaction must be rolled back.
     """
-    vendor = connection.vendor
-    with connection.cursor() as cursor:
-        rows = _statement(vendor, terms).run(
-            cursor,
-            source=[users.to_sql(connection, first), users.to_sql(connection, last), terms.run],
-            writes=[[terms.run, batch], [], []],
-        )
-    return totals_of(vendor, rows, skip_invalid=terms.skip_invalid)
+    return _statement(connection.vendor, terms).run(connection, task, {})
 
 
-def totals_of(vendor: str, rows: list[tuple[Any, ...]], *, skip_invalid: bool) -> Totals:
-    """Return the totals of rows (problem, users, exact sums of green, blue, red and credit)."""
-    totals = Totals()
-    for problem, count, *sums in rows:
-        totals.selected += count
-        if problem == "":
-            totals.migrated += count
-            pairs = list(zip(sums[::2], sums[1::2], strict=True))
-            green, blue, red, mana = (dialect.combine(vendor, *pair) for pair in pairs)
-            totals.green += green
-            totals.blue += blue
-            totals.red += red
-            totals.mana += mana
-        elif skip_invalid:
-            totals.skipped += count
-            totals.skips[problem] += count
-        else:
-            totals.failed += count
-            totals.errors[problem] += count
-    return totals
+def convert_alone(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, task: Task, limits: Limits
+) -> Handled | None:
+    """Do what ``convert`` does, in a transaction of its own.
+
+    Raises:
+        django.db.Error: the database refused; nothing was done.
+    """
+    return _statement(connection.vendor, terms).run_alone(connection, task, {}, limits)
 
 
 def _as_fixed(column: str) -> str:
@@ -194,17 +188,22 @@ def _as_fixed(column: str) -> str:
 
 
 def _would_pick(
-    connection: BaseDatabaseWrapper, terms: ConversionTerms, *, users_named: tuple[str, ...], limit: int | None, fixed: bool
-) -> tuple[str, list[Any]]:
+    connection: BaseDatabaseWrapper,
+    terms: ConversionTerms,
+    *,
+    users_named: tuple[str, ...],
+    limit: int | None,
+    fixed: bool,
+) -> tuple[str, dict[str, Any]]:
     """Return the SELECT of what a run on these terms would pick now, unlocked, and its parameters."""
     colours = ", ".join(_as_fixed(colour) if fixed else f"w.{colour}" for colour in terms.rates.as_dict())
-    named = f" AND w.user_id IN ({', '.join(['%s'] * len(users_named))})" if users_named else ""
+    parameters = {f"user_{place}": users.to_sql(connection, key) for place, key in enumerate(users_named)}
+    named = f" AND w.user_id IN ({', '.join(f'%({name})s' for name in parameters)})" if parameters else ""
     wallets = f"SELECT w.user_id, {colours}, w.mana FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
-    parameters: list[Any] = [terms.run, *(users.to_sql(connection, key) for key in users_named)]
     if limit is not None:
-        wallets += " ORDER BY w.user_id LIMIT %s"
-        parameters.append(limit)
-    return picked_sql(connection.vendor, terms, wallets), parameters
+        wallets += " ORDER BY w.user_id LIMIT %(most)s"
+        parameters["most"] = limit
+    return picked_sql(connection.vendor, terms, f"({wallets}) w", "1 = 1", locked=False), parameters
 
 
 def forecast(
@@ -220,9 +219,7 @@ def forecast(
     ``fixed``: as if auto-fix had set negative balances to 0 first.
     """
     picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
-    with connection.cursor() as cursor:
-        cursor.execute(result_sql(connection.vendor, f"({picked}) picked"), parameters)
-        return totals_of(connection.vendor, list(cursor.fetchall()), skip_invalid=terms.skip_invalid)
+    return _statement(connection.vendor, terms).forecast(connection, picked, parameters)
 
 
 def largest(
@@ -239,8 +236,8 @@ def largest(
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT user_id, green, blue, red, credit FROM ({picked}) picked "
-            "WHERE problem = '' ORDER BY credit DESC, user_id LIMIT %s",
-            [*parameters, count],
+            "WHERE sound ORDER BY credit DESC, user_id LIMIT %(count)s",
+            {**parameters, "count": count},
         )
         return [
             (users.to_text(users.from_sql(connection, key)), int(green), int(blue), int(red), int(credit))

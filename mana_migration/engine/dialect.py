@@ -10,7 +10,8 @@ follow one another inside the same IMMEDIATE transaction, which has no second wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -36,6 +37,13 @@ def lock(vendor: str, alias: str, *, skip_locked: bool = False) -> str:
     if vendor != "postgresql":
         return ""
     return f"FOR NO KEY UPDATE OF {alias}" + (" SKIP LOCKED" if skip_locked else "")
+
+
+def lock_wallets(vendor: str, condition: str) -> str:
+    """Return the statement that locks the wallets ``w`` of a condition in their keys' order; nothing on SQLite."""
+    if vendor != "postgresql":
+        return ""
+    return f"SELECT 1 FROM wishes_wallet w WHERE {condition} ORDER BY w.user_id {lock(vendor, 'w')}"
 
 
 def exceeds_bigint(vendor: str, exact: str, approximate: str) -> str:
@@ -82,15 +90,16 @@ class SetStatement:
         parts = [f"picked AS MATERIALIZED ({source})"]
         parts += [f"write_{number} AS ({write})" for number, write in enumerate(writes, 1)]
         self._sql = f"WITH {', '.join(parts)} {result}"
-        self._create = f"CREATE TEMPORARY TABLE IF NOT EXISTS picked_{len(columns)} ({', '.join(columns)})"
-        self._table = f"temp.picked_{len(columns)}"
+        name = f"picked_{zlib.crc32(','.join(columns).encode()):08x}"  # one table for each set of columns
+        self._create = f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ({', '.join(columns)})"
+        self._table = f"temp.{name}"
 
     def run(
         self,
         cursor: CursorWrapper,
         *,
-        source: Sequence[Any],
-        writes: Sequence[Sequence[Any]],
+        source: Sequence[Any] | Mapping[str, Any],
+        writes: Sequence[Sequence[Any] | Mapping[str, Any]],
     ) -> list[tuple[Any, ...]]:
         """Execute everything and return the rows of the result; must be called inside a transaction.
 

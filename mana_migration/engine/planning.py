@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -24,7 +26,7 @@ def slices(
     *,
     relation: str,
     condition: str,
-    parameters: list[object],
+    parameters: Mapping[str, object],
     after: str,
     size: int,
     limit: int,
@@ -34,32 +36,34 @@ def slices(
     Args:
         relation: the table with its alias ``w``, which has a column ``user_id``.
         condition: SQL over ``w`` that selects the users.
-        parameters: what the condition's placeholders stand for.
+        parameters: what the condition's placeholders ``%(name)s`` stand for.
         after: the last user already planned, as text; empty: from the start.
         size: users per slice, from 1.
         limit: users looked at, at most.
     """
-    start = "" if after == "" else "w.user_id > %s AND "
-    begin: list[object] = [] if after == "" else [users.to_sql(connection, after)]
+    values: dict[str, Any] = {**parameters, "size": size, "limit": limit}
+    start = ""
+    if after:
+        start, values["after"] = "w.user_id > %(after)s AND ", users.to_sql(connection, after)
     # one row per slice comes back, not one per user
     sql = (
         "WITH numbered AS (SELECT c.user_id, ROW_NUMBER() OVER (ORDER BY c.user_id) - 1 AS n FROM "
-        f"(SELECT w.user_id FROM {relation} WHERE {start}{condition} ORDER BY w.user_id LIMIT %s) c), "
+        f"(SELECT w.user_id FROM {relation} WHERE {start}{condition} ORDER BY w.user_id LIMIT %(limit)s) c), "
         "edges AS (SELECT user_id, n, COUNT(*) OVER () AS total FROM numbered) "
-        "SELECT user_id, n, total FROM edges WHERE n %% %s = 0 OR n %% %s = %s OR n = total - 1 ORDER BY n"
+        "SELECT user_id, n, total FROM edges "
+        "WHERE n %% %(size)s = 0 OR n %% %(size)s = %(size)s - 1 OR n = total - 1 ORDER BY n"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [*begin, *parameters, limit, size, size, size - 1])
+        cursor.execute(sql, values)
         rows = cursor.fetchall()
     found: list[Slice] = []
-    first: tuple[str, int] | None = None
+    first, begin = "", 0
     for key, number, total in rows:
         text = users.to_text(users.from_sql(connection, key))
         if number % size == 0:
-            first = (text, number)
+            first, begin = text, number
         if number % size == size - 1 or number == total - 1:
-            assert first is not None
-            found.append(Slice(first[0], text, number - first[1] + 1))
+            found.append(Slice(first, text, number - begin + 1))
     return found
 
 
@@ -71,7 +75,7 @@ def plan_migration(
         connection,
         relation="wishes_wallet w",
         condition=selection_sql(terms),
-        parameters=[terms.run],
+        parameters={},
         after=after,
         size=size,
         limit=limit,
@@ -83,14 +87,18 @@ def keys_between(
     *,
     relation: str,
     condition: str,
-    parameters: list[object],
+    parameters: Mapping[str, object],
     first: str,
     last: str,
 ) -> list[str]:
     """Return the keys of the selected users from ``first`` to ``last``, both included, in order, as text."""
-    sql = f"SELECT w.user_id FROM {relation} WHERE w.user_id BETWEEN %s AND %s AND {condition} ORDER BY w.user_id"
+    values = {**parameters, "first": users.to_sql(connection, first), "last": users.to_sql(connection, last)}
     with connection.cursor() as cursor:
-        cursor.execute(sql, [users.to_sql(connection, first), users.to_sql(connection, last), *parameters])
+        cursor.execute(
+            f"SELECT w.user_id FROM {relation} WHERE w.user_id BETWEEN %(first)s AND %(last)s AND {condition} "
+            "ORDER BY w.user_id",
+            values,
+        )
         return [users.to_text(users.from_sql(connection, row[0])) for row in cursor.fetchall()]
 
 
@@ -100,7 +108,7 @@ def migration_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, f
         connection,
         relation="wishes_wallet w",
         condition=selection_sql(terms),
-        parameters=[terms.run],
+        parameters={},
         first=first,
         last=last,
     )

@@ -1,7 +1,4 @@
-"""The one way a conversion is taken back, for one user and for ten thousand.
-
-Every function must be called inside a transaction that its caller owns.
-"""
+"""The one way a conversion is taken back, for one user and for ten thousand."""
 
 from __future__ import annotations
 
@@ -14,8 +11,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import dialect, users
+from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import Slice, keys_between, slices
-from wishes import guards, posting
+from wishes import posting
 
 #: Why a conversion is not taken back, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
@@ -42,135 +40,151 @@ class ReversalTerms:
     named: bool = False
 
 
-_COLUMNS: Final = ("record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "problem")
+_COLUMNS: Final = (
+    "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "sound", "problem",
+)  # fmt: skip
+
+_SUMS: Final = {"green": "green", "blue": "blue", "red": "red", "mana": "debit", "shortfall": "credited - debit"}
 
 
-def _selection(terms: ReversalTerms) -> tuple[str, list[Any]]:
-    """Return the condition of live records ``w`` that are still to be taken back, and its parameters."""
+def _selection(terms: ReversalTerms, *, within: str = "") -> str:
+    """Return the condition of live records ``w`` that are still to be taken back; see ``_parameters``.
+
+    ``within`` limits the records ``r`` that are looked at to those of a range of keys, as ``AND ...``.
+    """
     conditions = [
         "w.status = 'migrated'",
-        "NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id AND r.run_id = %s)",
+        "NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
+        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within})",
     ]
-    parameters: list[Any] = [terms.run]
     if not terms.named:
         # users whom the old system had converted are none of a mass rollback's business
-        conditions.append("w.run_id NOT IN (SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind = 'import')")
+        conditions.append(f"w.run_id NOT IN ({_IMPORTS})")
     if terms.target_run is not None:
-        conditions.append("w.run_id = %s")
-        parameters.append(terms.target_run)
-    for column, bound in (("w.created_at >= %s", terms.since), ("w.created_at < %s", terms.until)):
-        if bound is not None:
-            conditions.append(column)
-            parameters.append(bound)
-    return " AND ".join(conditions), parameters
+        conditions.append(f"w.run_id = {terms.target_run}")
+    if terms.since is not None:
+        conditions.append("w.created_at >= %(since)s")
+    if terms.until is not None:
+        conditions.append("w.created_at < %(until)s")
+    return " AND ".join(conditions)
 
 
-def _parameters(connection: BaseDatabaseWrapper, values: list[Any]) -> list[Any]:
-    return [
-        connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value for value in values
-    ]
+_IMPORTS: Final = "SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind = 'import'"
 
 
-def source_sql(vendor: str, terms: ReversalTerms, *, locked: bool) -> tuple[str, list[Any]]:
-    """Return the SELECT of what a rollback would do to live records from one key to another, and its parameters.
+def _parameters(connection: BaseDatabaseWrapper, terms: ReversalTerms) -> dict[str, Any]:
+    return {
+        name: connection.ops.adapt_datetimefield_value(bound)
+        for name, bound in (("since", terms.since), ("until", terms.until))
+        if bound is not None
+    }
 
-    Columns are those of ``picked``; the first two placeholders are the keys.  With ``locked`` the
-    wallets are locked in key order.
+
+def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str = "", locked: bool) -> str:
+    """Return the SELECT of ``picked``: live records ``w`` with their wallets ``b``, and what a rollback does to them.
+
+    ``condition`` narrows them down.  With ``locked`` the wallets are locked in the order of their keys.
     """
-    condition, parameters = _selection(terms)
-    lock = dialect.lock(vendor, "b") if locked else ""
-    short = "WHEN l.mana < l.mana_credited THEN 'shortfall' " if not terms.write_off else ""
+    order = f"ORDER BY w.user_id {dialect.lock(vendor, 'b')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
+    imported = f"WHEN w.run_id IN ({_IMPORTS}) THEN 'opening_balance' " if terms.named else ""
+    short = "WHEN b.mana < w.mana_credited THEN 'shortfall' " if not terms.write_off else ""
+    problem = f"CASE {imported}{short}ELSE '' END" if imported or short else "''"
     return (
         "SELECT l.id AS record_id, l.run_id AS origin, l.user_id, l.green, l.blue, l.red, l.mana, "
-        "l.mana_credited AS credited, CASE WHEN l.mana < l.mana_credited THEN l.mana ELSE l.mana_credited END AS debit, "
-        f"CASE WHEN l.kind = 'import' THEN 'opening_balance' {short}ELSE '' END AS problem FROM ("
-        "SELECT w.id, w.run_id, w.user_id, w.green, w.blue, w.red, w.mana_credited, b.mana, o.kind "
+        "l.mana_credited AS credited, "
+        "CASE WHEN l.mana < l.mana_credited THEN l.mana ELSE l.mana_credited END AS debit, "
+        "l.problem = '' AS sound, l.problem FROM ("
+        f"SELECT w.id, w.run_id, w.user_id, w.green, w.blue, w.red, w.mana_credited, b.mana, {problem} AS problem "
         "FROM mana_migration_usermigration w JOIN wishes_wallet b ON b.user_id = w.user_id "
-        "JOIN mana_migration_migrationrun o ON o.id = w.run_id "
-        f"WHERE w.user_id BETWEEN %s AND %s AND b.migrated_at IS NOT NULL AND {condition} "
-        f"ORDER BY w.user_id {lock}) l",
-        parameters,
+        f"WHERE {condition} AND b.migrated_at IS NOT NULL AND {_selection(terms, within=within)} {order}) l"
     )
 
 
 @lru_cache(maxsize=32)
-def _statement(vendor: str, terms: ReversalTerms) -> dialect.SetStatement:
+def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
     now = dialect.now(vendor)
-    source, _ = source_sql(vendor, terms, locked=True)
+    in_range = "BETWEEN %(first)s AND %(last)s"
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
     left_out = (
         "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, mana_before, "
         "mana_credited, error_class, error_message, shortfall, created_at) "
-        "SELECT user_id, %s, %s, 'skipped', 0, 0, 0, mana, 0, problem, "
+        f"SELECT user_id, {terms.run}, %(batch)s, 'skipped', 0, 0, 0, mana, 0, problem, "
         f"CASE problem {messages} ELSE '' END, CASE WHEN problem = 'shortfall' THEN credited - mana END, {now} "
-        "FROM picked WHERE problem <> '' ORDER BY user_id"
+        "FROM picked WHERE NOT sound"
+    )
+    theirs = (
+        f"mana_migration_usermigration.user_id {in_range} AND mana_migration_usermigration.user_id = picked.user_id "
+        "AND mana_migration_usermigration.id = picked.record_id AND picked.sound"
     )
     if terms.preserve_logs:
         records = (
-            f"UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = %s, reversed_at = {now}, "
-            "mana_debited = picked.debit, shortfall = picked.credited - picked.debit FROM picked "
-            "WHERE mana_migration_usermigration.id = picked.record_id AND picked.problem = ''"
+            f"UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = {terms.run}, "
+            f"reversed_at = {now}, mana_debited = picked.debit, shortfall = picked.credited - picked.debit "
+            f"FROM picked WHERE {theirs}"
         )
     else:
         records = (
-            "DELETE FROM mana_migration_usermigration WHERE id IN (SELECT record_id FROM picked WHERE problem = '')"
+            f"DELETE FROM mana_migration_usermigration WHERE user_id {in_range} "
+            "AND id IN (SELECT record_id FROM picked WHERE sound)"
         )
     reference = f"'reversal:' || origin || ':' || {users.key_sql(vendor, 'user_id')}"
-    sums = ", ".join(
-        dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "debit", "credited - debit")
+    return BatchStatement(
+        vendor,
+        BatchWrites(
+            columns=_COLUMNS,
+            picked=picked_sql(
+                vendor,
+                terms,
+                f"w.user_id {in_range} AND b.user_id {in_range} AND {{claimed}}",
+                within=f" AND r.user_id {in_range}",
+                locked=True,
+            ),
+            writes=(
+                left_out,
+                records,
+                posting.insert_reversal_entries(reference, now),
+                posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
+            ),
+            sums=_SUMS,
+            handled="rolled_back",
+            left_out="skipped",
+            reverses=True,
+        ),
     )
-    return dialect.SetStatement(
-        vendor=vendor,
-        columns=_COLUMNS,
-        source=source,
-        writes=[
-            left_out,
-            records,
-            posting.insert_reversal_entries(reference, now),
-            posting.update_reversed_wallets(now),
-        ],
-        result=f"SELECT problem, COUNT(*), {sums} FROM picked GROUP BY problem",
-    )
 
 
-def reverse(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, batch: int, first: str, last: str) -> Totals:
-    """Take back every selected conversion of the users from ``first`` to ``last`` (keys as text, both included).
+def reverse(connection: BaseDatabaseWrapper, terms: ReversalTerms, task: Task) -> Handled | None:
+    """Take back every selected conversion of a batch, inside the caller's transaction.
 
-    Locks the wallets in key order.  Debits exactly what was credited, or what is there where the
-    terms write the rest off; adds the recorded wishes; clears the flag.
+    Claims the batch, locks the wallets in the order of their keys, debits exactly what was credited,
+    or what is there where the terms write the rest off, adds the recorded wishes, clears the flag
+    and marks the batch.  Returns None where the batch could not be claimed, or where nobody was
+    found and the task does not want it marked then.
 
     Raises:
         django.db.Error: the database refused; the caller's transaction must be rolled back.
     """
-    vendor = connection.vendor
-    _, parameters = _selection(terms)
-    with guards.announce_reversal(connection), connection.cursor() as cursor:
-        rows = _statement(vendor, terms).run(
-            cursor,
-            source=[
-                users.to_sql(connection, first),
-                users.to_sql(connection, last),
-                *_parameters(connection, parameters),
-            ],
-            writes=[[terms.run, batch], [terms.run] if terms.preserve_logs else [], [], []],
-        )
-    return totals_of(vendor, rows)
+    return _statement(connection.vendor, terms).run(connection, task, _parameters(connection, terms))
 
 
-def totals_of(vendor: str, rows: list[tuple[Any, ...]]) -> Totals:
-    """Return the totals of rows (problem, users, exact sums of green, blue, red, debit and shortfall)."""
-    totals = Totals()
-    for problem, count, *sums in rows:
-        totals.selected += count
-        if problem:
-            totals.skipped += count
-            totals.skips[problem] += count
-            continue
-        totals.rolled_back += count
-        figures = (dialect.combine(vendor, *pair) for pair in zip(sums[::2], sums[1::2], strict=True))
-        for name, value in zip(("green", "blue", "red", "mana", "shortfall"), figures, strict=True):
-            setattr(totals, name, getattr(totals, name) + value)
-    return totals
+def reverse_alone(connection: BaseDatabaseWrapper, terms: ReversalTerms, task: Task, limits: Limits) -> Handled | None:
+    """Do what ``reverse`` does, in a transaction of its own.
+
+    Raises:
+        django.db.Error: the database refused; nothing was done.
+    """
+    return _statement(connection.vendor, terms).run_alone(connection, task, _parameters(connection, terms), limits)
+
+
+def _would_pick(
+    connection: BaseDatabaseWrapper, terms: ReversalTerms, keys: tuple[str, str] | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the SELECT of what a rollback on these terms would pick now, unlocked, and its parameters."""
+    parameters, condition = _parameters(connection, terms), "1 = 1"
+    if keys is not None:
+        condition = "w.user_id BETWEEN %(first)s AND %(last)s"
+        parameters["first"], parameters["last"] = (users.to_sql(connection, key) for key in keys)
+    return picked_sql(connection.vendor, terms, condition, locked=False), parameters
 
 
 def forecast(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, keys: tuple[str, str] | None = None) -> Totals:
@@ -178,19 +192,8 @@ def forecast(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, keys: tup
 
     ``keys`` limits it to users from one key to another (as text, both included).
     """
-    vendor = connection.vendor
-    source, parameters = source_sql(vendor, terms, locked=False)
-    values = _parameters(connection, parameters)
-    if keys is None:
-        source = source.replace("w.user_id BETWEEN %s AND %s AND ", "")
-    else:
-        values = [users.to_sql(connection, keys[0]), users.to_sql(connection, keys[1]), *values]
-    sums = ", ".join(
-        dialect.exact_sum(vendor, column) for column in ("green", "blue", "red", "debit", "credited - debit")
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT problem, COUNT(*), {sums} FROM ({source}) picked GROUP BY problem", values)
-        return totals_of(vendor, list(cursor.fetchall()))
+    picked, parameters = _would_pick(connection, terms, keys)
+    return _statement(connection.vendor, terms).forecast(connection, picked, parameters)
 
 
 def shortfalls(
@@ -201,18 +204,12 @@ def shortfalls(
     keys: tuple[str, str] | None = None,
 ) -> list[tuple[int, int, int]]:
     """Return (record id, mana credited, mana lacking) of the largest shortfalls that a rollback would meet now."""
-    vendor = connection.vendor
-    source, parameters = source_sql(vendor, terms, locked=False)
-    values = _parameters(connection, parameters)
-    if keys is None:
-        source = source.replace("w.user_id BETWEEN %s AND %s AND ", "")
-    else:
-        values = [users.to_sql(connection, keys[0]), users.to_sql(connection, keys[1]), *values]
+    picked, parameters = _would_pick(connection, terms, keys)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT record_id, credited, credited - mana FROM ({source}) picked "
-            "WHERE credited > mana AND problem <> 'opening_balance' ORDER BY credited - mana DESC, record_id LIMIT %s",
-            [*values, limit],
+            f"SELECT record_id, credited, credited - mana FROM ({picked}) picked WHERE credited > mana "
+            "AND problem <> 'opening_balance' ORDER BY credited - mana DESC, record_id LIMIT %(limit)s",
+            {**parameters, "limit": limit},
         )
         return [(int(record), int(credited), int(lacking)) for record, credited, lacking in cursor.fetchall()]
 
@@ -221,12 +218,11 @@ def plan_rollback(
     connection: BaseDatabaseWrapper, terms: ReversalTerms, *, after: str, size: int, limit: int
 ) -> list[Slice]:
     """Cut the next users whose conversions are still to be taken back."""
-    condition, parameters = _selection(terms)
     return slices(
         connection,
         relation="mana_migration_usermigration w",
-        condition=condition,
-        parameters=_parameters(connection, parameters),
+        condition=_selection(terms),
+        parameters=_parameters(connection, terms),
         after=after,
         size=size,
         limit=limit,
@@ -235,12 +231,11 @@ def plan_rollback(
 
 def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, first: str, last: str) -> list[str]:
     """Return the keys of a range whose conversions are still to be taken back."""
-    condition, parameters = _selection(terms)
     return keys_between(
         connection,
         relation="mana_migration_usermigration w",
-        condition=condition,
-        parameters=_parameters(connection, parameters),
+        condition=_selection(terms),
+        parameters=_parameters(connection, terms),
         first=first,
         last=last,
     )

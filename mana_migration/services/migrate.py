@@ -11,8 +11,9 @@ from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RunSummary, Totals
+from mana_migration.domain.results import ProgressCallback, RunSummary
 from mana_migration.engine import conversion, planning, records, totals
+from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, RunConflictError
@@ -51,9 +52,9 @@ class MigrationWork:
         """Return the keys of a range that are still to be converted."""
         return planning.migration_keys(connections[using], self.terms, first=first, last=last)
 
-    def handle(self, using: str, *, batch: int, first: str, last: str) -> Totals:
-        """Convert the users of a range."""
-        return conversion.convert(connections[using], self.terms, batch=batch, first=first, last=last)
+    def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
+        """Convert the users of a batch."""
+        return conversion.convert_alone(connections[using], self.terms, task, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""

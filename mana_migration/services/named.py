@@ -14,14 +14,15 @@ from django.db import DatabaseError, connections, transaction
 from mana_migration import conf
 from mana_migration.domain.options import MOST_NAMED_USERS, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.engine import conversion, dialect, failures, records, reversal, totals
+from mana_migration.engine import batches, conversion, dialect, failures, records, reversal, totals
+from mana_migration.engine.batches import Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import DatabaseUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import runs
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import mark_done, worker_name
+from mana_migration.services.worker import worker_name
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 
@@ -36,10 +37,10 @@ def migrate_named(options: MigrationOptions, *, actor: Actor, reason: str = "", 
     check_number(options.users)
     rates = wishes_conf.rates()
 
-    def handle(run: MigrationRun, batch: int, user: str) -> Totals:
+    def handle(run: MigrationRun, task: Task) -> Totals:
         terms = ConversionTerms(run=run.pk, rates=rates, skip_invalid=options.skip_invalid, look_closer=True)
-        result = conversion.convert(connections[using], terms, batch=batch, first=user, last=user)
-        return result if result.selected else left_out(run, batch, user, "already_migrated", using)
+        handled = conversion.convert(connections[using], terms, task)
+        return left_out(run, task, "already_migrated", using) if handled is None else handled.totals
 
     return _in_one_transaction(
         options.users,
@@ -65,7 +66,7 @@ def roll_back_named(options: RollbackOptions, *, actor: Actor, using: str = "def
     """
     check_number(options.users)
 
-    def handle(run: MigrationRun, batch: int, user: str) -> Totals:
+    def handle(run: MigrationRun, task: Task) -> Totals:
         open_run = runs.share_open_migration(using)
         if open_run is not None and not options.preserve_logs:
             raise RunConflictError(
@@ -73,12 +74,12 @@ def roll_back_named(options: RollbackOptions, *, actor: Actor, using: str = "def
                 "leave out --no-preserve-logs, or wait until it has ended"
             )
         terms = ReversalTerms(run=run.pk, write_off=options.write_off, preserve_logs=options.preserve_logs, named=True)
-        result = reversal.reverse(connections[using], terms, batch=batch, first=user, last=user)
-        if not result.selected:
-            return left_out(run, batch, user, "not_migrated", using)
-        if result.rolled_back and open_run is not None:
-            keep_from(open_run, user, using)
-        return result
+        handled = reversal.reverse(connections[using], terms, task)
+        if handled is None:
+            return left_out(run, task, "not_migrated", using)
+        if handled.totals.rolled_back and open_run is not None:
+            keep_from(open_run, task.first, using)
+        return handled.totals
 
     return _in_one_transaction(
         options.users,
@@ -102,7 +103,12 @@ def check_number(users: tuple[str, ...]) -> None:
         raise UsageError(f"{len(users):,} users are named; name at most {MOST_NAMED_USERS:,} at a time")
 
 
-def left_out(run: MigrationRun, batch: int, user: str, reason: str, using: str) -> Totals:
+def task_of(batch: int, user: str) -> Task:
+    """Return the task of handling one user whose batch was created in the same transaction."""
+    return Task(batch, user, user, worker_name(), of_running_run=False, even_if_empty=False)
+
+
+def left_out(run: MigrationRun, task: Task, reason: str, using: str) -> Totals:
     """Record that there was nothing to do for a named user, and why; a user without a wallet has no record."""
     sentences = {
         "already_migrated": "the user is migrated already",
@@ -112,14 +118,15 @@ def left_out(run: MigrationRun, batch: int, user: str, reason: str, using: str) 
     recorded = records.record_problem(
         connections[using],
         run=run.pk,
-        batch=batch,
-        user=user,
+        batch=task.batch,
+        user=task.first,
         status=UserStatus.SKIPPED,
         error_class=reason,
         error_message=sentences[reason],
     )
     result = Totals(selected=1, skipped=1)
     result.skips[reason if recorded else "no_wallet"] = 1
+    batches.mark(connections[using], task.batch, result, worker=task.worker)
     return result
 
 
@@ -140,15 +147,7 @@ def keep_from(run: MigrationRun, user: str, using: str) -> None:
     )
     result = Totals(selected=1, skipped=1)
     result.skips[reason] = 1
-    mark_now(using, batch.pk, result)
-
-
-def mark_now(using: str, batch: int, result: Totals) -> None:
-    """Mark a batch that was created and handled in one go."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(f"SELECT {dialect.now(connections[using].vendor)}", [])
-        started = cursor.fetchone()[0]
-    mark_done(using, batch, result, started=started, worker=worker_name())
+    batches.mark(connections[using], batch.pk, result, worker=worker_name())
 
 
 def _in_one_transaction(
@@ -157,7 +156,7 @@ def _in_one_transaction(
     kind: RunKind,
     frozen: dict[str, object],
     rates: dict[str, int],
-    handle: Callable[[MigrationRun, int, str], Totals],
+    handle: Callable[[MigrationRun, Task], Totals],
     actor: Actor,
     reason: str,
     using: str,
@@ -198,11 +197,11 @@ def _in_one_transaction(
     )  # fmt: skip
 
 
-def _one_user(run: MigrationRun, user: str, handle: Callable[[MigrationRun, int, str], Totals], using: str) -> Totals:
+def _one_user(run: MigrationRun, user: str, handle: Callable[[MigrationRun, Task], Totals], using: str) -> Totals:
     batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
     try:
         with transaction.atomic(using=using):
-            result = handle(run, batch.pk, user)
+            return handle(run, task_of(batch.pk, user))
     except DatabaseError as error:
         if failures.judge(error) is not failures.Failure.DATA:
             raise
@@ -218,5 +217,5 @@ def _one_user(run: MigrationRun, user: str, handle: Callable[[MigrationRun, int,
         )
         result = Totals(selected=1, failed=1)
         result.errors[error_class] = 1
-    mark_now(using, batch.pk, result)
-    return result
+        batches.mark(connections[using], batch.pk, result, worker=worker_name())
+        return result

@@ -14,6 +14,7 @@ from django.utils import timezone
 from mana_migration.domain.options import MOST_NAMED_USERS, Controls, RollbackOptions
 from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
+from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.engine.snapshot import read_only_snapshot
@@ -53,9 +54,9 @@ class RollbackWork:
         """Return the keys of a range whose conversions are still to be taken back."""
         return reversal.rollback_keys(connections[using], self.terms, first=first, last=last)
 
-    def handle(self, using: str, *, batch: int, first: str, last: str) -> Totals:
-        """Take the conversions of a range back."""
-        return reversal.reverse(connections[using], self.terms, batch=batch, first=first, last=last)
+    def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
+        """Take the conversions of a batch back."""
+        return reversal.reverse_alone(connections[using], self.terms, task, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user's conversion was left in place."""

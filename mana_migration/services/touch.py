@@ -54,7 +54,6 @@ def convert_on_touch(user_key: Any, using: str = "default") -> bool:
 def _convert(run: MigrationRun, user: str, using: str) -> None:
     batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
     terms = migrate.terms_of(run)
-    result = conversion.convert(connections[using], terms, batch=batch.pk, first=user, last=user)
-    if not result.migrated:
+    handled = conversion.convert(connections[using], terms, named.task_of(batch.pk, user))
+    if handled is None or not handled.totals.migrated:
         raise _LeftAloneError
-    named.mark_now(using, batch.pk, result)

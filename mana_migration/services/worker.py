@@ -22,7 +22,8 @@ import queue
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -33,13 +34,13 @@ from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
-from mana_migration.engine import dialect, failures, totals
+from mana_migration.engine import batches, failures, totals
+from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import logs, runs
 from mana_migration.states import BatchStatus, EventKind, RunStatus, UserStatus
-from wishes.rates import BIGINT_MAX
 
 #: Tries of one batch against a transient error, and the first wait in seconds; each wait doubles, ±25 %.
 TRANSIENT_TRIES: Final = 5
@@ -54,9 +55,8 @@ PATIENT_LOOKS: Final = 3
 #: Seconds between two looks at a paused run or at batches that others hold.
 IDLE_WAIT: Final = 0.2
 
-
-#: The clock at the end of a batch; the statement's own time would be the claim's on SQLite as well.
-FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
+#: Batches looked at ahead: read in one go, claimed one by one.
+LOOK_AHEAD: Final = 40
 
 
 class Ending(enum.Enum):
@@ -72,10 +72,6 @@ class Ending(enum.Enum):
     """Too many users failed."""
 
 
-class BatchTooLargeError(DatabaseError):
-    """The sums of a batch would leave the range of BIGINT: it must be halved."""
-
-
 class Work(Protocol):
     """What a run does with its users."""
 
@@ -85,8 +81,8 @@ class Work(Protocol):
     def keys(self, using: str, *, first: str, last: str) -> list[str]:
         """Return the keys from ``first`` to ``last`` that are still to be handled, in order."""
 
-    def handle(self, using: str, *, batch: int, first: str, last: str) -> Totals:
-        """Handle the users of a range inside the caller's transaction."""
+    def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
+        """Claim, handle and mark a batch in a transaction of its own; None where it could not be claimed."""
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""
@@ -126,16 +122,6 @@ class StopFlag:
         return self.requested
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    batch: int
-    first: str
-    last: str
-    planned: int
-    started: Any
-    controls: Any
-
-
 def worker_name() -> str:
     """Return this worker's name in batches: host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"[:100]
@@ -170,7 +156,11 @@ class Worker:
         self.handled = 0  # users that this worker accounted for
         self._size: BatchSize | None = None
         self._controls = Controls()
-        self._controls_read: str | dict[str, Any] = {}
+        self._controls_read: str | Mapping[str, Any] = {}
+        self._ahead: deque[Task] = deque()
+        self._seen = 0  # batches that the latest look ahead found
+        self._untouched = False  # none of them could be claimed yet
+        self._in_company = False  # others work on this run
         self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._lost_since: float | None = None
         self._lost_tries = 0
@@ -196,77 +186,88 @@ class Worker:
                 return ending
 
     def _step(self) -> Ending | None:
-        claim: _Claim | None = None
-        result: Totals | None = None
-        failure: DatabaseError | None = None
-        seconds = 0.0
+        task = self._next()
+        if task is None:
+            return self._without_batch()
         begun = time.monotonic()
         try:
-            with transaction.atomic(using=self._using, durable=True):
-                dialect.set_timeouts(
-                    connections[self._using],
-                    lock_ms=conf.lock_timeout_ms(),
-                    statement_ms=conf.statement_timeout_ms(),
-                )
-                claim = self._claim()
-                if claim is not None:
-                    result = self._handle(claim)
-            seconds = time.monotonic() - begun
+            handled = self._work.handle(self._using, task, Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms()))
         except DatabaseError as error:
-            if claim is None or failures.judge(error) in (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT):
+            if failures.judge(error) in (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT):
                 raise
-            failure = error
-        if claim is None:
-            return self._without_batch()
-        if failure is not None:
-            return self._recover(claim, failure)
-        assert result is not None
-        return self._after(claim, result, seconds)
+            self._forget()
+            return self._recover(task, error)
+        if handled is None:
+            self._claim_elsewhere()
+            return None
+        self._untouched = False
+        self._heed(handled.controls)
+        return self._after(task.batch, handled.totals, time.monotonic() - begun)
 
-    def _claim(self) -> _Claim | None:
-        vendor = connections[self._using].vendor
+    # Which batch is next
+
+    def _next(self) -> Task | None:
+        """Return the next batch to try; None where none is planned or others hold all of them."""
+        if not self._ahead:
+            if self._untouched and self._seen:
+                return None  # nothing that was seen could be had
+            self._look_ahead()
+        return self._ahead.popleft() if self._ahead else None
+
+    def _look_ahead(self) -> None:
+        """Read which batches wait, without locking any: claiming one is part of the work on it."""
         with connections[self._using].cursor() as cursor:
             cursor.execute(
-                f"SELECT b.id, b.first_user, b.last_user, b.planned, {dialect.now(vendor)}, r.controls "
-                "FROM mana_migration_migrationbatch b JOIN mana_migration_migrationrun r ON r.id = b.run_id "
+                "SELECT b.id, b.first_user, b.last_user FROM mana_migration_migrationbatch b "
+                "JOIN mana_migration_migrationrun r ON r.id = b.run_id "
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
-                # what was split first, so that failures are known early; what somebody held last, so that it may be free
-                f"ORDER BY b.attempts, b.planned, b.id LIMIT 1 {dialect.lock(vendor, 'b', skip_locked=True)}",
-                [self._run_id],
+                # what was split first, so that failures are known early; what somebody held last, to be free by then
+                "ORDER BY b.attempts, b.planned, b.id LIMIT %s",
+                [self._run_id, LOOK_AHEAD * (1 + LOOK_AHEAD * self._in_company)],
             )
-            row = cursor.fetchone()
-        if row is None:
-            return None
-        self._heed(row[-1])
-        return _Claim(*row)
+            waiting = [Task(batch, first, last, self._name) for batch, first, last in cursor.fetchall()]
+        if self._in_company and waiting:
+            # not where the others are
+            begin = random.randrange(len(waiting))  # noqa: S311 (no secret)
+            waiting = (waiting[begin:] + waiting[:begin])[:LOOK_AHEAD]
+        self._ahead.extend(waiting)
+        self._seen, self._untouched = len(waiting), True
 
-    def _heed(self, controls: str | dict[str, Any]) -> None:
+    def _claim_elsewhere(self) -> None:
+        """A batch was somebody else's: look again, or try another one of those just seen."""
+        self._in_company = True
+        if not self._untouched:
+            self._forget()
+        elif self._ahead:
+            self._ahead.rotate(random.randrange(len(self._ahead)))  # noqa: S311 (no secret)
+
+    def _forget(self) -> None:
+        """Look ahead anew before the next batch."""
+        self._ahead.clear()
+        self._seen = 0
+
+    def _heed(self, controls: str | Mapping[str, Any] | None) -> None:
         """Take over the controls in force, which may have been changed since the last batch."""
-        if controls != self._controls_read:
+        if controls is not None and controls != self._controls_read:
             values = json.loads(controls) if isinstance(controls, str) else controls
             self._controls_read, self._controls = controls, Controls.from_dict(values)
 
-    def _handle(self, claim: _Claim) -> Totals:
-        result = self._work.handle(self._using, batch=claim.batch, first=claim.first, last=claim.last)
-        mark_done(self._using, claim.batch, result, started=claim.started, worker=self._name)
-        return result
-
-    def _after(self, claim: _Claim, result: Totals, seconds: float) -> Ending | None:
+    def _after(self, batch: int, result: Totals, seconds: float) -> Ending | None:
         """Look at a committed batch: log, tell, size, breaker, pause."""
         logs.write(
             logging.DEBUG,
-            f"batch {claim.batch} of run {self._run_id}: {result.selected} users",
+            f"batch {batch} of run {self._run_id}: {result.selected} users",
             run=self._run_id,
-            batch=claim.batch,
+            batch=batch,
             seconds=round(seconds, 4),
             **{name: getattr(result, name) for name in FIGURES},
         )
         for name, count in result.errors.items():
             logs.write(
                 logging.WARNING,
-                f"{count} users of batch {claim.batch} failed: {name}",
+                f"{count} users of batch {batch} failed: {name}",
                 run=self._run_id,
-                batch=claim.batch,
+                batch=batch,
                 error_class=name,
                 count=count,
             )
@@ -274,7 +275,7 @@ class Worker:
         if self._size is not None:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:
-            self._progress(BatchResult(self._run_id, claim.batch, result, seconds))
+            self._progress(BatchResult(self._run_id, batch, result, seconds))
         # Without a new failure the rate can only fall, but the first look comes when enough were attempted.
         due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
         self._attempted += result.attempted
@@ -288,6 +289,8 @@ class Worker:
 
     def _without_batch(self) -> Ending | None:
         """Nothing could be claimed: plan more, wait, or find that the run has ended."""
+        held, self._seen = bool(self._seen), 0
+        left, planned = 0, False
         with transaction.atomic(using=self._using, durable=True):
             run = runs.lock_run(self._run_id, self._using)
             status = RunStatus(run.status)
@@ -295,23 +298,25 @@ class Worker:
                 waiting = MigrationBatch.objects.using(self._using).filter(
                     run=run, folded=False, status=BatchStatus.PLANNED
                 )
-                if waiting.exists():
-                    outcome = None  # others hold them, or planned them a moment ago
-                else:
-                    outcome = self._plan(run)
-            else:
-                outcome = None
-        if status is RunStatus.RUNNING:
-            if outcome is None:
-                self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
-            return Ending.DONE if outcome is False else None
+                left = waiting.count()
+                if left and not held:
+                    return None  # somebody planned them a moment ago
+                planned = self._plan(run, others_at_work=left > 0)
+                self._in_company = self._in_company and left > 0
         if status is RunStatus.PAUSED:
             self._stop.wait(IDLE_WAIT)
             return None
-        return Ending.TAKEN_OVER
+        if status is not RunStatus.RUNNING:
+            return Ending.TAKEN_OVER
+        if planned:
+            return None
+        if not left:
+            return Ending.DONE
+        self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
+        return None
 
-    def _plan(self, run: MigrationRun) -> bool:
-        """Plan the next batches under the run's lock; return False when nobody is left."""
+    def _plan(self, run: MigrationRun, *, others_at_work: bool) -> bool:
+        """Plan the next batches under the run's lock; return False when nobody is left to plan."""
         self._heed(run.controls)
         if self._size is None or self._size.asked != self._controls.batch_size:
             self._size = BatchSize(self._controls.batch_size)
@@ -325,29 +330,28 @@ class Worker:
         if room > 0:
             found = self._work.plan(self._using, after=run.cursor, size=size, limit=room)
         MigrationBatch.objects.using(self._using).bulk_create(
-            [
-                MigrationBatch(run=run, first_user=part.first, last_user=part.last, planned=part.users)
-                for part in found
-            ]
+            [MigrationBatch(run=run, first_user=part.first, last_user=part.last, planned=part.users) for part in found]
         )
+        again = False
         if found:
             run.cursor = found[-1].last
             run.planned_users += sum(part.users for part in found)
-        elif not fresh and room > 0:
+        elif not fresh and room > 0 and not others_at_work:
             run.cursor, run.look = "", run.look + 1  # one more look from the start
+            again = True
         run.save(using=self._using, update_fields=["cursor", "planned_users", "look", "folded"])
-        return bool(found) or (not fresh and room > 0)
+        return bool(found) or again
 
     # Trouble
 
-    def _recover(self, claim: _Claim, error: DatabaseError) -> Ending | None:
+    def _recover(self, task: Task, error: DatabaseError) -> Ending | None:
         """Deal with a batch that failed: the same again, its halves, or its one user set apart."""
         transient = failures.judge(error) is failures.Failure.TRANSIENT
         with transaction.atomic(using=self._using, durable=True):
             batch = (
                 MigrationBatch.objects.using(self._using)
                 .select_for_update(of=("self",))
-                .filter(pk=claim.batch, status=BatchStatus.PLANNED, first_user=claim.first, last_user=claim.last)
+                .filter(pk=task.batch, status=BatchStatus.PLANNED, first_user=task.first, last_user=task.last)
                 .first()
             )
             if batch is None:
@@ -359,21 +363,21 @@ class Worker:
                 wait = FIRST_WAIT * 2 ** (batch.attempts - 1) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
             else:
                 wait = 0.0
-                result = self._split(batch, claim, error)
+                result = self._split(batch, error)
         logs.write(
             logging.WARNING,
-            f"batch {claim.batch} was rolled back: {failures.classify(error)}",
+            f"batch {task.batch} was rolled back: {failures.classify(error)}",
             run=self._run_id,
-            batch=claim.batch,
+            batch=task.batch,
             attempt=batch.attempts,
             error_class=failures.classify(error),
         )
         if wait:
             self._stop.wait(wait)
             return None
-        return self._after(claim, result, 0.0) if result is not None else None
+        return self._after(task.batch, result, 0.0) if result is not None else None
 
-    def _split(self, batch: MigrationBatch, claim: _Claim, error: DatabaseError) -> Totals | None:
+    def _split(self, batch: MigrationBatch, error: DatabaseError) -> Totals | None:
         """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
         users = self._work.keys(self._using, first=batch.first_user, last=batch.last_user)
         if len(users) > 1:
@@ -386,7 +390,7 @@ class Worker:
             )
             return None
         result = self._settle(batch.pk, users[0], error) if users else Totals()
-        mark_done(self._using, batch.pk, result, started=claim.started, worker=self._name)
+        batches.mark(connections[self._using], batch.pk, result, worker=self._name)
         return result
 
     def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
@@ -415,7 +419,9 @@ class Worker:
         """Wait for a lost or busy database; what it cannot do at all is raised as one clear error."""
         verdict = failures.judge(error)
         if verdict is failures.Failure.ENVIRONMENT:
-            logs.write(logging.ERROR, "the database refuses the work", run=self._run_id, error_class=failures.sqlstate(error))
+            logs.write(
+                logging.ERROR, "the database refuses the work", run=self._run_id, error_class=failures.sqlstate(error)
+            )
             raise DatabaseUnavailableError(
                 f"the database refuses the work: {failures.describe(error)}; run {self._run_id} stays open: "
                 "cure the cause and give the same command again"
@@ -456,32 +462,3 @@ class Worker:
             )
         except (DatabaseError, InterfaceError):
             logs.write(logging.WARNING, "interrupted while the database was lost", run=self._run_id)
-
-
-def mark_done(using: str, batch: int, result: Totals, *, started: Any, worker: str) -> None:
-    """Mark a batch as handled with its figures, in the transaction that handled it.
-
-    Raises:
-        BatchTooLargeError: a sum would leave the range of BIGINT; the batch must be halved.
-    """
-    money = [result.green, result.blue, result.red, result.mana, result.shortfall]
-    if max(money) > BIGINT_MAX:
-        raise BatchTooLargeError("integer overflow in the sums of a batch")
-    vendor = connections[using].vendor
-    with connections[using].cursor() as cursor:
-        cursor.execute(
-            f"UPDATE mana_migration_migrationbatch SET status = 'done', finished_at = {FINISHED[vendor]}, "
-            "started_at = %s, worker = %s, errors = %s, skips = %s, "
-            + ", ".join(f"{name} = %s" for name in FIGURES)
-            + " WHERE id = %s AND status = 'planned'",
-            [
-                started,
-                worker,
-                json.dumps(dict(result.errors)),
-                json.dumps(dict(result.skips)),
-                *(getattr(result, name) for name in FIGURES),
-                batch,
-            ],
-        )
-        if cursor.rowcount != 1:
-            raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")

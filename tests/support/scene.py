@@ -10,11 +10,11 @@ from django.db import DatabaseError, connections, transaction
 
 from mana_migration import conf
 from mana_migration.domain.options import Controls, RollbackOptions
-from mana_migration.engine import dialect
+from mana_migration.engine import batches, conversion, dialect
+from mana_migration.engine.batches import Task
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import migrate, named, runs
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag, Worker, mark_done
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from tests.support.stepping import Stage
 from wishes import services
@@ -40,8 +40,7 @@ class Scene:
         if migrated:
             self.convert_everybody()
         self.run = self.open_run()
-        self.work = migrate.MigrationWork(migrate.terms_of(self.run))
-        self.worker = Worker(self.run.pk, self.work, using="default", stop=StopFlag())
+        self.terms = migrate.terms_of(self.run)
 
     def open_run(self) -> MigrationRun:
         """Open a run as the command does."""
@@ -57,11 +56,11 @@ class Scene:
     def convert_everybody(self) -> None:
         """Migrate all users by an earlier run."""
         run = self.open_run()
-        work = migrate.MigrationWork(migrate.terms_of(run))
         first, last = str(self.users[0]), str(self.users[-1])
+        batch = MigrationBatch.objects.create(run=run, first_user=first, last_user=last, planned=len(self.users))
+        task = Task(batch.pk, first, last, "worker")
         with transaction.atomic():
-            batch = MigrationBatch.objects.create(run=run, first_user=first, last_user=last, planned=len(self.users))
-            named.mark_now("default", batch.pk, work.handle("default", batch=batch.pk, first=first, last=last))
+            assert conversion.convert(connections["default"], migrate.terms_of(run), task) is not None
         runs.change_status(run.pk, RunStatus.STOPPED, actor=SOMEBODY, using="default")
 
     def plan(self, user: Any) -> None:
@@ -69,17 +68,28 @@ class Scene:
         MigrationBatch.objects.create(run=self.run, first_user=str(user), last_user=str(user), planned=1)
 
     def migrate(self) -> Steps:
-        """Do what the worker does with a batch: claim, convert, mark, commit."""
+        """Do bit by bit what the statement for a batch does: claim, lock the wallets, convert and mark, commit."""
+        connection = connections["default"]
         with transaction.atomic(durable=True):
-            dialect.set_timeouts(connections["default"], lock_ms=60_000, statement_ms=conf.statement_timeout_ms())
-            claim = self.worker._claim()
+            dialect.set_timeouts(connection, lock_ms=60_000, statement_ms=conf.statement_timeout_ms())
+            planned = MigrationBatch.objects.filter(run=self.run, status=BatchStatus.PLANNED).first()
+            values = planned and {"batch": planned.pk, "upto": planned.last_user, "user": planned.first_user}
+            claimed = values and self._fetch(batches.claim_sql("postgresql", of_running_run=True), values)
             yield
-            if claim is not None:
-                result = self.work.handle("default", batch=claim.batch, first=claim.first, last=claim.last)
+            if values and claimed:
+                self._fetch(
+                    dialect.lock_wallets("postgresql", "w.user_id = %(user)s AND w.migrated_at IS NULL"), values
+                )
             yield
-            if claim is not None:
-                mark_done("default", claim.batch, result, started=claim.started, worker="worker")
+            if planned is not None and claimed:
+                task = Task(planned.pk, planned.first_user, planned.last_user, "worker")
+                assert conversion.convert(connection, self.terms, task) is not None
             yield
+
+    def _fetch(self, sql: str, values: Mapping[str, Any]) -> Any:
+        with connections["default"].cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchone()
 
     def spend(self, user: Any, name: str = "order") -> Steps:
         """Spend as an application does in a transaction of its own: lock, book, commit."""

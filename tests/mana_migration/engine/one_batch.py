@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import transaction
-
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, Totals
+from mana_migration.engine.batches import Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.services import named, runs
+from mana_migration.services import runs
 from mana_migration.services.migrate import MigrationWork
 from mana_migration.services.rollback import RollbackWork
 from mana_migration.services.runs import Actor
@@ -57,9 +56,10 @@ def reverse(run: MigrationRun, keys: Iterable[Any], **terms: Any) -> Totals:
 
 def handle(work: MigrationWork | RollbackWork, batch: MigrationBatch) -> Totals:
     """Handle a batch in a transaction."""
-    with transaction.atomic():
-        result = work.handle("default", batch=batch.pk, first=batch.first_user, last=batch.last_user)
-        named.mark_now("default", batch.pk, result)
+    task = Task(batch.pk, batch.first_user, batch.last_user, "host:1")
+    handled = work.handle("default", task, Limits(lock_ms=1_000, statement_ms=60_000))
+    assert handled is not None
+    result = handled.totals
     batch.refresh_from_db()
     assert batch.status == BatchStatus.DONE
     assert {name: getattr(batch, name) for name in FIGURES} == {name: getattr(result, name) for name in FIGURES}

@@ -10,6 +10,7 @@ from django.db import OperationalError
 
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import BatchResult
+from mana_migration.engine import conversion
 from mana_migration.errors import DatabaseUnavailableError, FindingsError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import migrate, runs, validation, worker
@@ -231,15 +232,15 @@ def test_the_summary_of_a_tripped_run_tells_what_was_taken_back() -> None:
 )
 def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     people(15)
-    original, calls = worker.mark_done, list[int]()
+    original, calls = conversion.convert_alone, list[int]()
 
-    def failing(*args: Any, **values: Any) -> None:
+    def failing(*args: Any, **values: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise OperationalError(text)
-        original(*args, **values)
+        return original(*args, **values)
 
-    monkeypatch.setattr(worker, "mark_done", failing)
+    monkeypatch.setattr(conversion, "convert_alone", failing)
     with balanced():
         with pytest.raises(
             DatabaseUnavailableError, match="stays open: cure the cause and give the same command again"
@@ -252,15 +253,15 @@ def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pyt
 
 def test_a_busy_database_is_tried_again_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     people(15)
-    original, calls = worker.mark_done, list[int]()
+    original, calls = conversion.convert_alone, list[int]()
 
-    def failing(*args: Any, **values: Any) -> None:
+    def failing(*args: Any, **values: Any) -> Any:
         calls.append(1)
         if len(calls) in (2, 3):
             raise OperationalError("database is locked")
-        original(*args, **values)
+        return original(*args, **values)
 
-    monkeypatch.setattr(worker, "mark_done", failing)
+    monkeypatch.setattr(conversion, "convert_alone", failing)
     monkeypatch.setattr(worker, "FIRST_WAIT", 0.001)
     with balanced():
         done = go()

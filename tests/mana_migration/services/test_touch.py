@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.engine import totals
+from mana_migration.engine import conversion, totals
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import migrate, named, rollback, runs
 from mana_migration.services.runs import Actor
@@ -131,8 +131,7 @@ def have_the_user_failed_before(user: Any, settings: Any) -> None:
     run = open_run()
     Wallet.objects.filter(pk=user.pk).update(blue=-1)
     batch = MigrationBatch.objects.create(run=run, first_user=str(user.pk), last_user=str(user.pk), planned=1)
-    work = migrate.MigrationWork(migrate.terms_of(run))
-    named.mark_now("default", batch.pk, work.handle("default", batch=batch.pk, first=str(user.pk), last=str(user.pk)))
+    conversion.convert(connection, migrate.terms_of(run), named.task_of(batch.pk, str(user.pk)))
     Wallet.objects.filter(pk=user.pk).update(blue=0)
 
 

@@ -1,0 +1,396 @@
+"""The work on one batch as one statement: claim it, pick and lock its users, write, mark it with its figures.
+
+# Note [One message]
+A round trip costs as much as the conversion of five users.  So on PostgreSQL a worker sends a batch
+as one message of several statements outside any transaction block, which the server executes as one
+transaction: either all of it is committed or nothing.  The limits on waiting and the planner's
+settings are ``SET LOCAL`` in that same message and end with it.
+
+# Note [Plans]
+To plan the statement takes longer than to convert fifty users, so it is prepared once a session,
+with a plan for any batch.  A plan that is made while a table is empty must not be one that reads
+the whole table later: sequential scans and hash joins are switched off for the statement, whose
+every table is read by a range of keys, in the keys' order.  Behind a connection pooler the next
+message may reach another session: the server then says that it does not know the statement, which
+nothing has happened in, and it is sent again with its text.  Where the site has said that session
+state is not its own (``DISABLE_SERVER_SIDE_CURSORS``), nothing is prepared at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from django.db import DatabaseError, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+
+from mana_migration.domain.results import FIGURES, Totals
+from mana_migration.engine import dialect, failures, users
+from wishes import guards
+from wishes.rates import BIGINT_MAX
+
+_MONEY: Final = ("green", "blue", "red", "mana", "shortfall")
+
+#: Column of the batch for the classes of those who were not handled, by the figure that counts them.
+_REASONS: Final = {"failed": "errors", "skipped": "skips"}
+
+#: The clock at the end of a batch; PostgreSQL's statement time is that of its beginning.
+_FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
+
+_PLANNER: Final = (
+    "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
+    "SET LOCAL plan_cache_mode = force_generic_plan; "
+)
+
+#: Times that a session did not know a prepared statement after which it is taken for a pooler's.
+_FORGETFUL: Final = 3
+
+_UNKNOWN, _KNOWN, _OUTDATED = "26000", "42P05", "0A000"
+
+
+class BatchTooLargeError(DatabaseError):
+    """The sums of a batch would leave the range of BIGINT: it must be halved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A batch to be handled: its id and its keys as text, both ends included, and by whom.
+
+    ``of_running_run``: only while its run is running; otherwise the caller holds the run.
+    ``even_if_empty``: mark it done although nobody was found in it.
+    """
+
+    batch: int
+    first: str
+    last: str
+    worker: str
+    of_running_run: bool = True
+    even_if_empty: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a batch waits for a lock and how long its statement may take, in milliseconds; 0: for ever."""
+
+    lock_ms: int
+    statement_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What was done with a batch, and the controls of its run as they are now (JSON or its text)."""
+
+    totals: Totals
+    controls: str | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWrites:
+    """How the users of a batch are picked and what is written for them; SQL with ``%(name)s`` parameters.
+
+    Args:
+        columns: the columns of ``picked`` in the order of ``picked``; among them ``problem``, text,
+            and ``sound``, whether the user is handled.
+        picked: the SELECT that picks, locks and judges them; its condition holds ``{claimed}``.
+        writes: INSERT, UPDATE or DELETE statements over ``picked``.
+        sums: SQL over ``picked`` by the money column of the batch that it is summed up in, for the sound.
+        handled: the figure that counts the sound: migrated or rolled_back.
+        left_out: the figure that counts the others: failed or skipped.
+        locks_first: the statement that locks the users before they are picked, where their
+            judgement reads more than the locked row; empty: picking locks.
+        reverses: conversions are taken back, so that the guard of the wallets must be lifted.
+    """
+
+    columns: Sequence[str]
+    picked: str
+    writes: Sequence[str]
+    sums: Mapping[str, str]
+    handled: str
+    left_out: str
+    locks_first: str = ""
+    reverses: bool = False
+
+
+class BatchStatement:
+    """The statement for all batches of a run; see Note [One message]."""
+
+    def __init__(self, vendor: str, writes: BatchWrites) -> None:
+        self._vendor, self._writes = vendor, writes
+        self._texts: dict[tuple[bool, bool], _Prepared] = {}
+        self._sequence = dialect.SetStatement(
+            vendor=vendor,
+            columns=writes.columns,
+            source=writes.picked.format(claimed="1 = 1"),
+            writes=writes.writes,
+            result=self._result("picked"),
+        )
+
+    def run(self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any]) -> Handled | None:
+        """Handle a batch inside the caller's transaction; None where it could not be claimed.
+
+        Raises:
+            django.db.Error: the database refused; the caller's transaction must be rolled back.
+        """
+        values = {**parameters, **_parameters(connection, task)}
+        lifted = guards.announce_reversal(connection) if self._writes.reverses else nullcontext()
+        with lifted, connection.cursor() as cursor:
+            if self._vendor != "postgresql":
+                return self._in_sequence(connection, cursor, task, values)
+            if self._writes.locks_first:
+                cursor.execute(self._writes.locks_first, values)
+            cursor.execute(self._text(task).plain, values)
+            return _read(cursor.fetchone())
+
+    def run_alone(
+        self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any], limits: Limits
+    ) -> Handled | None:
+        """Handle a batch in a transaction of its own; None where it could not be claimed.
+
+        Raises:
+            django.db.Error: the database refused; nothing was done.
+        """
+        if self._vendor == "postgresql" and not connection.in_atomic_block:
+            return self._as_message(connection, task, {**parameters, **_parameters(connection, task)}, limits)
+        with transaction.atomic(using=connection.alias, durable=True):
+            dialect.set_timeouts(connection, lock_ms=limits.lock_ms, statement_ms=limits.statement_ms)
+            return self.run(connection, task, parameters)
+
+    # PostgreSQL
+
+    def _as_message(
+        self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
+    ) -> Handled | None:
+        text = self._text(task)
+        head = (
+            f"SET LOCAL lock_timeout = {int(limits.lock_ms)}; "
+            f"SET LOCAL statement_timeout = {int(limits.statement_ms)}; {_PLANNER}"
+            + (f"SET LOCAL {guards.ANNOUNCEMENT} = 'on'; " if self._writes.reverses else "")
+            + (f"{self._writes.locks_first}; " if self._writes.locks_first else "")
+        )
+        connection.ensure_connection()
+        session = _session(connection)
+        with connection.cursor() as cursor:
+            while session.prepares:
+                known = text.name in session.known
+                try:
+                    cursor.execute(f"{'' if known else text.prepare}{head}{text.execute}", values)
+                except DatabaseError as error:
+                    if not session.mistook(text.name, failures.sqlstate(error)):
+                        raise
+                else:
+                    session.known.add(text.name)
+                    return _read(cursor.fetchone())
+            cursor.execute(f"{head}{text.plain}", values)
+            return _read(cursor.fetchone())
+
+    def _text(self, task: Task) -> _Prepared:
+        key = (task.of_running_run, task.even_if_empty)
+        if key not in self._texts:
+            self._texts[key] = _Prepared(self._one_statement(*key))
+        return self._texts[key]
+
+    def _one_statement(self, of_running_run: bool, even_if_empty: bool) -> str:
+        wanted = self._writes
+        problems = _REASONS[wanted.left_out]
+        sums = {name: f"COALESCE(SUM({sql}) FILTER (WHERE sound), 0)" for name, sql in wanted.sums.items()}
+        figures = {
+            "selected": "COUNT(*)",
+            wanted.handled: "COUNT(*) FILTER (WHERE sound)",
+            wanted.left_out: "COUNT(*) FILTER (WHERE NOT sound)",
+            **sums,
+            problems: "(SELECT COALESCE(jsonb_object_agg(problem, users), '{}') FROM "
+            "(SELECT problem, COUNT(*) AS users FROM picked WHERE NOT sound GROUP BY problem) p)",
+        }
+        parts = [
+            f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
+            f"picked AS MATERIALIZED ({wanted.picked.format(claimed='EXISTS (SELECT 1 FROM claimed)')})",
+            *(f"write_{number} AS ({write})" for number, write in enumerate(wanted.writes, 1)),
+        ]
+        return (
+            f"WITH {', '.join(parts)} UPDATE mana_migration_migrationbatch b SET status = 'done', "
+            f"{', '.join(f'{name} = f.{name}' for name in figures)}, "
+            f"started_at = {dialect.now(self._vendor)}, finished_at = {_FINISHED[self._vendor]}, worker = %(worker)s "
+            f"FROM (SELECT {', '.join(f'{sql} AS {name}' for name, sql in figures.items())} FROM picked) f "
+            "WHERE b.id = %(batch)s AND EXISTS (SELECT 1 FROM claimed)"
+            f"{'' if even_if_empty else ' AND f.selected > 0'} "
+            f"RETURNING {', '.join(f'b.{name}' for name in FIGURES)}, b.errors, b.skips, (SELECT controls FROM claimed)"
+        )
+
+    # SQLite
+
+    def _in_sequence(
+        self, connection: BaseDatabaseWrapper, cursor: CursorWrapper, task: Task, values: Mapping[str, Any]
+    ) -> Handled | None:
+        cursor.execute(claim_sql(self._vendor, of_running_run=task.of_running_run), values)
+        claimed = cursor.fetchone()
+        if claimed is None:
+            return None
+        cursor.execute(f"SELECT {dialect.now(self._vendor)}", [])
+        (started,) = cursor.fetchone()
+        rows = self._sequence.run(cursor, source=values, writes=[values] * len(self._writes.writes))
+        totals = self.totals_of(rows)
+        if not totals.selected and not task.even_if_empty:
+            return None
+        mark(connection, task.batch, totals, worker=task.worker, started=started)
+        return Handled(totals, claimed[1])
+
+    # Without a batch
+
+    def _result(self, relation: str) -> str:
+        sums = ", ".join(dialect.exact_sum(self._vendor, sql) for sql in self._writes.sums.values())
+        return f"SELECT problem, COUNT(*), {sums} FROM {relation} GROUP BY problem"
+
+    def forecast(self, connection: BaseDatabaseWrapper, picked: str, parameters: Mapping[str, Any]) -> Totals:
+        """Return what would be done with the rows of this SELECT, which has the columns of ``picked``."""
+        with connection.cursor() as cursor:
+            cursor.execute(self._result(f"({picked}) picked"), parameters)
+            return self.totals_of(cursor.fetchall())
+
+    def totals_of(self, rows: Sequence[tuple[Any, ...]]) -> Totals:
+        """Return the totals of rows (problem, users, exact sums in two columns each)."""
+        wanted, totals = self._writes, Totals()
+        for problem, count, *sums in rows:
+            totals.selected += count
+            if problem:
+                setattr(totals, wanted.left_out, getattr(totals, wanted.left_out) + count)
+                getattr(totals, _REASONS[wanted.left_out])[problem] += count
+                continue
+            setattr(totals, wanted.handled, count)
+            for name, pair in zip(wanted.sums, zip(sums[::2], sums[1::2], strict=True), strict=True):
+                setattr(totals, name, dialect.combine(self._vendor, *pair))
+        return totals
+
+
+def claim_sql(vendor: str, *, of_running_run: bool) -> str:
+    """Return the SELECT that claims the batch: its row locked, nothing where somebody holds it or it is done with."""
+    if not of_running_run:
+        own = "SELECT b.id, NULL AS controls FROM mana_migration_migrationbatch b"
+        return f"{own} WHERE b.id = %(batch)s AND b.status = 'planned' {dialect.lock(vendor, 'b')}"
+    return (
+        "SELECT b.id, r.controls FROM mana_migration_migrationbatch b "
+        "JOIN mana_migration_migrationrun r ON r.id = b.run_id "
+        # a batch that was halved meanwhile is another one
+        "WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned' AND r.status = 'running' "
+        f"{dialect.lock(vendor, 'b', skip_locked=True)}"
+    )
+
+
+def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker: str, started: Any = None) -> None:
+    """Mark a planned batch as handled with figures that are known here; the caller holds it in its transaction.
+
+    ``started``: when it was begun, by the database's clock; None: now.
+
+    Raises:
+        BatchTooLargeError: a sum would leave the range of BIGINT; the batch must be halved.
+    """
+    if max(getattr(totals, name) for name in _MONEY) > BIGINT_MAX:
+        raise BatchTooLargeError("integer overflow in the sums of a batch")
+    vendor = connection.vendor
+    begun = dialect.now(vendor) if started is None else "%(started)s"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE mana_migration_migrationbatch SET status = 'done', started_at = {begun}, "
+            f"finished_at = {_FINISHED[vendor]}, worker = %(worker)s, errors = %(errors)s, skips = %(skips)s, "
+            f"{', '.join(f'{name} = %({name})s' for name in FIGURES)} WHERE id = %(batch)s AND status = 'planned'",
+            {
+                **{name: getattr(totals, name) for name in FIGURES},
+                "errors": json.dumps(dict(totals.errors)),
+                "skips": json.dumps(dict(totals.skips)),
+                "batch": batch,
+                "worker": worker,
+                "started": started,
+            },
+        )
+        if cursor.rowcount != 1:
+            raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")
+
+
+def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
+    return {
+        "batch": task.batch,
+        "first": users.to_sql(connection, task.first),
+        "last": users.to_sql(connection, task.last),
+        "upto": task.last,
+        "worker": task.worker,
+    }
+
+
+def _read(row: tuple[Any, ...] | None) -> Handled | None:
+    if row is None:
+        return None
+    *figures, errors, skips, controls = row
+    totals = Totals(*figures)
+    totals.errors.update(json.loads(errors))
+    totals.skips.update(json.loads(skips))
+    return Handled(totals, controls)
+
+
+# --- Prepared statements ----------------------------------------------------------------------------------------------
+
+
+class _Prepared:
+    """A statement as it is sent: plain, to be prepared, and to be executed."""
+
+    def __init__(self, text: str) -> None:
+        self.plain = text
+        places = _Places()
+        body = text % places
+        self.name = f"mana_{hashlib.sha256(body.encode()).hexdigest()[:24]}"
+        # it becomes part of a message whose own parameters are filled in
+        self.prepare = f"PREPARE {self.name} AS {body.replace('%', '%%')}; "
+        self.execute = f"EXECUTE {self.name} ({', '.join(f'%({name})s' for name in places.names)})"
+
+
+class _Places(dict[str, str]):
+    """Number the parameters of a statement as they appear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __missing__(self, name: str) -> str:
+        self.names.append(name)
+        self[name] = f"${len(self.names)}"
+        return self[name]
+
+
+class _Session:
+    """What a connection is known to have prepared."""
+
+    def __init__(self, *, prepares: bool) -> None:
+        self.known: set[str] = set()
+        self.prepares = prepares
+        self._mistakes = 0
+
+    def mistook(self, name: str, state: str) -> bool:
+        """Say whether this error only means that we were wrong about what is prepared."""
+        if state == _KNOWN:
+            self.known.add(name)
+        elif state == _UNKNOWN and name in self.known:
+            self.known.discard(name)
+        elif (
+            state == _OUTDATED and name in self.known
+        ):  # a table was changed: this session's plan is of no use any more
+            self.prepares = False
+        else:
+            return False
+        self._mistakes += 1
+        self.prepares = self.prepares and self._mistakes < _FORGETFUL
+        return True
+
+
+_sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
+
+
+def _session(connection: BaseDatabaseWrapper) -> _Session:
+    session = _sessions.get(connection.connection)
+    if session is None:
+        shared = bool(connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"))
+        session = _sessions[connection.connection] = _Session(prepares=not shared)
+    return session
