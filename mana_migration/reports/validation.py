@@ -53,12 +53,15 @@ class Screen:
 
 def verdict(report: ValidationReport) -> str:
     """Return the one sentence that an operator waits for."""
-    warnings = f"{report.warning_count:,} warnings" if report.warning_count != 1 else "1 warning"
+    warnings = f"{_counted(report.warning_count, 'warning')} ({duration(report.seconds)})"
     if report.ok:
-        return f"ok: no error-level finding, {warnings} ({duration(report.seconds)})"
-    number = report.error_count
-    noun = "finding remains" if number == 1 else "findings remain"
-    return f"not ok: {number:,} error-level {noun}, {warnings} ({duration(report.seconds)})"
+        return f"ok: no error-level finding, {warnings}"
+    remain = "remains" if report.error_count == 1 else "remain"
+    return f"not ok: {_counted(report.error_count, 'error-level finding')} {remain}, {warnings}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _check_line(check: CheckResult) -> str:
@@ -88,9 +91,9 @@ def finding_line(finding: Finding) -> str:
 
 def _totals(report: ValidationReport) -> Iterator[str]:
     totals = report.totals
-    users = f"{totals['users']:,} users, " if "users" in totals else ""
+    users = f"{_counted(totals['users'], 'user')}, " if "users" in totals else ""
     yield (
-        f"wallets: {users}{totals['wallets']:,} wallets, {totals['migrated']:,} migrated, "
+        f"wallets: {users}{_counted(totals['wallets'], 'wallet')}, {totals['migrated']:,} migrated, "
         f"{totals['unmigrated']:,} not migrated"
     )
     yield (

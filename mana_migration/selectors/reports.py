@@ -206,10 +206,14 @@ def _percentile(ordered: Sequence[float], percent: int) -> float | None:
 
 
 def _stages(using: str) -> list[Stage]:
-    """Return the latest migration runs, oldest first: the parts in which the users were converted."""
-    runs = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).order_by("-id")[:STAGES]
+    """Return the latest migration runs, oldest first: the parts in which the users were converted.
+
+    Runs of users who were named one by one are no stages.
+    """
+    runs = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).order_by("-id")
+    mass = [run for run in runs[: 20 * STAGES] if not run.options.get("users")][:STAGES]
     found = []
-    for run in reversed(runs):
+    for run in reversed(mass):
         figures = totals.run_totals(run, using)
         found.append(
             Stage(

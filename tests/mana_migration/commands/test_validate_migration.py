@@ -56,7 +56,7 @@ def test_a_clean_database_is_said_to_be_clean() -> None:
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
     assert [line.split()[:3] for line in lines[:8]] == [[check.severity, check.id, "0"] for check in checks_of(PRE)]
-    assert lines[8] == "wallets: 1 users, 1 wallets, 0 migrated, 1 not migrated"
+    assert lines[8] == "wallets: 1 user, 1 wallet, 0 migrated, 1 not migrated"
     assert lines[9] == "value:   3 green + 2 blue + 1 red wishes, worth 1,230 mana, + 0 mana = 1,230 mana"
     assert lines[10].startswith("ok: no error-level finding, 0 warnings (")
     assert len(lines) == 11
