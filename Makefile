@@ -88,12 +88,8 @@ test-matrix: ## Run the tests on every Python >= 3.11 at hand, with Django 5.2 a
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 .PHONY: bench
-bench: $(VENV)/dev.stamp ## Measure users per second (ARGS="--users 1000000")
-	@$(BIN)/python -m benchmarks.bench $(ARGS)
-
-.PHONY: torture
-torture: $(VENV)/dev.stamp ## Kill, lock and crash real processes for minutes on end, then check every sum
-	@$(BIN)/python -m benchmarks.torture $(ARGS)
+bench: $(VENV)/dev.stamp ## Measure what a wallet operation waits without and during a migration, on PostgreSQL
+	@$(BIN)/python -m benchmarks.wallet_latency $(ARGS)
 
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)
