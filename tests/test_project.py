@@ -144,7 +144,13 @@ def test_a_secret_key_is_made_once_and_kept_for_us_alone(tmp_path: Path) -> None
 
 @pytest.mark.sqlite  # no database is asked
 def test_production_settings_pass_the_deployment_checks() -> None:
-    production = {"HTTPS_ONLY": "", "COLLECTED_STATIC": "", "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz" * 2}
+    # Browser tests of the same session set DJANGO_ALLOW_ASYNC_UNSAFE, which no deployment should.
+    production = {
+        "DJANGO_ALLOW_ASYNC_UNSAFE": "",
+        "HTTPS_ONLY": "",
+        "COLLECTED_STATIC": "",
+        "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz" * 2,
+    }
     result = run(sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING", env=production)
     assert result.code == 0, result.err
 

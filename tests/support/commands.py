@@ -78,7 +78,8 @@ def run_manage(*argv: object, env: Mapping[str, str] | None = None, timeout: flo
 
 def manage_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a manage.py process that works on the test database."""
-    return os.environ | {"DATABASE_URL": database_url()} | dict(env or {})
+    inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_ALLOW_ASYNC_UNSAFE"}
+    return inherited | {"DATABASE_URL": database_url()} | dict(env or {})
 
 
 def database_url(alias: str = "default") -> str:

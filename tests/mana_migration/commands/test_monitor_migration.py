@@ -28,7 +28,6 @@ from tests.factories import make_wallets
 from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
 from tests.mana_migration.running import migrate, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command
-from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.django_db
 
@@ -453,42 +452,3 @@ def test_a_reader_who_has_had_enough_is_no_error() -> None:
     )
     assert done_.stdout.splitlines()[-1] == "0"
     assert done_.stderr == ""
-
-
-def _wait_for(file: Path, text: str) -> None:
-    """Wait until a file has this text."""
-    deadline = time.monotonic() + 120
-    while text not in file.read_text():
-        assert time.monotonic() < deadline, f"no {text!r} in {file.read_text()!r}"
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.postgres
-def test_a_watch_outlives_the_end_of_its_server(own_postgres: Postgres, tmp_path: Path) -> None:
-    environment = manage_environment({"DATABASE_URL": own_postgres.url()})
-    run = [sys.executable, "manage.py"]
-    subprocess.run([*run, "migrate", "--verbosity", "0"], cwd=PROJECT, env=environment, check=True)
-    shown = tmp_path / "shown"
-    with shown.open("w") as stream:
-        watch = subprocess.Popen(
-            [*run, "monitor_migration", "--watch", "--interval", "0.2"],
-            cwd=PROJECT,
-            env=environment,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            _wait_for(shown, "There is no run yet")
-            subprocess.run([*run, "migrate_users", "--no-input"], cwd=PROJECT, env=environment, check=True)
-            _wait_for(shown, "run 1")
-            own_postgres.stop("immediate")
-            _wait_for(shown, "The database is lost since")
-            own_postgres.start()
-            _wait_for(shown, "the database is back")
-            watch.send_signal(signal.SIGINT)
-            assert watch.wait(timeout=60) == 130
-        finally:
-            watch.kill()
-            watch.wait()
-    assert "Traceback" not in shown.read_text()
