@@ -96,7 +96,7 @@ class ProgressDisplay:
 
 def duration(seconds: float) -> str:
     """Return seconds in words short enough for a bar: ``42 s``, ``7 min``, ``3.5 h``."""
-    if round(seconds) <= 90:
+    if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"

@@ -42,7 +42,7 @@ def test_elsewhere_a_line_is_written_every_ten_seconds(clock: Clock) -> None:
             clock.now += 1
             display(batch(10))
     assert stream.getvalue().splitlines() == [
-        "migrated 100 of 1,000: 600 users/min, 90 s left",
+        "migrated 100 of 1,000: 600 users/min, 2 min left",
         "migrated 200 of 1,000: 600 users/min, 80 s left",
     ]
 
