@@ -211,6 +211,9 @@ def users_with_key(text: str, using: str) -> list[Any]:
         key = model._meta.pk.to_python(text)
     except (ValidationError, ValueError):
         return []
+    # "007" and "1_000" are numbers to Python and usernames at most to us; a UUID may come without its dashes
+    if users.to_text(key).replace("-", "") != text.lower().replace("-", ""):
+        return []
     return list(model._base_manager.using(using).filter(pk=key).values_list("pk", flat=True))
 
 
@@ -225,6 +228,6 @@ def users_with_name(text: str, using: str) -> list[Any]:
 def users_of_record(text: str, using: str) -> list[Any]:
     """Return the primary key of the user of a record, given as ``57`` or ``record:57``."""
     digits = text.removeprefix("record:").removeprefix("#").strip()
-    if not (digits.isascii() and digits.isdecimal()):
+    if not (digits.isascii() and digits.isdecimal()) or digits.startswith("0"):
         return []
     return list(UserMigration.objects.using(using).filter(pk=int(digits)).values_list("user", flat=True))
