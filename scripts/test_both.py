@@ -18,7 +18,9 @@ def run(database: str, arguments: list[str]) -> tuple[int, Counter[str]]:
     report = PROJECT / "var" / "tests" / f"{database}.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "--db", database, f"--junitxml={report}", *arguments]
+    # In one order, so that a failure here is the same failure elsewhere; "pytest" alone shuffles.
+    order = ["-p", "no:randomly"]
+    command = [sys.executable, "-m", "pytest", *order, "--db", database, f"--junitxml={report}", *arguments]
     code = subprocess.run(command, cwd=PROJECT, check=False).returncode
     counts: Counter[str] = Counter()
     if report.exists():

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mana_migration.domain.pacing import (
+    AHEAD_LEAST,
+    AHEAD_MOST,
+    AUTO,
+    GROWTH,
+    LARGEST,
+    SMALLEST,
+    START,
+    TARGET_SECONDS,
+    BatchSize,
+)
+
+
+def test_a_number_stays_what_was_asked_for() -> None:
+    size = BatchSize(50)
+    size.observe(50, 99.0)
+    size.observe(50, 0.0001)
+    assert size.current == 50
+
+
+def test_fast_batches_grow_by_a_fifth_a_step() -> None:
+    size = BatchSize(AUTO)
+    seen = [size.current]
+    for _ in range(3):
+        size.observe(size.current, 0.001)
+        seen.append(size.current)
+    assert seen == [START, 60, 72, 86]
+
+
+def test_an_overshoot_shrinks_at_once_to_what_fits() -> None:
+    size = BatchSize(AUTO, current=1_000)
+    size.observe(1_000, 2.5)
+    assert size.current == 100
+
+
+def test_a_batch_on_target_keeps_its_size() -> None:
+    size = BatchSize(AUTO, current=400)
+    size.observe(400, TARGET_SECONDS)
+    assert size.current == 400
+
+
+def test_the_size_stays_within_its_bounds() -> None:
+    size = BatchSize(AUTO, current=LARGEST)
+    size.observe(LARGEST, 0.001)
+    assert size.current == LARGEST
+    size.observe(LARGEST, 3600.0)
+    assert size.current == SMALLEST
+
+
+@pytest.mark.parametrize(("users", "seconds"), [(0, 1.0), (3, 0.001), (100, 0.0)])
+def test_what_says_nothing_about_larger_batches_changes_nothing(users: int, seconds: float) -> None:
+    size = BatchSize(AUTO, current=100)
+    size.observe(users, seconds)
+    assert size.current == 100
+
+
+def test_a_slow_remainder_shrinks_all_the_same() -> None:
+    size = BatchSize(AUTO, current=1_000)
+    size.observe(100, 2.5)
+    assert size.current == 10
+
+
+@given(
+    st.integers(SMALLEST, LARGEST),
+    st.lists(st.tuples(st.integers(0, LARGEST), st.floats(0, 100)), max_size=30),
+)
+def test_no_step_grows_by_more_than_a_fifth_and_none_leaves_the_bounds(
+    start: int, batches: list[tuple[int, float]]
+) -> None:
+    size = BatchSize(AUTO, current=start)
+    for users, seconds in batches:
+        before = size.current
+        size.observe(users, seconds)
+        assert SMALLEST <= size.current <= LARGEST
+        assert size.current <= round(before * GROWTH)
+
+
+@given(st.integers(1, 100_000))
+def test_planning_goes_some_batches_ahead_whatever_their_size(asked: int) -> None:
+    assert AHEAD_LEAST <= BatchSize(asked).batches_ahead <= AHEAD_MOST

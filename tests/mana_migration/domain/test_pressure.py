@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from mana_migration.domain.pressure import Health, Pressure, Usual, judge
+
+USUAL = Usual(active_sessions=3.0, batch_seconds=0.25)
+
+
+@pytest.mark.parametrize(
+    ("health", "seconds", "pressure", "reason"),
+    [
+        (Health(), 0.25, Pressure.NONE, ""),
+        (Health(replication_lag=1.5), 0.25, Pressure.NONE, ""),
+        (Health(replication_lag=1.6), 0.25, Pressure.SOFT, "replication lag 1.6 s, limit 1.5 s"),
+        (Health(replication_lag=10.1), 0.25, Pressure.HARD, "replication lag 10.1 s, limit 1.5 s"),
+        (Health(waiting_locks=5), 0.25, Pressure.NONE, ""),
+        (Health(waiting_locks=6), 0.25, Pressure.SOFT, "6 sessions wait for locks, limit 5"),
+        (Health(waiting_locks=21), 0.25, Pressure.HARD, "21 sessions wait for locks, limit 5"),
+        (Health(active_sessions=10), 0.25, Pressure.NONE, ""),  # three times the usual, but few
+        (Health(active_sessions=11), 0.25, Pressure.SOFT, "11 active sessions, usual 3"),
+        (Health(active_sessions=13), 0.25, Pressure.HARD, "13 active sessions, usual 3"),
+        (Health(archiving_fails=True), 0.25, Pressure.SOFT, "the archiving of WAL fails"),
+        (Health(), 1.25, Pressure.NONE, ""),
+        (Health(), 1.3, Pressure.SOFT, "a batch took 1.30 s, usual 0.25 s"),
+        (Health(), 5.1, Pressure.HARD, "a batch took 5.10 s, usual 0.25 s"),
+    ],
+)
+def test_each_sign_asks_for_what_it_is_worth(health: Health, seconds: float, pressure: Pressure, reason: str) -> None:
+    found, sentence = judge(health, USUAL, seconds)
+    assert found is pressure
+    if pressure:
+        assert sentence == reason
+
+
+def test_the_worst_sign_counts() -> None:
+    found, reason = judge(Health(replication_lag=2.0, waiting_locks=30), USUAL, 0.25)
+    assert (found, reason) == (Pressure.HARD, "30 sessions wait for locks, limit 5")
+
+
+def test_nothing_is_unusual_before_anything_is_usual() -> None:
+    assert judge(Health(active_sessions=90), Usual(), 60.0)[0] is Pressure.NONE
+
+
+def test_a_short_batch_is_never_slow() -> None:
+    assert judge(Health(), Usual(batch_seconds=0.001), 0.4)[0] is Pressure.NONE
+
+
+def test_the_usual_is_learnt_slowly() -> None:
+    usual = Usual()
+    usual.learn(Health(active_sessions=4), 1.0)
+    assert (usual.active_sessions, usual.batch_seconds) == (4.0, 1.0)
+    usual.learn(Health(active_sessions=14), 2.0)
+    assert (usual.active_sessions, usual.batch_seconds) == (pytest.approx(5.0), pytest.approx(1.1))
