@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of this suite."""
     group = parser.getgroup("mana")
     group.addoption("--db", choices=("sqlite", "postgres"), default="sqlite", help="the database to test on")
+    group.addoption("--long", action="store_true", help="also run the tests marked long, which take many minutes")
     group.addoption("--fast", action="store_true", help="leave out the tests marked slow")
 
 
@@ -105,6 +106,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unwanted = {"postgres" if config.getoption("db") == "sqlite" else "sqlite"}
     if config.getoption("fast"):
         unwanted.add("slow")
+    if not config.getoption("long"):
+        unwanted.add("long")
     dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -66,6 +66,7 @@ def test_nothing_is_lost_or_paid_twice_while_the_site_is_used(bank: Bank) -> Non
     check(bank("--operations", 4000), 4000)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_nothing_is_lost_or_paid_twice_in_a_hundred_thousand_operations(bank: Bank) -> None:

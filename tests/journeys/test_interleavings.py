@@ -87,6 +87,7 @@ def test_a_sample_of_the_orders_of_three_ends_like_one_after_the_other(migrated:
     assert postponed > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("migrated", [False, True])

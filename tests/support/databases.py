@@ -39,6 +39,12 @@ def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]
     server.autocommit = True  # CREATE DATABASE takes no transaction
     try:
         with server.cursor() as cursor:
+            if copy:  # a server or a worker of an earlier test may still hold an idle session
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = %s AND pid <> pg_backend_pid()",
+                    [settings["NAME"]],
+                )
             cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), template))
         yield {key: settings[key] for key in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")} | {"NAME": name}
         with server.cursor() as cursor:
