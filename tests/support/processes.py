@@ -42,6 +42,7 @@ class Running:
         self.process.start()
 
     def _live(self, argv: list[str], prepare: Callable[[], None]) -> None:
+        _leave_connections_alone()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         for descriptor, path in ((1, self._out), (2, self._err)):
@@ -101,6 +102,20 @@ class Running:
 
     def _text(self) -> tuple[str, str]:
         return self._out.read_text(), self._err.read_text()
+
+
+#: Connections of the test's process, kept so that nothing closes them in a fork.
+_INHERITED: list[Any] = []
+
+
+def _leave_connections_alone() -> None:
+    """Forget, without closing them, connections that the fork may have inherited all the same.
+
+    Under a running event loop (Playwright's) Django keeps connections of its own beside those of the thread.
+    """
+    for alias in connections:
+        _INHERITED.append(connections[alias])
+        del connections[alias]
 
 
 def _nothing() -> None:
