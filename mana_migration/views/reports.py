@@ -65,8 +65,12 @@ def _written(request: HttpRequest, seen: RunSnapshot, kind: str) -> FileResponse
     """Write the report aside first: a failure half-way is an error page and not half a file."""
     # Closed by the response. A spooled file has all of a binary file's methods, but not its type.
     stream = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))  # noqa: SIM115
-    with run_report(alias_of(request), seen.run) as found:
-        _write(found, kind, stream)
+    try:
+        with run_report(alias_of(request), seen.run) as found:
+            _write(found, kind, stream)
+    except BaseException:
+        stream.close()
+        raise
     stream.seek(0)
     content_type = export.CONTENT_TYPES[kind.rpartition(".")[2]]
     headers = {"X-Content-Type-Options": "nosniff"}

@@ -131,3 +131,11 @@ class Village:
 def url(name: str, *args: Any) -> str:
     """Return the address of a staff page."""
     return reverse(f"mana_migration:{name}", args=args)
+
+
+def read_file(response: Any) -> bytes:
+    """Read a response to its end and close its file; response.close() would end the test's connection as well."""
+    read: bytes = response.getvalue()
+    for close_file in response._resource_closers:
+        close_file()
+    return read

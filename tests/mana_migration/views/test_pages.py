@@ -13,7 +13,7 @@ from pytest_django import DjangoAssertNumQueries
 from mana_migration.domain.results import Totals
 from mana_migration.states import EventKind, RunStatus
 from tests.mana_migration.history import make_batch, make_event, make_history, make_run
-from tests.mana_migration.stories import HOSTILE_NAMES, Village, url
+from tests.mana_migration.stories import HOSTILE_NAMES, Village, read_file, url
 
 pytestmark = pytest.mark.django_db
 
@@ -247,7 +247,7 @@ def test_no_page_shows_a_users_name(village: Village, sign_in: SignIn) -> None:
     for page in pages:
         response = client.get(page)
         assert response.status_code == 200
-        assert b"canary" not in response.getvalue()
+        assert b"canary" not in read_file(response)
     assert get_user_model().objects.filter(username__startswith="canary").count() == 3
 
 
