@@ -11,6 +11,7 @@ from django.db import connections
 from mana_migration import conf
 from mana_migration.domain.validation import (
     BOTH,
+    BY_ID,
     POST,
     PRE,
     SEVERITIES,
@@ -66,21 +67,29 @@ def validate(
         RunNotFoundError: there is no such run.
     """
     begun = time.monotonic()
+    checks = _checks(using, phase, run)
     with read_only_snapshot(using):
         scope = Scope(users=tuple(users), run=run)
         look = look_at(using, connections[using], phase, scope, _terms(using, run))
         found = count(look)
         if on_finding is not None:
-            for check in sorted(checks_of(phase), key=lambda check: SEVERITIES.index(check.severity)):
+            for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
                 if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
                     _tell(look, check.id, found, on_finding, None if all_hits else most)
     return ValidationReport(
         phase=phase,
-        checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks_of(phase)),
+        checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),
         totals=found.totals,
         baseline=found.baseline,
         seconds=time.monotonic() - begun,
     )
+
+
+def _checks(using: str, phase: str, run: int | None) -> tuple[Check, ...]:
+    """Return the checks of a phase; of a rollback also that of unmigrated users, which those it took back are now."""
+    checks = checks_of(phase)
+    rollback = run is not None and MigrationRun.objects.using(using).filter(pk=run, kind=RunKind.ROLLBACK).exists()
+    return (*checks, BY_ID["orphaned_mana"]) if rollback and phase == POST else checks
 
 
 def _result(check: Check, remaining: int, fixes: FixReport | None) -> CheckResult:

@@ -457,6 +457,23 @@ def test_a_rollback_is_completed_only_after_the_check(migrated: list[Any], monke
     assert "ledger_mismatch 1" in done["reason"]
 
 
+def test_mana_that_is_not_in_the_ledger_of_those_taken_back_fails_the_check(
+    migrated: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mana_migration.services import validation
+
+    original = validation.check_run
+
+    def meddle(using: str, run_id: int) -> Any:
+        Wallet.objects.filter(pk=migrated[0]).update(mana=5)
+        return original(using, run_id)
+
+    monkeypatch.setattr(validation, "check_run", meddle)
+    done = roll_back("--all", code=3)
+    assert (done["status"], done["users"]["rolled_back"]) == ("failed", 5)
+    assert "orphaned_mana 1" in done["reason"]
+
+
 def test_one_users_error_never_costs_another(migrated: list[Any]) -> None:
     plant("UPDATE", f"NEW.user_id = {migrated[3]}")
     with balanced():
