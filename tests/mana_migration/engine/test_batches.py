@@ -261,5 +261,6 @@ def test_no_table_is_read_as_a_whole() -> None:
         )
         lines = [line for (line,) in cursor.fetchall()]
         cursor.execute("ROLLBACK")
-    assert any("Index Scan using wishes_wallet_pkey" in line for line in lines)
+    # an index scan or a bitmap of the index, as the table's size has it
+    assert any("wishes_wallet_pkey" in line for line in lines), lines
     assert not [line for line in lines if "Seq Scan" in line or "Hash Join" in line]
