@@ -48,9 +48,12 @@ class Totals:
     def add(self, other: Totals) -> None:
         """Add another total to this one."""
         for name in FIGURES:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.errors.update(other.errors)
-        self.skips.update(other.skips)
+            if more := getattr(other, name):
+                setattr(self, name, getattr(self, name) + more)
+        if other.errors:
+            self.errors.update(other.errors)
+        if other.skips:
+            self.skips.update(other.skips)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; integers stay exact."""

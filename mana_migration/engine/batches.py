@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,10 +43,7 @@ _REASONS: Final = {"failed": "errors", "skipped": "skips"}
 #: The clock at the end of a batch; PostgreSQL's statement time is that of its beginning.
 _FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
 
-_PLANNER: Final = (
-    "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; "
-    "SET LOCAL plan_cache_mode = force_generic_plan; "
-)
+_PLANNER: Final = f"{dialect.KEYED_PLANS}; SET LOCAL plan_cache_mode = force_generic_plan; "
 
 #: Times that a session did not know a prepared statement after which it is taken for a pooler's.
 _FORGETFUL: Final = 3
@@ -100,6 +97,7 @@ class BatchWrites:
         picked: the SELECT that picks, locks and judges them; its condition holds ``{claimed}``.
         writes: INSERT, UPDATE or DELETE statements over ``picked``.
         sums: SQL over ``picked`` by the money column of the batch that it is summed up in, for the sound.
+        problems: what ``problem`` may be, apart from nothing.
         handled: the figure that counts the sound: migrated or rolled_back.
         left_out: the figure that counts the others: failed or skipped.
         locks_first: the statement that locks the users before they are picked, where their
@@ -111,6 +109,7 @@ class BatchWrites:
     picked: str
     writes: Sequence[str]
     sums: Mapping[str, str]
+    problems: Collection[str]
     handled: str
     left_out: str
     locks_first: str = ""
@@ -166,13 +165,7 @@ class BatchStatement:
     def _as_message(
         self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
     ) -> Handled | None:
-        text = self._text(task)
-        head = (
-            f"SET LOCAL lock_timeout = {int(limits.lock_ms)}; "
-            f"SET LOCAL statement_timeout = {int(limits.statement_ms)}; {_PLANNER}"
-            + (f"SET LOCAL {guards.ANNOUNCEMENT} = 'on'; " if self._writes.reverses else "")
-            + (f"{self._writes.locks_first}; " if self._writes.locks_first else "")
-        )
+        text, head = self._text(task), self._head(limits)
         connection.ensure_connection()
         session = _session(connection)
         with connection.cursor() as cursor:
@@ -189,6 +182,14 @@ class BatchStatement:
             cursor.execute(f"{head}{text.plain}", values)
             return _read(cursor.fetchone())
 
+    def _head(self, limits: Limits) -> str:
+        return (
+            f"SET LOCAL lock_timeout = {int(limits.lock_ms)}; "
+            f"SET LOCAL statement_timeout = {int(limits.statement_ms)}; {_PLANNER}"
+            + (f"SET LOCAL {guards.ANNOUNCEMENT} = 'on'; " if self._writes.reverses else "")
+            + (f"{self._writes.locks_first}; " if self._writes.locks_first else "")
+        )
+
     def _text(self, task: Task) -> _Prepared:
         key = (task.of_running_run, task.even_if_empty)
         if key not in self._texts:
@@ -198,14 +199,17 @@ class BatchStatement:
     def _one_statement(self, of_running_run: bool, even_if_empty: bool) -> str:
         wanted = self._writes
         problems = _REASONS[wanted.left_out]
+        counts = ", ".join(
+            f"'{problem}', NULLIF(COUNT(*) FILTER (WHERE problem = '{problem}'), 0)" for problem in wanted.problems
+        )
         sums = {name: f"COALESCE(SUM({sql}) FILTER (WHERE sound), 0)" for name, sql in wanted.sums.items()}
         figures = {
             "selected": "COUNT(*)",
             wanted.handled: "COUNT(*) FILTER (WHERE sound)",
             wanted.left_out: "COUNT(*) FILTER (WHERE NOT sound)",
             **sums,
-            problems: "(SELECT COALESCE(jsonb_object_agg(problem, users), '{}') FROM "
-            "(SELECT problem, COUNT(*) AS users FROM picked WHERE NOT sound GROUP BY problem) p)",
+            problems: f"CASE WHEN COUNT(*) FILTER (WHERE NOT sound) = 0 THEN '{{}}' ELSE jsonb_strip_nulls("
+            f"jsonb_build_object({counts})) END",
         }
         parts = [
             f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
@@ -326,8 +330,10 @@ def _read(row: tuple[Any, ...] | None) -> Handled | None:
         return None
     *figures, errors, skips, controls = row
     totals = Totals(*figures)
-    totals.errors.update(json.loads(errors))
-    totals.skips.update(json.loads(skips))
+    if errors != "{}":
+        totals.errors.update(json.loads(errors))
+    if skips != "{}":
+        totals.skips.update(json.loads(skips))
     return Handled(totals, controls)
 
 

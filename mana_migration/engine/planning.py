@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from mana_migration.domain.results import FIGURES
 from mana_migration.engine import users
 from mana_migration.engine.conversion import ConversionTerms, selection_sql
 
@@ -21,12 +22,29 @@ class Slice:
     users: int
 
 
+_CUT: Final = {
+    # one row per slice comes back, not one per user
+    "postgresql": (
+        "SELECT CAST(a[part * %(size)s + 1] AS text), CAST(a[LEAST((part + 1) * %(size)s, n)] AS text), "
+        "LEAST(%(size)s, n - part * %(size)s) FROM "
+        "(SELECT array_agg(c.user_id ORDER BY c.user_id) AS a, CAST(COUNT(*) AS integer) AS n FROM ({users}) c) p, "
+        "generate_series(0, (n - 1) / %(size)s) AS part WHERE n > 0 ORDER BY part"
+    ),
+    "sqlite": (
+        "SELECT MIN(CASE WHEN n %% %(size)s = 0 THEN user_id END), MAX(CASE WHEN last THEN user_id END), COUNT(*) FROM "
+        "(SELECT c.user_id, ROW_NUMBER() OVER w - 1 AS n, ROW_NUMBER() OVER w %% %(size)s = 0 "
+        "OR LEAD(c.user_id) OVER w IS NULL AS last FROM ({users}) c WINDOW w AS (ORDER BY c.user_id)) "
+        "GROUP BY n / %(size)s ORDER BY n / %(size)s"
+    ),
+}
+
+
 def slices(
     connection: BaseDatabaseWrapper,
     *,
     relation: str,
-    condition: str,
-    parameters: Mapping[str, object],
+    condition: Callable[[str], str],
+    parameters: Mapping[str, Any],
     after: str,
     size: int,
     limit: int,
@@ -35,36 +53,53 @@ def slices(
 
     Args:
         relation: the table with its alias ``w``, which has a column ``user_id``.
-        condition: SQL over ``w`` that selects the users.
+        condition: returns the SQL over ``w`` that selects the users.  It is given a condition on
+            records ``r`` of the same users, as ``AND ...``: without it those of all users already
+            done would be read again and again.
         parameters: what the condition's placeholders ``%(name)s`` stand for.
         after: the last user already planned, as text; empty: from the start.
         size: users per slice, from 1.
         limit: users looked at, at most.
     """
-    values: dict[str, Any] = {**parameters, "size": size, "limit": limit}
-    start = ""
+    values, start, within = {**parameters, "size": size, "limit": limit}, "", ""
     if after:
-        start, values["after"] = "w.user_id > %(after)s AND ", users.to_sql(connection, after)
-    # one row per slice comes back, not one per user
-    sql = (
-        "WITH numbered AS (SELECT c.user_id, ROW_NUMBER() OVER (ORDER BY c.user_id) - 1 AS n FROM "
-        f"(SELECT w.user_id FROM {relation} WHERE {start}{condition} ORDER BY w.user_id LIMIT %(limit)s) c), "
-        "edges AS (SELECT user_id, n, COUNT(*) OVER () AS total FROM numbered) "
-        "SELECT user_id, n, total FROM edges "
-        "WHERE n %% %(size)s = 0 OR n %% %(size)s = %(size)s - 1 OR n = total - 1 ORDER BY n"
-    )
+        start, within = "w.user_id > %(after)s AND ", " AND r.user_id > %(after)s"
+        values["after"] = users.to_sql(connection, after)
+    chosen = f"SELECT w.user_id FROM {relation} WHERE {start}{condition(within)} ORDER BY w.user_id LIMIT %(limit)s"
     with connection.cursor() as cursor:
-        cursor.execute(sql, values)
-        rows = cursor.fetchall()
-    found: list[Slice] = []
-    first, begin = "", 0
-    for key, number, total in rows:
-        text = users.to_text(users.from_sql(connection, key))
-        if number % size == 0:
-            first, begin = text, number
-        if number % size == size - 1 or number == total - 1:
-            found.append(Slice(first, text, number - begin + 1))
-    return found
+        cursor.execute(_CUT[connection.vendor].replace("{users}", chosen), values)
+        return [
+            Slice(
+                users.to_text(users.from_sql(connection, first)), users.to_text(users.from_sql(connection, last)), count
+            )
+            for first, last, count in cursor.fetchall()
+        ]
+
+
+def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Slice]) -> None:
+    """Write the batches of a run's next slices, in their order."""
+    columns = {
+        "status": "'planned'",
+        "folded": "false",
+        "worker": "''",
+        "errors": "'{}'",
+        "skips": "'{}'",
+        "attempts": "0",
+        **dict.fromkeys(FIGURES, "0"),
+    }
+    into = f"INSERT INTO mana_migration_migrationbatch (run_id, first_user, last_user, planned, {', '.join(columns)}) "
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                f"{into} SELECT %s, s.first_user, s.last_user, s.planned, {', '.join(columns.values())} "
+                "FROM unnest(%s::text[], %s::text[], %s::integer[]) AS s(first_user, last_user, planned)",
+                [run, [one.first for one in found], [one.last for one in found], [one.users for one in found]],
+            )
+            return
+        cursor.executemany(
+            f"{into} VALUES (%s, %s, %s, %s, {', '.join(columns.values())})",
+            [(run, one.first, one.last, one.users) for one in found],
+        )
 
 
 def plan_migration(
@@ -74,7 +109,7 @@ def plan_migration(
     return slices(
         connection,
         relation="wishes_wallet w",
-        condition=selection_sql(terms),
+        condition=lambda within: selection_sql(terms, within=within),
         parameters={},
         after=after,
         size=size,

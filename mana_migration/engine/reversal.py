@@ -146,6 +146,7 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
                 posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
             ),
             sums=_SUMS,
+            problems=PROBLEMS,
             handled="rolled_back",
             left_out="skipped",
             reverses=True,
@@ -221,7 +222,7 @@ def plan_rollback(
     return slices(
         connection,
         relation="mana_migration_usermigration w",
-        condition=_selection(terms),
+        condition=lambda within: _selection(terms, within=within),
         parameters=_parameters(connection, terms),
         after=after,
         size=size,

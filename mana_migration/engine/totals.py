@@ -10,9 +10,12 @@ are kept as JSON because sums over users may pass BIGINT, and stay exact there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
+
+from django.db import connections
 
 from mana_migration.domain.results import FIGURES, Totals
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -52,7 +55,11 @@ def add_batches(folded: dict[str, Any], batches: Iterable[dict[str, Any]]) -> di
     histogram = dict(result["histogram"])
     last: datetime | None = None
     for batch in batches:
-        totals.add(Totals.from_dict(batch))
+        for name in FIGURES:
+            if batch[name]:
+                setattr(totals, name, getattr(totals, name) + batch[name])
+        totals.errors.update(batch["errors"])
+        totals.skips.update(batch["skips"])
         result["batches"] += 1
         last = batch["finished_at"]
         seconds = max(0.0, (last - batch["started_at"]).total_seconds()) if last and batch["started_at"] else 0.0
@@ -79,11 +86,29 @@ def run_totals(run: MigrationRun, using: str) -> Totals:
 
 def fold(run: MigrationRun, using: str) -> None:
     """Fold the batches done so far; the caller holds the run's row lock in its transaction and saves ``folded``."""
-    batches = unfolded(run.pk, using)
-    if not batches:
-        return
-    run.folded = add_batches(run.folded, batches)
-    MigrationBatch.objects.using(using).filter(pk__in=[batch["id"] for batch in batches]).update(folded=True)
+    batches = _take_unfolded(run.pk, using)
+    if batches:
+        run.folded = add_batches(run.folded, batches)
+
+
+def _take_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:
+    """Mark the batches done so far as folded and return their figures, oldest first."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        batches = unfolded(run_id, using)
+        MigrationBatch.objects.using(using).filter(pk__in=[batch["id"] for batch in batches]).update(folded=True)
+        return batches
+    names = ("id", *_COLUMNS)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE mana_migration_migrationbatch SET folded = true "
+            f"WHERE run_id = %s AND NOT folded AND status = 'done' RETURNING {', '.join(names)}",
+            [run_id],
+        )
+        batches = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    for batch in batches:
+        batch["errors"], batch["skips"] = json.loads(batch["errors"]), json.loads(batch["skips"])
+    return sorted(batches, key=lambda batch: (batch["finished_at"], batch["id"]))
 
 
 def latest(run_id: int, using: str, *, attempted: int) -> Totals:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+
+@cache
+def _key_field() -> Any:
+    return get_user_model()._meta.pk
 
 
 def to_text(key: Any) -> str:
@@ -15,13 +21,13 @@ def to_text(key: Any) -> str:
 
 def to_sql(connection: BaseDatabaseWrapper, text: str) -> Any:
     """Return the parameter for SQL that stands for a user's primary key kept as text."""
-    field = get_user_model()._meta.pk
+    field = _key_field()
     return field.get_db_prep_value(field.to_python(text), connection)
 
 
 def from_sql(connection: BaseDatabaseWrapper, value: Any) -> Any:
     """Return the Python primary key for a value read with raw SQL (SQLite keeps UUIDs as hex text)."""
-    return get_user_model()._meta.pk.to_python(value)
+    return _key_field().to_python(value)
 
 
 def key_sql(vendor: str, column: str) -> str:

@@ -152,6 +152,11 @@ def release() -> None:
     logger.propagate = True
 
 
+def writes(level: int) -> bool:
+    """Say whether a line of this level would be written."""
+    return _log.isEnabledFor(level)
+
+
 def write(level: int, message: str, **context: Any) -> None:
     """Log one line with its context; keys outside ``CONTEXT_KEYS`` are dropped."""
     _log.log(level, message, extra={"context": context})

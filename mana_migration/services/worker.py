@@ -34,7 +34,7 @@ from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
-from mana_migration.engine import batches, failures, totals
+from mana_migration.engine import batches, dialect, failures, planning, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import DatabaseUnavailableError
@@ -254,14 +254,15 @@ class Worker:
 
     def _after(self, batch: int, result: Totals, seconds: float) -> Ending | None:
         """Look at a committed batch: log, tell, size, breaker, pause."""
-        logs.write(
-            logging.DEBUG,
-            f"batch {batch} of run {self._run_id}: {result.selected} users",
-            run=self._run_id,
-            batch=batch,
-            seconds=round(seconds, 4),
-            **{name: getattr(result, name) for name in FIGURES},
-        )
+        if logs.writes(logging.DEBUG):
+            logs.write(
+                logging.DEBUG,
+                f"batch {batch} of run {self._run_id}: {result.selected} users",
+                run=self._run_id,
+                batch=batch,
+                seconds=round(seconds, 4),
+                **{name: getattr(result, name) for name in FIGURES},
+            )
         for name, count in result.errors.items():
             logs.write(
                 logging.WARNING,
@@ -328,10 +329,9 @@ class Worker:
         found: list[Slice] = []
         fresh = run.cursor == ""
         if room > 0:
+            dialect.read_by_key(connections[self._using])
             found = self._work.plan(self._using, after=run.cursor, size=size, limit=room)
-        MigrationBatch.objects.using(self._using).bulk_create(
-            [MigrationBatch(run=run, first_user=part.first, last_user=part.last, planned=part.users) for part in found]
-        )
+        planning.write_batches(connections[self._using], run.pk, found)
         again = False
         if found:
             run.cursor = found[-1].last
