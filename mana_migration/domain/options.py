@@ -23,6 +23,9 @@ DEFAULT_ERROR_THRESHOLD: Final = Decimal(10)
 #: Users that may be named one by one; they are handled in a single transaction.
 MOST_NAMED_USERS: Final = 1_000
 
+#: Processes that one command starts on its machine, at most: beyond it they only wait for one another.
+MOST_WORKERS: Final = 64
+
 SKIP, WRITE_OFF = "skip", "write-off"
 
 
@@ -73,6 +76,21 @@ def parse_delay(value: object) -> float | str:
     if not 0 <= seconds <= 3600:
         raise UsageError(f"delay {value!r}: give a number of seconds from 0 to 3600, or auto")
     return seconds
+
+
+def parse_workers(value: object) -> int:
+    """Return a number of processes on one machine from a number or its text.
+
+    Raises:
+        UsageError: it is no whole number, or out of range.
+    """
+    try:
+        workers = int(str(value))
+    except ValueError:
+        workers = 0
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"{value!r} workers: give a whole number of processes from 1 to {MOST_WORKERS}")
+    return workers
 
 
 def parse_cohort(value: str) -> int:

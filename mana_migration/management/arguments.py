@@ -43,6 +43,12 @@ def batch_size(value: str) -> int | str:
         return options.parse_batch_size(value)
 
 
+def workers(value: str) -> int:
+    """Accept a number of processes."""
+    with _as_argument_error():
+        return options.parse_workers(value)
+
+
 def percentage(value: str) -> Decimal:
     """Accept a percentage from 0 to 100."""
     with _as_argument_error():

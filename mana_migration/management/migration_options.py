@@ -79,6 +79,19 @@ def add_migration_options(parser: CommandParser) -> None:
         f"(default: {default.delay}).",
     )
     parser.add_argument(
+        "--workers",
+        type=arguments.workers,
+        metavar="N",
+        help="Work with N processes on this machine, from 1 to 64, this one among them; SQLite takes one (default: 1).",
+    )
+    parser.add_argument(
+        "--join",
+        type=arguments.whole_number,
+        metavar="RUN",
+        help="Lend a hand to this open migration or mass rollback, from any machine with the same database, until it "
+        "ends.",
+    )
+    parser.add_argument(
         "--rollback",
         action="store_true",
         help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size and --reason if "
@@ -160,12 +173,16 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     control, _ = asked_control(options)
     if control is not None or options["set"]:
         _allow(f"--{control or 'set'}", options, "reason", "set", "pause", "resume", "stop")
+    elif options["join"] is not None:
+        _allow("--join, which takes a run as it is", options, "join", "workers")
     elif options["rollback"]:
         _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "reason")
     elif options["plan"] is not None:
         _refuse("--plan, which executes what was promised", options, "dry_run", "validate_only", "user_ids")
     elif options["user_ids"]:
-        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed")
+        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed", "workers")
+    elif options["dry_run"] or options["validate_only"]:
+        _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers")
     if options["save_plan"] is not None and not options["dry_run"]:
         raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
 
@@ -184,6 +201,8 @@ _FLAGS: Final = {
     "error_threshold": "--error-threshold",
     "no_auto_rollback": "--no-auto-rollback",
     "delay": "--delay",
+    "workers": "--workers",
+    "join": "--join",
     "rollback": "--rollback",
     "save_plan": "--save-plan",
     "plan": "--plan",

@@ -288,15 +288,22 @@ def work_on_run(
     progress: ProgressCallback | None = None,
     expecting: runs.Expecting = runs.unheeded,
     notice: runs.Notice = runs.silent,
+    lending: bool = False,
 ) -> RunSummary:
-    """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands."""
+    """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands.
+
+    Where others trip its breaker, help to take it back.  ``lending``: others work on it too; what they
+    have begun to check is theirs.
+    """
     begun = time.monotonic()
     stop = stop or StopFlag()
     run = MigrationRun.objects.using(using).get(pk=run_id)
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
-        done = rollback.work_on_rollback(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        done = rollback.work_on_rollback(
+            run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice, lending=lending
+        )
         if run.target_run_id is None or not run.options.get("breaker"):
             return done
         # the migration that was asked for is the one that its breaker ended
@@ -306,9 +313,14 @@ def work_on_run(
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:
-        close(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        close(run_id, actor=actor, using=using, notice=notice, lending=lending)
     elif ending is Ending.TRIPPED:
-        trip(run_id, judge(run_id, using=using), actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        trip(run_id, judge(run_id, using=using), actor=actor, using=using, notice=notice)
+    back = runs.find_takeback(run_id, using=using) if ending is not Ending.INTERRUPTED else None
+    if back is not None:
+        rollback.work_on_rollback(
+            back.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice, lending=lending
+        )
     return summary(run_id, using=using, seconds=time.monotonic() - begun, handled=worker.handled)
 
 
@@ -317,16 +329,15 @@ def close(
     *,
     actor: Actor,
     using: str,
-    stop: StopFlag,
-    progress: ProgressCallback | None,
     notice: runs.Notice,
+    lending: bool = False,
 ) -> None:
     """End a run for which nobody is left: the breaker's last look, the check of the rules, the final status."""
-    if not runs.to_checking(run_id, actor=actor, using=using):
+    if not runs.to_checking(run_id, actor=actor, using=using, lending=lending):
         return
     verdict = judge(run_id, using=using, final=True)
     if verdict.tripped:
-        trip(run_id, verdict, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        trip(run_id, verdict, actor=actor, using=using, notice=notice)
         return
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
@@ -346,11 +357,9 @@ def trip(
     *,
     actor: Actor,
     using: str,
-    stop: StopFlag,
-    progress: ProgressCallback | None = None,
     notice: runs.Notice = runs.silent,
 ) -> None:
-    """Stop a run that failed too many users and take its own conversions back."""
+    """Stop a run that failed too many users and open the one that takes its own conversions back."""
     with transaction.atomic(using=using):
         run = runs.lock_run(run_id, using)
         if not run.is_open:
@@ -366,7 +375,6 @@ def trip(
         )
     logs.write(logging.ERROR, "the breaker tripped", run=run_id, reason=reason)
     notice(f"the breaker tripped ({reason}): run {back.pk} takes the conversions of run {run_id} back")
-    rollback.work_on_rollback(back.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
 
 
 def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:

@@ -264,8 +264,12 @@ def work_on_rollback(
     stop: StopFlag,
     progress: ProgressCallback | None = None,
     notice: runs.Notice = runs.silent,
+    lending: bool = False,
 ) -> RunSummary:
-    """Work on an open rollback until it ends, a signal comes or it leaves our hands."""
+    """Work on an open rollback until it ends, a signal comes or it leaves our hands.
+
+    ``lending``: others work on it too; what they have begun to check is theirs.
+    """
     begun = time.monotonic()
     run = MigrationRun.objects.using(using).get(pk=run_id)
     options = RollbackOptions.from_dict(run.options, run.controls)
@@ -273,7 +277,7 @@ def work_on_rollback(
     work = RollbackWork(terms_of(options, run_id))
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
-    if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using):
+    if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using, lending=lending):
         finish(run_id, options, actor=actor, using=using, notice=notice)
     run.refresh_from_db(using=using)
     return RunSummary(

@@ -218,14 +218,23 @@ def change_status(
     return True
 
 
-def to_checking(run_id: int, *, actor: Actor, using: str) -> bool:
-    """Take a run whose users are all accounted for to its check; return False where others ended it meanwhile."""
+def to_checking(run_id: int, *, actor: Actor, using: str, lending: bool = False) -> bool:
+    """Take a run whose users are all accounted for to its check; return whether the caller is to check it.
+
+    False where others ended it meanwhile, and for one who is ``lending`` a hand also where others check it.
+    """
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
         if run.status == RunStatus.RUNNING:
             change_status(run_id, RunStatus.CHECKING, actor=actor, using=using)
             return True
-        return run.status == RunStatus.CHECKING
+        return run.status == RunStatus.CHECKING and not lending
+
+
+def find_takeback(run_id: int, *, using: str) -> MigrationRun | None:
+    """Return the open run that takes back a run whose breaker tripped; None where there is none."""
+    run = open_run_or_none(using)
+    return run if run is not None and run.target_run_id == run_id and run.options.get("breaker") else None
 
 
 def end_check(

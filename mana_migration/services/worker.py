@@ -107,11 +107,15 @@ class StopFlag:
     requested: bool = False
     """Whether the end was asked for."""
     signal: int = 0
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+    """Called when the end is asked for, possibly in a signal handler."""
 
     def request(self, signal: int = 0) -> None:
         """Ask for the end, by this signal number."""
         self.signal, self.requested = signal, True
         self._wake.put(None)
+        for listener in self.listeners:
+            listener()
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the end is asked for; return whether it was."""

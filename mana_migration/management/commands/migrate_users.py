@@ -21,7 +21,7 @@ from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import dry_run, migrate, plans, runs
+from mana_migration.services import dry_run, plans, pool, runs
 
 
 class Command(RollbackCommand):
@@ -42,6 +42,8 @@ class Command(RollbackCommand):
         control, run = asked_control(options)
         if control is not None or options["set"]:
             return self.control(control, run, options)
+        if options["join"] is not None:
+            return self.join(options)
         users = tuple(str(key) for key in resolve_users(options["user_ids"], using=using))
         if options["rollback"]:
             return self.roll_back(users, options)
@@ -55,8 +57,9 @@ class Command(RollbackCommand):
             plans.verify(promise, asked, using=using)
         actor = runs.current_actor()
         with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="migrated") as progress:
-            done = migrate.migrate(
+            done = pool.migrate_together(
                 asked,
+                options["workers"] or 1,
                 actor=actor,
                 reason=options["reason"],
                 using=using,
@@ -64,11 +67,29 @@ class Command(RollbackCommand):
                 progress=progress,
                 expecting=progress.expect,
                 notice=self.notice,
+                arguments=("--log-level", options["log_level"]),
             )
         if promise is not None:
             done = plans.with_drift(done, promise)
         self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
         return run_code(stop, done)
+
+    def join(self, options: dict[str, Any]) -> int:
+        """Lend a hand to a run that is open."""
+        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="handled") as progress:
+            done = pool.join_run(
+                options["join"],
+                options["workers"] or 1,
+                actor=runs.current_actor(),
+                using=options["database"],
+                stop=stop,
+                progress=progress,
+                expecting=progress.expect,
+                notice=self.notice,
+                arguments=("--log-level", options["log_level"]),
+            )
+        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
+        return DONE if pool.is_helper() else run_code(stop, done)
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Say what would happen."""

@@ -208,7 +208,7 @@ def test_a_tripped_run_is_tripped_once() -> None:
     refuse_records(keys)
     done = go()
     verdict = migrate.judge(done.run, using="default", final=True)
-    migrate.trip(done.run, verdict, actor=OLGA, using="default", stop=StopFlag())
+    migrate.trip(done.run, verdict, actor=OLGA, using="default")
     assert MigrationRun.objects.filter(kind="rollback").count() == 1
     assert events(done.run).count("breaker_tripped") == 1
 
