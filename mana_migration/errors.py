@@ -6,7 +6,20 @@ username or an e-mail address.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
+
+#: Commands that a message may advise.
+_COMMANDS: Final = re.compile(
+    r"\b(migrate_users|rollback_migration|monitor_migration|validate_migration|import_balances|work_migration"
+    r"|install_guards|manage\.py migrate)\b(?! --database)"
+)
+
+
+def for_database(message: str, alias: str) -> str:
+    """Return a message whose advice is right for a database other than the default one: its commands name it."""
+    return message if alias == "default" else _COMMANDS.sub(rf"\1 --database {alias}", message)
 
 
 class MigrationError(Exception):

@@ -40,7 +40,14 @@ CONTEXT_KEYS: Final = frozenset(
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as one line of JSON: timestamp, level, message, context."""
+    """Format a record as one line of JSON: timestamp, level, message, context.
+
+    ``common`` is part of every line's context.
+    """
+
+    def __init__(self, common: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._common = dict(common)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end; control characters are escaped by JSON."""
@@ -50,7 +57,7 @@ class JsonFormatter(logging.Formatter):
                 "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
                 "level": "warn" if record.levelname == "WARNING" else record.levelname.lower(),
                 "message": record.getMessage(),
-                "context": {key: value for key, value in context.items() if key in CONTEXT_KEYS},
+                "context": self._common | {key: value for key, value in context.items() if key in CONTEXT_KEYS},
             },
             default=str,
         )
@@ -116,9 +123,10 @@ class DailyFileHandler(logging.Handler):
         super().close()
 
 
-def configure(kind: str, level: str) -> DailyFileHandler:
+def configure(kind: str, level: str, *, database: str | None = None) -> DailyFileHandler:
     """Send what this process logs to the daily file of ``kind``, from this level up.
 
+    ``database``, an alias, is kept with each line: runs of two databases may have the same number.
     The folder is ``MANA_MIGRATION_LOG_DIR``.  Replaces the handler of an earlier call.
 
     Raises:
@@ -127,7 +135,7 @@ def configure(kind: str, level: str) -> DailyFileHandler:
     logger = logging.getLogger(_ROOT)
     release()
     handler = DailyFileHandler(conf.log_dir(), kind)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter({} if database is None else {"database": database}))
     handler.setLevel(LEVELS[level])
     try:
         handler.open(datetime.now(UTC))

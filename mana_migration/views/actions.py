@@ -19,7 +19,7 @@ from django.views.decorators.http import require_POST
 from mana_migration.domain.options import SKIP, WRITE_OFF, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import Totals
 from mana_migration.engine import users
-from mana_migration.errors import MigrationError, UsageError
+from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.models import MigrationRun
 from mana_migration.reports.formatting import one_line
 from mana_migration.selectors import explanation
@@ -75,11 +75,15 @@ def ask(request: HttpRequest, question: Question) -> HttpResponseBase:
     try:
         sentence, address = question.perform(reason)
     except UsageError as error:
-        return _show(request, question, error=str(error), status=400, reason=reason)
+        return _show(request, question, error=_said(request, error), status=400, reason=reason)
     except MigrationError as error:
-        return _show(request, question, error=str(error), status=409, reason=reason)
+        return _show(request, question, error=_said(request, error), status=409, reason=reason)
     messages.success(request, sentence)
     return HttpResponseRedirect(address)
+
+
+def _said(request: HttpRequest, error: MigrationError) -> str:
+    return for_database(str(error), alias_of(request))
 
 
 def _show(
@@ -96,7 +100,7 @@ def _show(
     try:
         context |= question.prepare()
     except MigrationError as refusal:
-        context |= {"error": str(refusal), "refused": True}
+        context |= {"error": _said(request, refusal), "refused": True}
         status = 409
     else:
         context["token"] = confirmation.issue(request, question.action, question.target)

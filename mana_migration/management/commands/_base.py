@@ -18,7 +18,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connectio
 
 from mana_migration.domain.results import RunSummary
 from mana_migration.engine import failures
-from mana_migration.errors import MigrationError, UsageError
+from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.services import logs
 from mana_migration.services.worker import StopFlag
 from wishes.errors import WishesError
@@ -53,6 +53,7 @@ class MigrationCommand(BaseCommand):
     log_kind = logs.MIGRATION
     requires_system_checks = ("mana_migration",)
     exit_code = DONE
+    using = DEFAULT_DB_ALIAS
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
@@ -101,14 +102,15 @@ class MigrationCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; known errors become one line and an exit code."""
         self.json_output = options["format"] == "json"
+        self.using = options["database"]
         log = None
         try:
-            log = logs.configure(self.log_kind, options["log_level"])
+            log = logs.configure(self.log_kind, options["log_level"], database=self.using)
             self.exit_code = self.run(**options)
         except UsageError as error:
-            raise CommandError(str(error), returncode=USAGE) from error
+            raise CommandError(for_database(str(error), self.using), returncode=USAGE) from error
         except (MigrationError, WishesError, ImproperlyConfigured) as error:
-            raise CommandError(str(error), returncode=REFUSED) from error
+            raise CommandError(for_database(str(error), self.using), returncode=REFUSED) from error
         except (DatabaseError, InterfaceError) as error:
             raise CommandError(
                 f"the database failed: {failures.describe(error)}; what was committed stands, give the command again",
@@ -152,7 +154,7 @@ class MigrationCommand(BaseCommand):
 
     def notice(self, sentence: str) -> None:
         """Tell the operator something: on stdout, or on stderr where stdout is for JSON alone."""
-        (self.stderr if self.json_output else self.stdout).write(sentence)
+        (self.stderr if self.json_output else self.stdout).write(for_database(sentence, self.using))
 
     def print_json(self, values: Mapping[str, Any]) -> None:
         """Print the one JSON object of ``--format json``."""
@@ -164,7 +166,7 @@ class MigrationCommand(BaseCommand):
             self.print_json(values)
             return
         for line in lines:
-            self.stdout.write(line)
+            self.stdout.write(for_database(line, self.using))
 
     def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:
         """Ask on a terminal; refuse without one unless ``--no-input`` was given.

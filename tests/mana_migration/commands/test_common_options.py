@@ -86,7 +86,7 @@ def test_a_refusal_is_logged_with_its_class_and_without_what_was_typed(logs: Pat
     (line,) = lines(logs)
     assert (line["level"], line["context"]) == (
         "error",
-        {"command": "migrate_users", "exit_code": 1, "error_class": "UserNotFoundError"},
+        {"database": "default", "command": "migrate_users", "exit_code": 1, "error_class": "UserNotFoundError"},
     )
 
 
