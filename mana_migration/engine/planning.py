@@ -117,6 +117,10 @@ def plan_migration(
     )
 
 
+#: Limits the records ``r`` that are looked at to those of the users of ``keys_between``.
+RECORDS_BETWEEN: Final = " AND r.user_id BETWEEN %(first)s AND %(last)s"
+
+
 def keys_between(
     connection: BaseDatabaseWrapper,
     *,
@@ -142,7 +146,7 @@ def migration_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, f
     return keys_between(
         connection,
         relation="wishes_wallet w",
-        condition=selection_sql(terms),
+        condition=selection_sql(terms, within=RECORDS_BETWEEN),
         parameters={},
         first=first,
         last=last,

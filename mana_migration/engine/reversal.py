@@ -12,7 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain.results import Totals
 from mana_migration.engine import dialect, users
 from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
-from mana_migration.engine.planning import Slice, keys_between, slices
+from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
 
 #: Why a conversion is not taken back, with the sentence kept on the record of the rollback.
@@ -235,7 +235,7 @@ def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, firs
     return keys_between(
         connection,
         relation="mana_migration_usermigration w",
-        condition=_selection(terms),
+        condition=_selection(terms, within=RECORDS_BETWEEN),
         parameters=_parameters(connection, terms),
         first=first,
         last=last,
