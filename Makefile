@@ -88,8 +88,8 @@ test-matrix: ## Run the tests on every Python >= 3.11 at hand, with Django 5.2 a
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 .PHONY: bench
-bench: $(VENV)/dev.stamp ## Measure what a wallet operation waits without and during a migration, on PostgreSQL
-	@$(BIN)/python -m benchmarks.wallet_latency $(ARGS)
+bench: $(VENV)/dev.stamp ## Measure it against SQL by hand, on PostgreSQL (ARGS="--only export --users 1000000")
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)

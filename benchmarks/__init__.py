@@ -1,0 +1,1 @@
+"""How fast the product is, as ratios to what could be written by hand; ``python -m benchmarks --help``."""

@@ -1,0 +1,95 @@
+"""Whole commands: what they cost beside the conversion, their memory, and their time per user as users grow."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.commands import conversion_seconds, measured
+from benchmarks.result import Row, Sizes
+from benchmarks.stage import Stage
+from benchmarks.writing import books_balance
+
+#: Times the conversion alone that the whole command may take; MiB of memory that any command may take.
+MOST_TIMES, MOST_MEMORY = 1.5, 150
+
+SMALLEST: Final = 10_000
+
+
+def command(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Compare the whole command (start, checks before, run, checks after) with the conversion alone, inside one run."""
+    for size in ("1000", "auto"):
+        stage.empty()
+        stage.fill(sizes.users)
+        with books_balance():
+            whole, peak = measured("migrate_users", "--batch-size", size, "--no-input")
+        alone = conversion_seconds(stage)
+        yield Row(
+            what=f"migrate_users as a whole, in times of its conversion alone, batch size {size}",
+            users=sizes.users,
+            ratio=whole / alone,
+            most=MOST_TIMES,
+            figures={"whole, s": round(whole, 1), "conversion, s": round(alone, 1), "peak, MiB": round(peak)},
+        )
+
+
+def growth(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Measure each command's peak memory and time per user, at 10,000 users and ten times as many each step."""
+    size, first = min(SMALLEST, sizes.largest), 0.0
+    while size <= sizes.largest:
+        stage.empty()
+        stage.fill(size)
+        with tempfile.TemporaryDirectory(prefix="growth-") as folder, books_balance():
+            found = {
+                name: measured(*argv)
+                for name, argv in {
+                    "migrate": ("migrate_users", "--no-input"),
+                    "validate": ("validate_migration",),
+                    "report": ("monitor_migration", "--report"),
+                    "export": ("monitor_migration", "--export", "csv", "--output", str(Path(folder) / "users.csv")),
+                    "roll back": ("rollback_migration", "--all", "--no-input"),
+                }.items()
+            }
+            alone = conversion_seconds(stage, kind="migration") / size
+        first = first or alone
+        yield Row(
+            what="time per user of the conversion, in times of that of the smallest size",
+            users=size,
+            ratio=alone / first,
+            figures={
+                "conversion alone, us/user": round(alone * 1e6, 1),
+                **{f"{name}, us/user": round(seconds / size * 1e6, 1) for name, (seconds, _) in found.items()},
+            },
+        )
+        yield Row(
+            what="peak memory, MiB, of the hungriest command",
+            users=size,
+            ratio=max(peak for _, peak in found.values()),
+            most=MOST_MEMORY,
+            figures={f"{name}, MiB": round(peak) for name, (_, peak) in found.items()},
+        )
+        size *= 10
+
+
+def waits(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Compare the wait of the site's own wallet operations during a migration with that without one."""
+    from benchmarks import wallet_latency
+
+    for size in ("50", "1000", "auto"):
+        stage.empty()
+        options = argparse.Namespace(users=sizes.users, clients=4, rate=10.0, seconds=sizes.seconds, batch_size=size)
+        found = wallet_latency.compare(options)
+        quiet, busy = found["quiet"]["all"], found["migrating"]["all"]
+        yield Row(
+            what=f"99th percentile of the site's wallet operations during a migration, batch size {size}",
+            users=sizes.users,
+            ratio=busy["p99_ms"] / quiet["p99_ms"],
+            most=3.0 if size == "50" else None,
+            figures={
+                **{f"without, {name}": quiet[name] for name in ("operations", "p50_ms", "p99_ms", "max_ms")},
+                **{f"during, {name}": busy[name] for name in ("operations", "p50_ms", "p99_ms", "max_ms")},
+            },
+        )

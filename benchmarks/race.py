@@ -1,0 +1,196 @@
+"""Contestants who do the same work in turns, a slice each, so that whatever else the machine does meets all alike."""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import psycopg2.extensions
+
+from benchmarks import by_hand
+from benchmarks.stage import expect
+
+
+class Contestant(Protocol):
+    """Somebody who handles users."""
+
+    def advance(self, users: int) -> int:
+        """Handle about so many users and return how many; 0 at the end."""
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that something takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def in_turns(rounds: int, works: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Return the median seconds of each, done in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def race(contestants: Mapping[str, Contestant], users: int, slice_size: int) -> dict[str, float]:
+    """Let each handle so many users, in turns; return the seconds per user of each, the median of its slices."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    handled = dict.fromkeys(contestants, 0)
+    names = list(contestants)
+    while any(count < users for count in handled.values()):
+        for name in names:
+            if handled[name] >= users:
+                continue
+            begun = time.perf_counter()
+            done = contestants[name].advance(min(slice_size, users - handled[name]))
+            expect(done > 0, f"{name} ended after {handled[name]} of {users} users")
+            seconds[name].append((time.perf_counter() - begun) / done)
+            handled[name] += done
+        names = names[1:] + names[:1]
+    # the first slice meets cold caches and plans, of all alike
+    return {name: statistics.median(found[1:] or found) for name, found in seconds.items()}
+
+
+class Ours:
+    """The worker's loop as the command runs it: looks ahead, claims, checks, marks, folds, plans, shows progress."""
+
+    def __init__(self, kind: str, batch_size: int | str) -> None:
+        from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+        from mana_migration.services import rollback, runs
+        from mana_migration.states import RunKind
+        from wishes.conf import rates
+
+        self._controls = Controls(batch_size=batch_size)
+        actor = runs.current_actor()
+        if kind == "migration":
+            self.run = runs.create_run(
+                using="default",
+                kind=RunKind.MIGRATION,
+                options=MigrationOptions().as_dict(),
+                rates=rates().as_dict(),
+                controls=self._controls,
+                actor=actor,
+            )
+        else:
+            self.run = rollback.open_rollback(
+                RollbackOptions(everything=True, controls=self._controls), actor=actor, using="default"
+            )
+        self.sizes: list[int] = []
+        self._size: Any = None
+
+    def advance(self, users: int) -> int:
+        """Work until so many are handled, then stop as a signal would make it."""
+        from mana_migration.domain.options import RollbackOptions
+        from mana_migration.reports.progress import ProgressDisplay
+        from mana_migration.services import migrate, rollback, throttle
+        from mana_migration.services.worker import StopFlag, Worker
+
+        stop, handled = StopFlag(), 0
+        shown = ProgressDisplay(io.StringIO(), verb="handled")
+
+        def count(result: Any) -> None:
+            nonlocal handled
+            shown(result)
+            handled += result.totals.selected
+            self.sizes.append(result.totals.selected)
+            if handled >= users:
+                stop.request()
+
+        if self.run.kind == "migration":
+            work: Any = migrate.MigrationWork(migrate.terms_of(self.run))
+        else:
+            options = RollbackOptions.from_dict(self.run.options, self.run.controls)
+            work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
+        pause = throttle.Throttle(self.run.pk, "default", stop)
+        worker = Worker(self.run.pk, work, using="default", stop=stop, progress=count, throttle=pause)
+        worker._size = self._size  # an automatic batch size is learnt once
+        worker.run()
+        self._size = worker._size
+        return handled
+
+    def close(self) -> None:
+        """End the run, so that another may be opened."""
+        from mana_migration.services import runs
+        from mana_migration.states import RunStatus
+
+        runs.change_status(self.run.pk, RunStatus.STOPPED, actor=runs.current_actor(), using="default")
+
+
+class ByHand:
+    """A script of one message a batch.
+
+    ``size`` says how many users the next batch has; ``observe`` is told of each batch and its seconds.
+    """
+
+    def __init__(
+        self, script: by_hand.Script, size: Callable[[], int], observe: Callable[[int, float], None] | None = None
+    ) -> None:
+        self._script, self._size, self._observe, self._next = script, size, observe, 1
+
+    def advance(self, users: int) -> int:
+        """Handle the next users."""
+        handled = 0
+        while handled < users:
+            size = min(self._size(), users - handled)
+            begun = time.perf_counter()
+            self._script.handle(self._next, self._next + size - 1)
+            if self._observe is not None:
+                self._observe(size, time.perf_counter() - begun)
+            self._next += size
+            handled += size
+        return handled
+
+
+class Procedure:
+    """The same work by a procedure inside the server."""
+
+    def __init__(self, connection: psycopg2.extensions.connection, size: int) -> None:
+        by_hand.install_procedure(connection)
+        self._cursor, self._size, self._next = connection.cursor(), size, 1
+
+    def advance(self, users: int) -> int:
+        """Handle the next users in one call."""
+        upto, batch = self._next + users - 1, 4 * by_hand.BATCHES_FROM + self._next
+        self._cursor.execute(f"CALL migrate_by_hand({self._next}, {upto}, {self._size}, {batch})")
+        self._next += users
+        return users
+
+
+class OrmLoop:
+    """One ``transaction.atomic()`` and ``save()`` a user, as a first version would have it."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias, self._next = alias, 1
+
+    def advance(self, users: int) -> int:
+        """Convert the next users one by one."""
+        from django.db import transaction
+        from django.utils import timezone
+
+        from mana_migration.models import UserMigration
+        from wishes.models import ManaEntry, Wallet
+
+        for key in range(self._next, self._next + users):
+            with transaction.atomic(using=self._alias):
+                wallet = Wallet.objects.using(self._alias).select_for_update().get(pk=key)
+                worth = 10 * wallet.green + 100 * wallet.blue + 1000 * wallet.red
+                UserMigration(
+                    user_id=key, run_id=1, batch_id=0, status="migrated", green=wallet.green, blue=wallet.blue,
+                    red=wallet.red, mana_before=wallet.mana, mana_credited=worth,
+                ).save(using=self._alias)  # fmt: skip
+                wallet.mana += worth
+                wallet.green = wallet.blue = wallet.red = 0
+                wallet.migrated_at = timezone.now()
+                if worth:
+                    ManaEntry(
+                        user_id=key, amount=worth, balance_after=wallet.mana, kind="conversion",
+                        reference=f"conversion:1:{key}",
+                    ).save(using=self._alias)  # fmt: skip
+                wallet.save(using=self._alias)
+        self._next += users
+        return users
