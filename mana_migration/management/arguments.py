@@ -108,6 +108,17 @@ def setting(value: str) -> tuple[str, str]:
     return name, text.strip()
 
 
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers``."""
+    parser.add_argument(
+        "--workers",
+        type=workers,
+        metavar="N",
+        help=f"Work with N processes on this machine, from 1 to {options.MOST_WORKERS}, this one among them; SQLite "
+        "takes one (default: 1).",
+    )
+
+
 def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
     """Add ``--user-id`` with what it does here."""
     parser.add_argument(

@@ -78,12 +78,7 @@ def add_migration_options(parser: CommandParser) -> None:
         help="Wait this many seconds between batches, 0 for no pause, or only while the database is unwell with auto "
         f"(default: {default.delay}).",
     )
-    parser.add_argument(
-        "--workers",
-        type=arguments.workers,
-        metavar="N",
-        help="Work with N processes on this machine, from 1 to 64, this one among them; SQLite takes one (default: 1).",
-    )
+    arguments.add_workers_option(parser)
     parser.add_argument(
         "--join",
         type=arguments.whole_number,
@@ -94,8 +89,8 @@ def add_migration_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--rollback",
         action="store_true",
-        help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size and --reason if "
-        "wanted; rollback_migration has more choices.",
+        help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size, --workers and "
+        "--reason if wanted; rollback_migration has more choices.",
     )
     parser.add_argument("--reason", default="", help="Why, for the record; kept with the run or event (default: none).")
     plan = parser.add_mutually_exclusive_group()
@@ -176,7 +171,7 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     elif options["join"] is not None:
         _allow("--join, which takes a run as it is", options, "join", "workers")
     elif options["rollback"]:
-        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "reason")
+        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "workers", "reason")
     elif options["plan"] is not None:
         _refuse("--plan, which executes what was promised", options, "dry_run", "validate_only", "user_ids")
     elif options["user_ids"]:

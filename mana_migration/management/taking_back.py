@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from mana_migration.domain.options import RollbackOptions
+from mana_migration.errors import UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand, run_code
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
-from mana_migration.services import rollback, runs
+from mana_migration.services import pool, rollback, runs
+
+
+def refuse_idle_workers(asked: RollbackOptions, options: dict[str, Any]) -> None:
+    """Refuse several processes, before anything is done, where there is no work for them.
+
+    Raises:
+        UsageError: that is so, or the database takes fewer.
+    """
+    if options["workers"] is None:
+        return
+    what = "--dry-run" if options["dry_run"] else "--user-id, which names its users" if asked.users else ""
+    if what:
+        raise UsageError(f"--workers cannot be combined with {what}: leave it out")
+    pool.check_workers(options["workers"], options["database"])
 
 
 class RollbackCommand(MigrationCommand):
@@ -18,6 +33,7 @@ class RollbackCommand(MigrationCommand):
     def take_back(self, asked: RollbackOptions, options: dict[str, Any]) -> int:
         """Tell what would happen, or ask and take back; return the exit code."""
         using = options["database"]
+        refuse_idle_workers(asked, options)
         told = None
         if options["dry_run"] or not (asked.emergency or asked.users or options["no_input"]):
             told = rollback.forecast_rollback(asked, using=using)
@@ -33,14 +49,16 @@ class RollbackCommand(MigrationCommand):
                 on_no="not confirmed: nothing was changed",
             )
         with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="rolled back") as progress:
-            done = rollback.roll_back(
+            done = pool.roll_back_together(
                 asked,
+                options["workers"] or 1,
                 actor=runs.current_actor(),
                 using=using,
                 stop=stop,
                 progress=progress,
                 expecting=progress.expect,
                 notice=self.notice,
+                arguments=("--log-level", options["log_level"]),
             )
         self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
         return run_code(stop, done)

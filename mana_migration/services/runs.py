@@ -166,6 +166,12 @@ def lock_run(run_id: int, using: str) -> MigrationRun:
     return MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).get(pk=run_id)
 
 
+def lock_run_if_free(run_id: int, using: str) -> MigrationRun | None:
+    """Return a run with its row locked, None where somebody else has it; the caller is in a transaction."""
+    locked = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True, skip_locked=True)
+    return locked.filter(pk=run_id).first()
+
+
 _EVENTS: Final = {
     RunStatus.PAUSED: EventKind.PAUSED,
     RunStatus.RUNNING: EventKind.RESUMED,

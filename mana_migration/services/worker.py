@@ -9,6 +9,11 @@ machines may run this loop on one run.
 A batch that fails for its data is replaced by its two halves, in a transaction of its own, and so
 on until the guilty user stands alone; only then is a failure recorded.  The halves are ordinary
 batches, so a crash in between loses nothing and other workers may take them.
+
+# Note [Planning early]
+Several workers run dry at the same moment, and all but the one who plans would wait for its lock on
+the run.  So whoever of several sees, when it looks ahead, that less than half of a planning is left
+plans the next part while the others go on; where somebody does so already, it leaves it at that.
 """
 
 from __future__ import annotations
@@ -165,6 +170,7 @@ class Worker:
         self._seen = 0  # batches that the latest look ahead found
         self._untouched = False  # none of them could be claimed yet
         self._in_company = False  # others work on this run
+        self._cut_all = False  # the last early planning of this look found nobody
         self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._lost_since: float | None = None
         self._lost_tries = 0
@@ -215,11 +221,16 @@ class Worker:
         if not self._ahead:
             if self._untouched and self._seen:
                 return None  # nothing that was seen could be had
-            self._look_ahead()
+            waiting = self._look_ahead()
+            if waiting and self._in_company and not self._cut_all:
+                self._plan_early(waiting)
         return self._ahead.popleft() if self._ahead else None
 
-    def _look_ahead(self) -> None:
-        """Read which batches wait, without locking any: claiming one is part of the work on it."""
+    def _look_ahead(self) -> int:
+        """Read which batches wait, without locking any, for claiming one is part of the work on it; return how many.
+
+        Alone, it reads no more than it takes.
+        """
         with connections[self._using].cursor() as cursor:
             cursor.execute(
                 "SELECT b.id, b.first_user, b.last_user FROM mana_migration_migrationbatch b "
@@ -230,12 +241,14 @@ class Worker:
                 [self._run_id, LOOK_AHEAD * (1 + LOOK_AHEAD * self._in_company)],
             )
             waiting = [Task(batch, first, last, self._name) for batch, first, last in cursor.fetchall()]
+        found = len(waiting)
         if self._in_company and waiting:
             # not where the others are
             begin = random.randrange(len(waiting))  # noqa: S311 (no secret)
             waiting = (waiting[begin:] + waiting[:begin])[:LOOK_AHEAD]
         self._ahead.extend(waiting)
         self._seen, self._untouched = len(waiting), True
+        return found
 
     def _claim_elsewhere(self) -> None:
         """A batch was somebody else's: look again, or try another one of those just seen."""
@@ -294,7 +307,7 @@ class Worker:
 
     def _without_batch(self) -> Ending | None:
         """Nothing could be claimed: plan more, wait, or find that the run has ended."""
-        held, self._seen = bool(self._seen), 0
+        held, self._seen, self._cut_all = bool(self._seen), 0, False
         left, planned = 0, False
         with transaction.atomic(using=self._using, durable=True):
             run = runs.lock_run(self._run_id, self._using)
@@ -319,6 +332,16 @@ class Worker:
             return Ending.DONE
         self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return None
+
+    def _plan_early(self, waiting: int) -> None:
+        """Plan more where few batches wait, so that nobody will wait for it; see Note [Planning early]."""
+        if self._size is None or waiting * 2 >= self._size.batches_ahead:
+            return
+        with transaction.atomic(using=self._using, durable=True):
+            run = runs.lock_run_if_free(self._run_id, self._using)
+            # at the end of a look, whether to look once more is decided when all is handled
+            if run is not None and run.status == RunStatus.RUNNING and run.cursor:
+                self._cut_all = not self._plan(run, others_at_work=True)
 
     def _plan(self, run: MigrationRun, *, others_at_work: bool) -> bool:
         """Plan the next batches under the run's lock; return False when nobody is left to plan."""

@@ -21,7 +21,7 @@ from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import dry_run, plans, pool, runs
+from mana_migration.services import crew, dry_run, plans, pool, runs
 
 
 class Command(RollbackCommand):
@@ -89,7 +89,7 @@ class Command(RollbackCommand):
                 arguments=("--log-level", options["log_level"]),
             )
         self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
-        return DONE if pool.is_helper() else run_code(stop, done)
+        return DONE if crew.is_helper() else run_code(stop, done)
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Say what would happen."""

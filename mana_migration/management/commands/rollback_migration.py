@@ -48,6 +48,7 @@ class Command(RollbackCommand):
             help="Take N users back in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
             f"(default: {Controls().batch_size}).",
         )
+        arguments.add_workers_option(parser)
         parser.add_argument(
             "--on-shortfall",
             choices=(SKIP, WRITE_OFF),

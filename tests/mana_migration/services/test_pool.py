@@ -1,183 +1,237 @@
-"""Several processes on one run: who does what, who hears signals, what a dead one costs."""
+"""Several processes on one run, seen from inside: who may, what is refused, how endings and progress are told."""
 
 from __future__ import annotations
 
-import os
-import signal
+import io
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from mana_migration.domain.options import Controls, MigrationOptions
-from mana_migration.errors import UsageError
-from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.services import pool, runs
+from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.results import BatchResult, Totals
+from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
+from mana_migration.models import MigrationRun
+from mana_migration.services import crew, pool, rollback, runs
 from mana_migration.services.runs import Actor
-from mana_migration.states import RunKind
-from tests.mana_migration.running import balanced, people, refusal, told
-from tests.support.commands import manage_environment, run_command, run_manage
-from wishes.models import Wallet
+from mana_migration.services.worker import StopFlag
+from mana_migration.states import RunKind, RunStatus
+from tests.mana_migration.history import done, make_batch, make_run
+from tests.mana_migration.running import events, migrate, people, refusal, told
+from tests.support.commands import run_command
 
-PROJECT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.django_db
+
 SOMEBODY = Actor("somebody", "here")
 
-committed = pytest.mark.django_db(transaction=True)
 
-
-def open_run(batch_size: int = 5) -> MigrationRun:
-    """Open a migration with small batches and a little time between them."""
+def open_run() -> MigrationRun:
+    """Open a migration that nobody works on yet."""
     return runs.create_run(
         using="default",
         kind=RunKind.MIGRATION,
         options=MigrationOptions().as_dict(),
         rates={"green": 10, "blue": 100, "red": 1000},
-        controls=Controls(batch_size=batch_size, delay=0.01),
+        controls=Controls(batch_size=5),
         actor=SOMEBODY,
     )
 
 
-def start(*argv: object) -> subprocess.Popen[str]:
-    """Start a command beside the test."""
-    return subprocess.Popen(
-        [sys.executable, "manage.py", *map(str, argv)],
-        cwd=PROJECT,
-        env=manage_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+# --- Joining ----------------------------------------------------------------------------------------------------------
 
 
-def helpers_of(process: subprocess.Popen[str]) -> list[int]:
-    """Return the process ids of a command's helpers."""
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in text.split()]
-
-
-def converted() -> int:
-    """Return how many wallets are migrated."""
-    return Wallet.objects.exclude(migrated_at=None).count()
-
-
-def workers() -> set[str]:
-    """Return who handled batches."""
-    return set(MigrationBatch.objects.exclude(worker="").values_list("worker", flat=True))
-
-
-@committed
-@pytest.mark.postgres
-def test_so_many_processes_share_a_run_and_tell_it_as_one() -> None:
-    people(400)
-    with balanced():
-        result = run_manage("migrate_users", "--workers", 3, "--batch-size", 2, "--delay", "0.02", "--format", "json")
-    found = told(result)
-    assert (found["status"], found["users"]["migrated"]) == ("completed", 400)
-    assert converted() == 400
-    assert 2 <= len(workers()) <= 3
-    assert RunEvent.objects.filter(kind="checked").count() == 1
-
-
-@committed
-@pytest.mark.postgres
-def test_a_killed_helper_does_not_end_the_run() -> None:
-    people(600)
-    with balanced():
-        process = start("migrate_users", "--workers", 2, "--batch-size", 2, "--delay", "0.02", "--format", "json")
-        while len(workers()) < 2:
-            assert process.poll() is None, process.communicate()
-        (helper,) = helpers_of(process)
-        os.kill(helper, signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "worker 2 was killed by SIGKILL: the others go on" in err
-    assert '"status": "completed"' in out
-    assert converted() == 600
-
-
-@committed
-@pytest.mark.postgres
-def test_a_signal_reaches_all_of_them_once() -> None:
-    people(600)
-    with balanced():
-        process = start("migrate_users", "--workers", 2, "--batch-size", 2, "--delay", "0.02")
-        while len(workers()) < 2:
-            assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 143, err
-        assert 0 < converted() < 600
-        run = MigrationRun.objects.get()
-        assert run.status == "running"
-        # both said so, and neither aborted its batch
-        assert RunEvent.objects.filter(run=run, kind="interrupted").count() == 2
-        assert told(run_manage("migrate_users", "--set", "delay=0", "--format", "json"))["status"] == "running"
-        assert told(run_manage("migrate_users", "--format", "json"))["status"] == "completed"
-    assert converted() == 600
-
-
-@committed
-@pytest.mark.postgres
-def test_helpers_end_when_the_process_that_started_them_is_killed() -> None:
-    people(2_000)
-    with balanced():
-        process = start("migrate_users", "--workers", 2, "--batch-size", 2, "--delay", "0.05")
-        while len(workers()) < 2:
-            assert process.poll() is None, process.communicate()
-        (helper,) = helpers_of(process)
-        process.kill()
-        process.communicate()
-        while Path(f"/proc/{helper}").exists() and "Z" not in Path(f"/proc/{helper}/stat").read_text().split()[2]:
-            pass
-    assert converted() < 2_000
-
-
-@committed
-@pytest.mark.postgres
-def test_anybody_may_lend_a_hand_to_an_open_run() -> None:
-    people(40)
+def test_joining_works_on_the_run_until_it_ends() -> None:
+    people(12)
     run = open_run()
-    with balanced():
-        found = told(run_manage("migrate_users", "--join", run.pk, "--format", "json"))
-    assert (found["run"], found["status"], found["users"]["migrated"]) == (run.pk, "completed", 40)
-    again = run_manage("migrate_users", "--join", run.pk)
-    assert again.code == 0
-    assert f"run {run.pk} is completed: nothing is left to do" in again.out
+    said: list[str] = []
+    expected: list[int] = []
+    found = pool.join_run(run.pk, actor=SOMEBODY, notice=said.append, expecting=expected.append)
+    assert (found.run, found.status, found.handled) == (run.pk, "completed", 12)
+    assert said[0] == f"run {run.pk}, a migration, is running: lending a hand"
+    assert events(run.pk)[:2] == ["started", "joined"]
 
 
-@pytest.mark.django_db
-def test_a_run_that_does_not_exist_cannot_be_joined() -> None:
+def test_joining_a_run_that_is_taken_back_helps_to_take_it_back() -> None:
+    people(8)
+    run = open_run()
+    pool.join_run(run.pk, actor=SOMEBODY)
+    MigrationRun.objects.filter(pk=run.pk).update(status=RunStatus.ROLLING_BACK)
+    back = rollback.open_rollback(RollbackOptions(run=run.pk, breaker=True), actor=SOMEBODY)
+    found = pool.join_run(run.pk, actor=SOMEBODY)
+    assert (found.run, found.status, found.extra["rollback"]["run"]) == (run.pk, "rolled_back", back.pk)
+    assert found.extra["rollback"]["rolled_back"] == 8
+
+
+@pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.STOPPED, RunStatus.FAILED, RunStatus.ROLLED_BACK])
+def test_of_a_closed_run_only_its_outcome_is_told(status: RunStatus) -> None:
+    run = make_run(status=status)
+    said: list[str] = []
+    found = pool.join_run(run.pk, actor=SOMEBODY, notice=said.append)
+    assert (found.run, found.status, found.handled) == (run.pk, status, 0)
+    assert said == [f"run {run.pk} is {status.label.lower()}: nothing is left to do"]
+    assert events(run.pk) == []
+
+
+def test_a_paused_run_is_not_joined() -> None:
+    run = open_run()
+    runs.pause_run(run.pk, actor=SOMEBODY, reason="")
+    said = refusal(run_command("migrate_users", "--join", run.pk))
+    assert f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}" in said
+    with pytest.raises(RunConflictError):
+        pool.join_run(run.pk, actor=SOMEBODY)
+
+
+def test_an_import_is_not_joined() -> None:
+    run = make_run(kind=RunKind.IMPORT)
+    said = refusal(run_command("migrate_users", "--join", run.pk))
+    assert f"run {run.pk} is an import, which is done at once: there is nothing to join" in said
+
+
+def test_a_run_that_does_not_exist_is_not_joined() -> None:
     assert "there is no run 77" in refusal(run_command("migrate_users", "--join", 77))
+    with pytest.raises(RunNotFoundError):
+        pool.join_run(77, actor=SOMEBODY)
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("stopped", 1), ("failed", 3), ("rolled_back", 4)])
+def test_the_exit_code_of_who_joins_late_is_that_of_the_run(status: str, code: int) -> None:
+    run = make_run(status=status)
+    found = told(run_command("migrate_users", "--join", run.pk, "--format", "json"), code)
+    assert (found["run"], found["status"]) == (run.pk, status)
+
+
+# --- What is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.sqlite
-@pytest.mark.django_db
-@pytest.mark.parametrize("what", [(), ("--join", 1)])
-def test_sqlite_takes_one_worker(what: tuple[object, ...]) -> None:
-    said = refusal(run_command("migrate_users", "--workers", 2, *what), code=2)
-    assert "SQLite has one writer at a time; leave --workers out, or use PostgreSQL" in said
-    assert run_command("migrate_users", "--workers", 1).code == 0
-
-
-@pytest.mark.django_db
 @pytest.mark.parametrize(
     "argv",
     [
-        ("--workers", 0),
-        ("--workers", "two"),
-        ("--workers", 65),
-        ("--join", 1, "--batch-size", 10),
-        ("--join", 1, "--dry-run"),
-        ("--workers", 2, "--user-id", "1"),
+        ("migrate_users",),
+        ("migrate_users", "--join", 1),
+        ("migrate_users", "--rollback", "--no-input"),
+        ("rollback_migration", "--all", "--no-input"),
     ],
 )
-def test_what_means_nothing_is_bad_usage(argv: tuple[object, ...]) -> None:
-    assert run_command("migrate_users", *argv).code == 2
+def test_sqlite_takes_one_worker(argv: tuple[object, ...]) -> None:
+    said = refusal(run_command(*argv, "--workers", 2), code=2)
+    assert "2 workers: SQLite has one writer at a time; leave --workers out, or use PostgreSQL" in said
+    assert not MigrationRun.objects.exists()
 
 
-@pytest.mark.django_db
-def test_too_many_workers_are_refused_with_the_limit() -> None:
+def test_one_worker_is_what_there_is_anyway() -> None:
+    people(3)
+    assert migrate("--workers", 1)["users"]["migrated"] == 3
+    back = told(run_command("rollback_migration", "--all", "--workers", 1, "--no-input", "--format", "json"))
+    assert back["users"]["rolled_back"] == 3
+
+
+@pytest.mark.parametrize("command", ["migrate_users", "rollback_migration"])
+@pytest.mark.parametrize("workers", ["0", "-1", "abc", "65", "1.5", ""])
+def test_a_number_of_workers_is_from_1_to_64(command: str, workers: str) -> None:
+    said = refusal(run_command(command, f"--workers={workers}"), code=2)
+    assert f"{workers!r} workers: give a whole number of processes from 1 to 64" in said
+
+
+@pytest.mark.parametrize("run", ["0", "-1", "abc", "1.5", ""])
+def test_a_run_to_join_is_a_number(run: str) -> None:
+    assert "give a whole number from 1" in refusal(run_command("migrate_users", f"--join={run}"), code=2)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("migrate_users", "--join", 1, "--batch-size", 10),
+        ("migrate_users", "--join", 1, "--dry-run"),
+        ("migrate_users", "--join", 1, "--rollback"),
+        ("migrate_users", "--join", 1, "--user-id", "{user}"),
+        ("migrate_users", "--join", 1, "--stop"),
+        ("migrate_users", "--workers", 2, "--pause"),
+        ("migrate_users", "--workers", 2, "--user-id", "{user}"),
+        ("migrate_users", "--workers", 2, "--dry-run"),
+        ("migrate_users", "--workers", 2, "--validate-only"),
+        ("migrate_users", "--workers", 2, "--rollback", "--dry-run"),
+        ("rollback_migration", "--workers", 2, "--all", "--dry-run"),
+        ("rollback_migration", "--workers", 2, "--user-id", "{user}"),
+    ],
+)
+def test_what_means_nothing_together_is_bad_usage(argv: tuple[object, ...]) -> None:
+    (key,) = people(1)
+    given = [str(word).format(user=f"pk:{key}") for word in argv]
+    assert "cannot be combined with" in refusal(run_command(*given), code=2)
+
+
+def test_the_library_refuses_too_many_workers_with_the_limit() -> None:
     with pytest.raises(UsageError, match="give a whole number of processes from 1 to 64"):
-        pool.check_workers(65, "default")
+        pool.migrate_together(MigrationOptions(), 65, actor=SOMEBODY)
+
+
+# --- How it is told ---------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([0.0, 0.1, 1.0, 2.0])
+    monkeypatch.setattr(crew.time, "monotonic", lambda: next(moments))
+    run = make_run()
+    make_batch(run, done(10))
+    told_of: list[Totals] = []
+    joint = crew.JointProgress(crew.Helpers(run, "default"), lambda result: told_of.append(result.totals))
+    own = BatchResult(run.pk, 1, done(3), 0.1)
+    make_batch(run, done(3))
+    joint(own)  # too soon after the last look
+    make_batch(run, done(20, mana=7))  # another process
+    joint(own)
+    joint(own)
+    assert [(totals.selected, totals.mana) for totals in told_of] == [(23, 7), (0, 0)]
+
+
+def helper(code: str) -> crew.Helper:
+    """Return a helper that runs this Python and has ended."""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    _, complaints = process.communicate(timeout=60)
+    return crew.Helper(2, process, io.BytesIO(complaints))
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("", ""),
+        (
+            "import sys; print('a line', file=sys.stderr); sys.exit('CommandError: the disk is full')",
+            "worker 2 ended with exit code 1 (CommandError: the disk is full): the others go on",
+        ),
+        ("import sys; sys.exit(3)", "worker 2 ended with exit code 3: the others go on"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "worker 2 was killed by SIGKILL: the others go on",
+        ),
+    ],
+)
+def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
+    said: list[str] = []
+    helpers = crew.Helpers(make_run(), "default", said.append, [helper(code)])
+    helpers.tell_endings()
+    helpers.tell_endings()
+    helpers.close()
+    assert said == [ending] * bool(ending)
+
+
+def test_an_error_ends_the_helpers_at_once() -> None:
+    stop = StopFlag()
+    found: list[crew.Helper] = []
+    with pytest.raises(ZeroDivisionError), crew.helpers(make_run(), 0, using="default", stop=stop) as helpers:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        helpers.all.append(crew.Helper(2, process, io.BytesIO()))
+        found += helpers.all
+        raise ZeroDivisionError
+    assert found[0].process.returncode == -9
+    assert stop.listeners == []
+
+
+def test_asking_for_the_end_closes_the_pipe_to_each_helper() -> None:
+    stop = StopFlag()
+    with crew.helpers(make_run(), 0, using="default", stop=stop) as helpers:
+        process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+        helpers.all.append(crew.Helper(2, process, io.BytesIO()))
+        stop.request()
+    assert process.returncode == 0

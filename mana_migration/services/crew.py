@@ -1,0 +1,230 @@
+"""Helper processes: started beside this one to work on the same run, listened to, ended with it.
+
+A helper is a command like any other, ``migrate_users --join RUN``: it finds its work in the database,
+so that one which is killed takes nothing with it but the batch in hand, and the others do that.
+
+# Note [The pipe to a helper]
+A helper's standard input is a pipe that nothing is ever written to.  It ends when this process closes
+it, to ask for the end after the batch in hand, and when this process dies, however it dies; the
+helper hears of it at once, also while it waits or has not begun.  No signal is needed, and the
+terminal's Ctrl-C does not reach helpers, which have a session of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from django.conf import settings
+
+from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
+from mana_migration.engine import totals
+from mana_migration.errors import RunConflictError
+from mana_migration.models import MigrationRun
+from mana_migration.services import runs
+from mana_migration.services.worker import StopFlag
+
+#: The environment variable that tells a process that it is a helper, whose standard input is the pipe.  Its value
+#: is the moment at which the run was opened: another database may well have a run of the same number.
+HELPER: Final = "MANA_MIGRATION_HELPER"
+
+#: Seconds between two looks at what all of them have done, and between two looks whether they have ended.
+LOOK_EVERY, WAIT_STEP = 0.5, 0.1
+
+
+def is_helper() -> bool:
+    """Say whether this process was started as a helper of another."""
+    return HELPER in os.environ
+
+
+@dataclass
+class Helper:
+    """A helper process, with what it said on its standard error."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    complaints: IO[bytes]
+    told: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Say whether it has not ended yet."""
+        return self.process.poll() is None
+
+    @property
+    def ending(self) -> str:
+        """Say in words how it came to a bad end; empty where it did not."""
+        code = self.process.poll()
+        if not code:
+            return ""
+        if code < 0:
+            return f"worker {self.number} was killed by {signal.Signals(-code).name}: the others go on"
+        self.complaints.seek(0)
+        last = self.complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+        said = f" ({last})" if last else ""
+        return f"worker {self.number} ended with exit code {code}{said}: the others go on"
+
+
+@dataclass
+class Helpers:
+    """The helpers of this process on a run."""
+
+    run: MigrationRun
+    using: str
+    notice: runs.Notice = runs.silent
+    all: list[Helper] = field(default_factory=list)
+    dismissed: bool = False
+
+    def start(self, count: int, arguments: Sequence[str]) -> None:
+        """Start so many helpers, with these options added to their command line."""
+        environment = os.environ | {
+            HELPER: self.run.created_at.isoformat(),
+            "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE") or settings.SETTINGS_MODULE,
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        }
+        command = [
+            *(sys.executable, "-m", "django", "migrate_users", "--join", str(self.run.pk)),
+            *("--database", self.using, "--format", "json", "--no-input", *arguments),
+        ]
+        for number in range(2, count + 2):
+            complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
+            process = subprocess.Popen(  # noqa: S603 (this project's own command)
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                start_new_session=True,
+            )
+            self.all.append(Helper(number, process, complaints))
+
+    def dismiss(self) -> None:
+        """Ask all of them to end after the batch in hand; see Note [The pipe to a helper]."""
+        self.dismissed = True
+        for helper in self.all:
+            with contextlib.suppress(OSError):
+                if helper.process.stdin is not None:
+                    helper.process.stdin.close()
+
+    def tell_endings(self) -> None:
+        """Tell, once, of each that ended before its time."""
+        for helper in self.all:
+            if not (self.dismissed or helper.told) and helper.ending:
+                helper.told = True
+                self.notice(helper.ending)
+
+    def wait(self) -> None:
+        """Wait until all have ended."""
+        while any(helper.runs for helper in self.all):
+            self.tell_endings()
+            time.sleep(WAIT_STEP)
+        self.tell_endings()
+
+    def abort(self) -> None:
+        """End all at once: what they have in hand is rolled back."""
+        self.dismissed = True
+        for helper in self.all:
+            helper.process.kill()
+        for helper in self.all:
+            helper.process.wait()
+
+    def close(self) -> None:
+        """Forget what they said."""
+        self.dismiss()
+        for helper in self.all:
+            helper.complaints.close()
+
+
+class JointProgress:
+    """Pass on what all processes have done since the last time, read from the run's own totals.
+
+    Called as progress of this process's batches, each of which is an occasion to look.
+    """
+
+    def __init__(self, helpers: Helpers, progress: ProgressCallback | None) -> None:
+        self._helpers, self._progress = helpers, progress
+        self._seen: dict[int, Totals] = {helpers.run.pk: self._read(helpers.run.pk)}
+        self._looked = time.monotonic()
+
+    def __call__(self, result: BatchResult) -> None:
+        """Take a batch of this process as the occasion."""
+        moment = time.monotonic()
+        if moment - self._looked < LOOK_EVERY:
+            return
+        now = self._read(result.run)
+        before = self._seen.get(result.run, Totals())  # a run that the breaker opened meanwhile has a count of its own
+        if self._progress is not None:
+            self._progress(BatchResult(result.run, result.batch, _difference(now, before), moment - self._looked))
+        self._seen[result.run], self._looked = now, moment
+        self._helpers.tell_endings()
+
+    def _read(self, run_id: int) -> Totals:
+        run = MigrationRun.objects.using(self._helpers.using).get(pk=run_id)
+        return totals.run_totals(run, self._helpers.using)
+
+
+def _difference(now: Totals, before: Totals) -> Totals:
+    difference = Totals(**{name: getattr(now, name) - getattr(before, name) for name in FIGURES})
+    difference.errors, difference.skips = now.errors - before.errors, now.skips - before.skips
+    return difference
+
+
+@contextmanager
+def helpers(
+    run: MigrationRun,
+    count: int,
+    *,
+    using: str,
+    stop: StopFlag,
+    arguments: Sequence[str] = (),
+    notice: runs.Notice = runs.silent,
+) -> Iterator[Helpers]:
+    """Have so many helpers work on a run beside the block; at its end wait for them.
+
+    Whoever asks this process to end asks them; an error in the block, or a second signal, aborts them.
+    """
+    found = Helpers(run, using, notice)
+    stop.listeners.append(found.dismiss)
+    try:
+        found.start(count, arguments)
+        if stop.requested:  # while they were being started
+            found.dismiss()
+        yield found
+        found.wait()
+    except BaseException:
+        found.abort()
+        raise
+    finally:
+        stop.listeners.remove(found.dismiss)
+        found.close()
+
+
+def heed_the_pipe(run: MigrationRun, stop: StopFlag, *, using: str) -> None:
+    """As a helper, ask for the end when the pipe ends; see Note [The pipe to a helper].
+
+    Raises:
+        RunConflictError: this run is not the one that the helper was started for, but another database's.
+    """
+
+    def listen() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        stop.request(signal.SIGTERM)
+
+    if run.created_at.isoformat() != os.environ[HELPER]:
+        raise RunConflictError(
+            f"run {run.pk} of database {using!r} is another one than that of the process that started this helper: "
+            "name the database in the environment, as DATABASE_URL, where both find it"
+        )
+    threading.Thread(target=listen, name="pipe", daemon=True).start()
