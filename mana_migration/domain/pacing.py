@@ -22,12 +22,18 @@ AUTO: Final = "auto"
 
 @dataclass(slots=True)
 class BatchSize:
-    """Follow the clock when automatic; stay put when a number was asked for."""
+    """Follow the clock when automatic; stay put when a number was asked for.
+
+    ``growing``: larger batches would still keep to the time target, so that few are planned ahead
+    at this size: the next size counts from the next planning on.
+    """
 
     asked: int | str
     current: int = START
+    growing: bool = False
 
     def __post_init__(self) -> None:
+        self.growing = self.asked == AUTO
         if self.asked != AUTO:
             self.current = int(self.asked)
 
@@ -38,9 +44,10 @@ class BatchSize:
         ideal = users * TARGET_SECONDS / seconds
         if users < self.current * 0.9 and ideal > self.current:
             return  # a small remainder says nothing about larger batches
-        self.current = round(max(SMALLEST, min(LARGEST, ideal, self.current * GROWTH)))
+        before, self.current = self.current, round(max(SMALLEST, min(LARGEST, ideal, self.current * GROWTH)))
+        self.growing = ideal >= before * GROWTH and self.current > before
 
     @property
     def batches_ahead(self) -> int:
         """Return how many batches to plan at a time."""
-        return max(AHEAD_LEAST, min(AHEAD_MOST, AHEAD_USERS // self.current))
+        return AHEAD_LEAST if self.growing else max(AHEAD_LEAST, min(AHEAD_MOST, AHEAD_USERS // self.current))

@@ -174,6 +174,7 @@ class Worker:
         self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._lost_since: float | None = None
         self._lost_tries = 0
+        self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
 
     def run(self) -> Ending:
         """Work until an ending; see ``Ending``.
@@ -201,7 +202,7 @@ class Worker:
             return self._without_batch()
         begun = time.monotonic()
         try:
-            handled = self._work.handle(self._using, task, Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms()))
+            handled = self._work.handle(self._using, task, self._limits)
         except DatabaseError as error:
             if failures.judge(error) in (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT):
                 raise

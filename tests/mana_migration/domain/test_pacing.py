@@ -33,6 +33,16 @@ def test_fast_batches_grow_by_a_fifth_a_step() -> None:
     assert seen == [START, 60, 72, 86]
 
 
+def test_few_batches_are_planned_of_a_size_that_grows() -> None:
+    size = BatchSize(AUTO)
+    assert size.batches_ahead == AHEAD_LEAST
+    size.observe(START, 0.001)
+    assert size.batches_ahead == AHEAD_LEAST
+    size.observe(size.current, TARGET_SECONDS)
+    assert size.batches_ahead == AHEAD_MOST
+    assert BatchSize(START).batches_ahead == AHEAD_MOST
+
+
 def test_an_overshoot_shrinks_at_once_to_what_fits() -> None:
     size = BatchSize(AUTO, current=1_000)
     size.observe(1_000, 2.5)
