@@ -11,7 +11,7 @@ from django.db import connections
 
 import manage
 from mana_migration.services import autofix, worker
-from tests.torture import points, seeds
+from tests.torture import machine, points, seeds
 
 
 def use(database: str) -> None:
@@ -61,3 +61,9 @@ def command(
             else:
                 code = stop.code or 0
     return {"code": code, "names": watcher.names, "sabotaged": saboteur is not None and saboteur.done}
+
+
+def explore(database: str, examples: int, steps: int, seed: int, look_every: int) -> int:
+    """Let the state machine work on a database; return the steps done."""
+    use(database)
+    return machine.explore(examples=examples, steps=steps, seed=seed, look_every=look_every)

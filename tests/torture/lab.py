@@ -74,10 +74,7 @@ class Lab:
 
     def scene(self, seeds: Sequence[str], commands: Sequence[Sequence[str]] = ()) -> "Scene":
         """Make a database filled by these seeds, between which the commands are run: seed, command, seed, ..."""
-        if self._schema is None:
-            self._schema = self._create(None)
-            self.zygote.call("tests.torture.children:create_schema", database=self._schema)
-        database = self._create(self._schema)
+        database = self.empty()
         remembered: dict[str, Any] = {}
         for seed, argv in itertools.zip_longest(seeds, commands):
             if seed is not None:
@@ -87,6 +84,13 @@ class Lab:
                 if result["code"] not in (0, 3):
                     raise ChildError(f"{argv} ended with {result['code']}")
         return Scene(self, database, remembered)
+
+    def empty(self) -> str:
+        """Make a database with the schema and nothing in it; return its name."""
+        if self._schema is None:
+            self._schema = self._create(None)
+            self.zygote.call("tests.torture.children:create_schema", database=self._schema)
+        return self._create(self._schema)
 
     def _create(self, template: str | None) -> str:
         number = next(self._numbers)

@@ -108,16 +108,16 @@ class Zygote:
         self._process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, function: str, **arguments: Any) -> Child:
-        """Call ``module:function`` with JSON arguments in a child of its own."""
+    def start(self, function: str, *, longest: int = LONGEST, **arguments: Any) -> Child:
+        """Call ``module:function`` with JSON arguments in a child of its own, which may take so many seconds."""
         self._number += 1
         files = self.folder / str(self._number)
-        answer = self.ask({"call": function, "arguments": arguments, "files": str(files)})
+        answer = self.ask({"call": function, "arguments": arguments, "files": str(files), "longest": longest})
         return Child(self, int(answer["pid"]), files)
 
-    def call(self, function: str, **arguments: Any) -> Any:
+    def call(self, function: str, *, longest: int = LONGEST, **arguments: Any) -> Any:
         """Call a function that must succeed, and return its result."""
-        ended = self.start(function, **arguments).wait()
+        ended = self.start(function, longest=longest, **arguments).wait()
         if ended.code:
             raise ChildError(f"{function} ended with {ended.code}\n{ended.out[-2000:]}{ended.err[-4000:]}")
         return ended.result
@@ -179,7 +179,7 @@ def _live(request: dict[str, Any]) -> None:
     """Be the child: never returns."""
     code = 70
     try:
-        signal.alarm(LONGEST)
+        signal.alarm(request["longest"])
         files = Path(request["files"])
         for descriptor, path in ((0, "/dev/null"), (1, f"{files}.out"), (2, f"{files}.err")):
             opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
