@@ -63,7 +63,7 @@ def command(
     return {"code": code, "names": watcher.names, "sabotaged": saboteur is not None and saboteur.done}
 
 
-def explore(database: str, examples: int, steps: int, seed: int, look_every: int) -> int:
-    """Let the state machine work on a database; return the steps done."""
+def explore(database: str, examples: int, steps: int, seed: int, look_every: int) -> dict[str, int]:
+    """Let the state machine work on a database; return the numbers of steps and sequences done."""
     use(database)
     return machine.explore(examples=examples, steps=steps, seed=seed, look_every=look_every)

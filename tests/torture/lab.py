@@ -151,7 +151,7 @@ class Copy:
         self._orphans = remembered.get("orphans", [])
 
     def run(self, argv: Sequence[str], **plan: Any) -> Ended:
-        """Run a command to its end."""
+        """Run a command to its end; ``plan``: what befalls it, and how long it may take."""
         return self.start(argv, **plan).wait()
 
     def start(self, argv: Sequence[str], **plan: Any) -> Any:

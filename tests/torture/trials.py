@@ -4,7 +4,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Bench:
         with self.scene.copy() as copy:
             ended = copy.run(self._argv(copy), fail={"position": position, "error": error})
             self._look_at_end(ended, label)
-            self._reckon(copy, label)
+            self._reckon(copy, label, self.job.same_after_errors or self.job.same)
         return bool(ended.result["sabotaged"])
 
     # What must hold afterwards
@@ -123,11 +123,11 @@ class Bench:
         if not good or "Traceback" in ended.err:
             raise TrialError(f"{self.job.name}, {label}: it ended with {_told(ended)}")
 
-    def _reckon(self, copy: Copy, label: str) -> None:
+    def _reckon(self, copy: Copy, label: str, same: Sequence[str] = ()) -> None:
         """The books balance at once; the same command finishes the job; the outcome is the undisturbed one."""
         try:
             seen = self._look(copy)
-            if self._differences(seen) or seen["open"] or not self._file_is_whole(copy):
+            if self._differences(seen, same) or seen["open"] or not self._file_is_whole(copy):
                 ended = copy.run(self._argv(copy))
                 code = ended.result["code"] if ended.code == 0 else ended.code
                 if code not in self.job.codes:
@@ -137,7 +137,7 @@ class Bench:
                     raise TrialError(f"a run is still {seen['open']}")
                 if not self._file_is_whole(copy):
                     raise TrialError("its file is still not there")
-                if differences := self._differences(seen):
+                if differences := self._differences(seen, same):
                     raise TrialError("the outcome differs:\n" + "\n".join(differences[:20]))
         except TrialError as error:
             raise TrialError(f"{self.job.name}, {label}: {error}") from error
@@ -153,9 +153,9 @@ class Bench:
             raise TrialError("the books do not balance:\n" + "\n".join(problems[:20]))
         return seen
 
-    def _differences(self, seen: dict[str, Any]) -> list[str]:
+    def _differences(self, seen: dict[str, Any], same: Sequence[str]) -> list[str]:
         found: list[str] = []
-        for part in self.job.same:
+        for part in same or self.job.same:
             expected, actual = self.undisturbed.outcome[part], seen["dump"][part]
             found += [f"{part}: missing {row}" for row in expected if row not in actual]
             found += [f"{part}: unexpected {row}" for row in actual if row not in expected]
