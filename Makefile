@@ -91,6 +91,10 @@ test-matrix: ## Run the tests on every Python >= 3.11 at hand, with Django 5.2 a
 bench: $(VENV)/dev.stamp ## Measure it against SQL by hand, on PostgreSQL (ARGS="--only export --users 1000000")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: torture
+torture: $(VENV)/dev.stamp ## Break everything many times over, for hours, and print the figures (ARGS="kills --kills 50")
+	@$(BIN)/python -m tests.torture $(ARGS)
+
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)
 	@$(BIN)/python scripts/docs_screenshots.py
