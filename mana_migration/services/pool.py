@@ -146,6 +146,8 @@ def work_together(
             notice=notice,
             lending=True,
         )
+        if done.status == RunStatus.CHECKING and not stop.requested:
+            notice("everybody is accounted for: another process checks the books")
     if not stop.requested:  # has ended, unless whoever was to end it died
         done = migrate.work_on_run(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
     run.refresh_from_db(using=using)

@@ -43,22 +43,28 @@ class Throttle:
     def __call__(self, controls: Controls, seconds: float) -> None:
         """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most."""
         if controls.delay != AUTO:
-            self._wait_for(float(controls.delay))
+            self._wait_for(controls, float(controls.delay))
             return
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._look(seconds)
         while self._pressure is Pressure.HARD and not self._stop.wait(HOLD_STEP):
+            if self._changed(controls):
+                return
             self._look(0.0)
         if self._pressure is Pressure.SOFT:
             self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
 
-    def _wait_for(self, delay: float) -> None:
+    def _wait_for(self, controls: Controls, delay: float) -> None:
         """Wait that long, unless the end is asked for, the run is paused or ended, or its delay changed meanwhile."""
         end = time.monotonic() + delay
         while not self._stop.wait(min(DELAY_STEP, end - time.monotonic())) and time.monotonic() < end:
-            run = MigrationRun.objects.using(self._using).get(pk=self._run_id)
-            if run.status != RunStatus.RUNNING or Controls.from_dict(run.controls).delay != delay:
+            if self._changed(controls):
                 return
+
+    def _changed(self, controls: Controls) -> bool:
+        """Say whether somebody paused or ended the run or changed its delay meanwhile."""
+        run = MigrationRun.objects.using(self._using).get(pk=self._run_id)
+        return run.status != RunStatus.RUNNING or Controls.from_dict(run.controls).delay != controls.delay
 
     def _look(self, seconds: float) -> None:
         health = read_health(connections[self._using])

@@ -88,7 +88,8 @@ class Command(RollbackCommand):
                 notice=self.notice,
                 arguments=("--log-level", options["log_level"]),
             )
-        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
+        late = not done.seconds  # the run was closed, which has been said
+        self.print_result(summary_report.as_json(done), () if late else summary_report.as_lines(done))
         return DONE if crew.is_helper() else run_code(stop, done)
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:

@@ -90,8 +90,9 @@ def test_a_long_delay_ends_when_the_end_is_asked_for(run: MigrationRun, clock: C
 
 
 @pytest.fixture
-def health(monkeypatch: pytest.MonkeyPatch) -> list[Health]:
-    """What the database says at each look; the last one for ever."""
+def health(run: MigrationRun, monkeypatch: pytest.MonkeyPatch) -> list[Health]:
+    """What the database says at each look of a run that heeds it; the last one for ever."""
+    MigrationRun.objects.filter(pk=run.pk).update(controls={"delay": "auto"})
     answers = [WELL]
     monkeypatch.setattr(throttle, "read_health", lambda _: answers.pop(0) if len(answers) > 1 else answers[0])
     return answers
@@ -131,6 +132,16 @@ def test_a_hold_ends_when_the_end_is_asked_for(run: MigrationRun, clock: Clock, 
     clock.stop = lambda now: now > 1003
     throttled(run, clock)(controls("auto"), 0.1)
     assert len(clock.waits) == 4
+
+
+@pytest.mark.parametrize("change", [{"status": "paused"}, {"status": "stopped"}, {"controls": {"delay": 0.0}}])
+def test_a_hold_ends_when_somebody_changes_the_run(
+    run: MigrationRun, clock: Clock, health: list[Health], change: dict[str, Any]
+) -> None:
+    health[:] = [BEHIND]
+    clock.during = lambda: MigrationRun.objects.filter(pk=run.pk).update(**change)
+    throttled(run, clock)(controls("auto"), 0.1)
+    assert clock.waits == [1.0]
 
 
 def test_the_database_is_looked_at_once_a_second_at_most(

@@ -314,3 +314,47 @@ def test_workers_side_by_side_convert_everybody_once() -> None:
     assert sum(worker.handled for worker in workers) == converted() == 300
     assert UserMigration.objects.count() == 300
     assert MigrationBatch.objects.filter(run=run).exclude(status=BatchStatus.DONE).count() == 0
+
+
+def test_of_several_the_one_who_sees_little_left_plans_while_the_others_go_on() -> None:
+    people(60)
+    run = open_run(5)
+    worker = make_worker(run)
+    worker._without_batch()  # the first planning
+    run.refresh_from_db()
+    assert run.planned_users == 60  # all, since there are few
+    make_wallets([(1, 1, 1)] * 40)
+    worker._in_company = True
+    worker._next()
+    run.refresh_from_db()
+    assert (run.planned_users, run.look) == (100, 1)
+    with balanced():
+        assert worker.run() is Ending.DONE
+    assert converted() == UserMigration.objects.count() == 100
+
+
+def test_what_is_planned_early_at_the_end_is_nothing_and_asked_once() -> None:
+    people(60)
+    run = open_run(5)
+    worker = make_worker(run)
+    worker._without_batch()
+    worker._in_company = True
+    worker._next()
+    assert worker._cut_all
+    run.refresh_from_db()
+    assert (run.planned_users, run.look, bool(run.cursor)) == (60, 1, True)  # whether to look once more is open
+
+
+@pytest.mark.postgres
+def test_nobody_waits_for_who_plans_early() -> None:
+    people(60)
+    run = open_run(5)
+    worker = make_worker(run)
+    worker._without_batch()
+    make_wallets([(1, 1, 1)] * 40)
+    worker._in_company = True
+    with another_connection() as other:
+        other.execute("SELECT 1 FROM mana_migration_migrationrun WHERE id = %s FOR NO KEY UPDATE", [run.pk])
+        assert worker._next() is not None
+    run.refresh_from_db()
+    assert run.planned_users == 60
