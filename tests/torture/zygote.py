@@ -66,8 +66,9 @@ class Child:
         """Wait for its end."""
         code = int(self.zygote.ask({"wait": self.pid})["code"])
         out, err, result = (self.files.with_suffix(suffix) for suffix in (".out", ".err", ".json"))
-        text = result.read_text() if result.exists() else ""
-        ended = Ended(code, json.loads(text) if text else None, out.read_text(), err.read_text())
+        # a child that was killed at once has not opened them yet
+        said, complained, text = (path.read_text() if path.exists() else "" for path in (out, err, result))
+        ended = Ended(code, json.loads(text) if text else None, said, complained)
         for path in (out, err, result):
             path.unlink(missing_ok=True)
         return ended
