@@ -11,7 +11,19 @@ RECORD_IS_FINAL: Final = (
 )
 NEVER_DELETED: Final = "runs, batches and events are never deleted: archive old runs with archive_runs"
 
-_KEPT = ("user_id", "run_id", "batch_id", "green", "blue", "red", "mana_before", "mana_credited", "created_at")
+_KEPT = (
+    "user_id",
+    "run_id",
+    "batch_id",
+    "green",
+    "blue",
+    "red",
+    "mana_before",
+    "mana_credited",
+    "error_class",
+    "mark",
+    "created_at",
+)
 _INTEGER_COLUMNS: Final = {
     "mana_migration_usermigration": ("green", "blue", "red", "mana_before", "mana_credited"),
     "mana_migration_migrationbatch": ("green", "blue", "red", "mana", "shortfall"),

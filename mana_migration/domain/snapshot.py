@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from mana_migration.domain.chain import Head
 from mana_migration.domain.progress import Progress
 from mana_migration.domain.results import Totals
 
@@ -58,6 +59,7 @@ class RunSnapshot:
     ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
     ``series`` is (time, users handled so far), at most a few hundred points.  ``standstill`` says why
     an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
+    ``chain`` is the head of its digests as far as they are linked, None before the first.
     """
 
     taken_at: datetime
@@ -91,6 +93,7 @@ class RunSnapshot:
     standstill: str
     waiting: str
     events: Sequence[EventLine]
+    chain: Head | None = None
 
     @property
     def mana_by_colour(self) -> dict[str, int]:

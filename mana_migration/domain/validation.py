@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeAlias
+
+from mana_migration.domain.chain import Walk
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 PRE, POST, BOTH = "pre", "post", "both"
@@ -62,6 +64,10 @@ CHECKS: Final = (
     Check("negative_mana", ERROR, POST, "mana is negative", _BY_HAND),
     Check("late_wishes", ERROR, POST, "there are wishes on a migrated wallet", _BY_HAND),
     Check("value_not_conserved", ERROR, POST, "sums of a run's records, batches and ledger entries differ", _BY_HAND),
+    Check(
+        "digest_mismatch", ERROR, POST, "records or batches are not what was written when they were handled",
+        "somebody changed what happened: compare with a backup and with heads that were kept elsewhere",
+    ),
     Check("run_incomplete", ERROR, POST, "a run's batches do not account for its users", _BY_HAND),
     Check(
         "unmigrated_remaining", WARNING, POST, "the user is not migrated",
@@ -151,12 +157,14 @@ class ValidationReport:
 
     ``totals``: exact sums over the wallets looked at, by name.  ``baseline``: the same and those of
     the ledgers as text, for a run to keep; empty where only part of the users was looked at.
+    ``walk``: what following the chains of digests found; None where they were not followed.
     """
 
     phase: str
     checks: tuple[CheckResult, ...]
     totals: Mapping[str, int] = field(default_factory=dict)
     baseline: Mapping[str, str] = field(default_factory=dict)
+    walk: Walk | None = None
     seconds: float = 0.0
 
     @property
@@ -197,6 +205,7 @@ class ValidationReport:
             "ok": self.ok,
             "checks": [check.as_dict() for check in self.checks],
             "totals": dict(self.totals),
+            **({} if self.walk is None else {"chains": [asdict(head) for head in self.walk.heads]}),
             "seconds": round(self.seconds, 3),
         }
 

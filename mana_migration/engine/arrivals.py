@@ -5,21 +5,28 @@ Every function must be called inside the transaction that made the staging table
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
+from mana_migration.domain.chain import OUTCOMES
 from mana_migration.domain.import_results import CONVERTED, CREATED, DIFFERS, GIVEN, IN_USE, UNCHANGED, UPDATED
 from mana_migration.domain.legacy import BALANCES, NULLABLE
-from mana_migration.engine import dialect, users
+from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.new_users import UserTemplate
+from mana_migration.engine.planning import Slice, slices
 from mana_migration.engine.staging import GOOD, TABLE
 from mana_migration.errors import ImportConflictError
 from wishes import posting
 
 COLOURS: Final = ("green", "blue", "red")
+
+#: Slices cut in one go: the database holds the keys of all their users for it.
+SLICES_AT_ONCE: Final = 200
 
 #: A wallet that somebody or something has used: what the old system says of it is out of date.
 _USED: Final = " OR ".join(
@@ -208,32 +215,60 @@ def _picked(template: UserTemplate, *outcomes: str) -> str:
     )
 
 
-def migrated_range(connection: BaseDatabaseWrapper, template: UserTemplate) -> tuple[str, str]:
-    """Return the first and the last key, as text, of the users who arrive migrated."""
-    keys = []
-    with connection.cursor() as cursor:
-        for order in ("ASC", "DESC"):
-            cursor.execute(
-                f"{_picked(template, CREATED, GIVEN, UPDATED)} SELECT user_id FROM picked WHERE migrated = 1 "
-                f"ORDER BY user_id {order} LIMIT 1"
-            )
-            keys.append(users.to_text(users.from_sql(connection, cursor.fetchone()[0])))
-    return keys[0], keys[1]
+def migrated_slices(connection: BaseDatabaseWrapper, template: UserTemplate, *, size: int) -> list[Slice]:
+    """Cut the users who arrive migrated into slices of ``size``."""
+    arriving = f"({_picked(template, CREATED, GIVEN, UPDATED)} SELECT user_id FROM picked WHERE migrated = 1) w"
+    found: list[Slice] = []
+    most = SLICES_AT_ONCE * size
+    while True:
+        after = found[-1].last if found else ""
+        more = slices(
+            connection,
+            relation=arriving,
+            condition=lambda _: "1 = 1",
+            parameters={},
+            after=after,
+            size=size,
+            limit=most,
+        )
+        found += more
+        if len(more) < SLICES_AT_ONCE:
+            return found
 
 
-def write_records(connection: BaseDatabaseWrapper, template: UserTemplate, *, run: int, batch: int) -> None:
-    """Record those who arrive migrated: converted elsewhere, for nothing by us."""
+def write_records(
+    connection: BaseDatabaseWrapper, template: UserTemplate, *, run: int, batches: Sequence[int], size: int
+) -> None:
+    """Record those who arrive migrated, converted elsewhere, for nothing by us: ``size`` of them in each batch."""
+    vendor = connection.vendor
     left = " OR ".join(f"left_{colour} <> 0" for colour in COLOURS)
     sentence = "'legacy wishes left in place: ' || " + " || ', ' || ".join(
         f"left_{colour} || ' {colour}'" for colour in COLOURS
     )
+    line = chain.record_line_sql(
+        vendor,
+        run=str(int(run)),
+        outcome=f"'{OUTCOMES['migrated']}'",
+        wishes=("0", "0", "0"),
+        before="0",
+        credited="0",
+        error="''",
+        user=users.key_sql(vendor, "user_id"),
+    )
+    place = f"(ROW_NUMBER() OVER (ORDER BY user_id) - 1) / {int(size)}"
+    batch = (
+        f"(%s::bigint[])[1 + {place}]"
+        if vendor == "postgresql"
+        else f"json_extract(%s, '$[' || CAST({place} AS text) || ']')"
+    )
     with connection.cursor() as cursor:
         cursor.execute(
             f"{_picked(template, CREATED, GIVEN, UPDATED)} INSERT INTO mana_migration_usermigration (user_id, run_id, "
-            "batch_id, status, green, blue, red, mana_before, mana_credited, error_class, error_message, created_at) "
-            f"SELECT user_id, %s, %s, 'migrated', 0, 0, 0, 0, 0, '', CASE WHEN {left} THEN {sentence} ELSE '' END, "
-            f"{dialect.now(connection.vendor)} FROM picked WHERE migrated = 1 ORDER BY user_id",
-            [run, batch],
+            "batch_id, status, green, blue, red, mana_before, mana_credited, error_class, error_message, mark, "
+            f"created_at) SELECT user_id, %s, {batch}, 'migrated', 0, 0, 0, 0, 0, '', "
+            f"CASE WHEN {left} THEN {sentence} ELSE '' END, {chain.mark_sql(vendor, line)}, {dialect.now(vendor)} "
+            "FROM picked WHERE migrated = 1 ORDER BY user_id",
+            [run, list(batches) if vendor == "postgresql" else json.dumps(list(batches))],
         )
 
 

@@ -30,8 +30,9 @@ from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
+from mana_migration.domain import chain as encoding
 from mana_migration.domain.results import FIGURES, Totals
-from mana_migration.engine import dialect, failures, users
+from mana_migration.engine import chain, dialect, failures, users
 from wishes import guards
 from wishes.rates import BIGINT_MAX
 
@@ -93,7 +94,7 @@ class BatchWrites:
 
     Args:
         columns: the columns of ``picked`` in the order of ``picked``; among them ``problem``, text,
-            and ``sound``, whether the user is handled.
+            ``sound``, whether the user is handled, and ``line``, what the batch's digest is made of.
         picked: the SELECT that picks, locks and judges them; its condition holds ``{claimed}``.
         writes: INSERT, UPDATE or DELETE statements over ``picked``.
         sums: SQL over ``picked`` by the money column of the batch that it is summed up in, for the sound.
@@ -210,6 +211,7 @@ class BatchStatement:
             **sums,
             problems: f"CASE WHEN COUNT(*) FILTER (WHERE NOT sound) = 0 THEN '{{}}' ELSE jsonb_strip_nulls("
             f"jsonb_build_object({counts})) END",
+            "digest": chain.digest_sql("line", chain.order_sql(self._vendor, "user_id")),
         }
         parts = [
             f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
@@ -241,7 +243,9 @@ class BatchStatement:
         totals = self.totals_of(rows)
         if not totals.selected and not task.even_if_empty:
             return None
-        mark(connection, task.batch, totals, worker=task.worker, started=started)
+        lines = self._sequence.read(cursor, "SELECT line FROM picked ORDER BY user_id")
+        digest = encoding.digest(line for (line,) in lines)
+        mark(connection, task.batch, totals, worker=task.worker, started=started, digest=digest)
         return Handled(totals, claimed[1])
 
     # Without a batch
@@ -285,10 +289,19 @@ def claim_sql(vendor: str, *, of_running_run: bool) -> str:
     )
 
 
-def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker: str, started: Any = None) -> None:
+def mark(
+    connection: BaseDatabaseWrapper,
+    batch: int,
+    totals: Totals,
+    *,
+    worker: str,
+    started: Any = None,
+    digest: str | None = None,
+) -> None:
     """Mark a planned batch as handled with figures that are known here; the caller holds it in its transaction.
 
-    ``started``: when it was begun, by the database's clock; None: now.
+    ``started``: when it was begun, by the database's clock; None: now.  ``digest``: that of its
+    users' lines; None: of its records, which are read.
 
     Raises:
         BatchTooLargeError: a sum would leave the range of BIGINT; the batch must be halved.
@@ -301,6 +314,7 @@ def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker:
         cursor.execute(
             f"UPDATE mana_migration_migrationbatch SET status = 'done', started_at = {begun}, "
             f"finished_at = {_FINISHED[vendor]}, worker = %(worker)s, errors = %(errors)s, skips = %(skips)s, "
+            "digest = %(digest)s, "
             f"{', '.join(f'{name} = %({name})s' for name in FIGURES)} WHERE id = %(batch)s AND status = 'planned'",
             {
                 **{name: getattr(totals, name) for name in FIGURES},
@@ -309,6 +323,7 @@ def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker:
                 "batch": batch,
                 "worker": worker,
                 "started": started,
+                "digest": chain.digest_of(connection, batch) if digest is None else digest,
             },
         )
         if cursor.rowcount != 1:

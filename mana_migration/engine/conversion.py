@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from mana_migration.domain.chain import OUTCOMES
 from mana_migration.domain.results import Totals
-from mana_migration.engine import dialect, users
+from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
 from wishes import posting
 from wishes.rates import BIGINT_MAX, Rates
@@ -106,15 +107,35 @@ def picked_sql(vendor: str, terms: ConversionTerms, wallets: str, condition: str
     problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid or terms.look_closer)
     # OFFSET 0: judge once and not wherever the judgement is read
     order = f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
+    worth = f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END"
+    line = f", {_line_sql(vendor, terms, worth)} AS line" if locked else ""
     judged = (
         f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM {wallets} "
         f"WHERE {condition} {order}"
     )
     return (
         "SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
-        f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END AS credit, w.problem = '' AS sound, "
-        f"w.problem FROM ({judged}) w"
+        f"{worth} AS credit, w.problem = '' AS sound, w.problem{line} FROM ({judged}) w"
     )
+
+
+def _line_sql(vendor: str, terms: ConversionTerms, worth: str) -> str:
+    """Return the SQL of the line of the record that is written for a judged wallet ``w``."""
+    return chain.record_line_sql(
+        vendor,
+        run=str(terms.run),
+        outcome=f"CASE WHEN w.problem = '' THEN '{OUTCOMES['migrated']}' ELSE '{_rejected(terms)}' END",
+        wishes=[f"w.{colour}" for colour in terms.rates.as_dict()],
+        before="w.mana",
+        credited=worth,
+        error="w.problem",
+        user=users.key_sql(vendor, "w.user_id"),
+    )
+
+
+def _rejected(terms: ConversionTerms) -> str:
+    """Return the status of those who cannot be converted."""
+    return "skipped" if terms.skip_invalid else "failed"
 
 
 @lru_cache(maxsize=32)
@@ -122,19 +143,20 @@ def _statement(vendor: str, terms: ConversionTerms) -> BatchStatement:
     now = dialect.now(vendor)
     in_range = "BETWEEN %(first)s AND %(last)s"
     closer = terms.skip_invalid or terms.look_closer
-    rejected = "skipped" if terms.skip_invalid else "failed"
+    rejected = _rejected(terms)
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
     record = (
         "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
-        "mana_before, mana_credited, error_class, error_message, created_at) "
+        "mana_before, mana_credited, error_class, error_message, mark, created_at) "
         f"SELECT user_id, {terms.run}, %(batch)s, CASE WHEN sound THEN 'migrated' ELSE '{rejected}' END, green, blue, "
-        f"red, mana, credit, problem, CASE problem WHEN '' THEN '' {messages} ELSE '' END, {now} FROM picked"
+        f"red, mana, credit, problem, CASE problem WHEN '' THEN '' {messages} ELSE '' END, "
+        f"{chain.mark_sql(vendor, 'line')}, {now} FROM picked"
     )
     reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'user_id')}"
     return BatchStatement(
         vendor,
         BatchWrites(
-            columns=(*posting.CONVERSION_COLUMNS, "problem"),
+            columns=(*posting.CONVERSION_COLUMNS, "problem", "line"),
             picked=picked_sql(
                 vendor,
                 terms,

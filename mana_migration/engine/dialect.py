@@ -117,7 +117,11 @@ class SetStatement:
         table = self._table
         for write, values in zip(self._writes, writes, strict=True):
             cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {write}", values)
-        cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {self._result}")
+        return self.read(cursor, self._result)
+
+    def read(self, cursor: CursorWrapper, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a SELECT over what was picked last; SQLite only, where it is still there."""
+        cursor.execute(f"WITH picked AS (SELECT * FROM {self._table}) {sql}")
         return list(cursor.fetchall())
 
 

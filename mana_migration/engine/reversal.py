@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
-from mana_migration.engine import dialect, users
+from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
@@ -41,7 +41,7 @@ class ReversalTerms:
 
 
 _COLUMNS: Final = (
-    "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "sound", "problem",
+    "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "sound", "problem", "line",
 )  # fmt: skip
 
 _SUMS: Final = {"green": "green", "blue": "blue", "red": "red", "mana": "debit", "shortfall": "credited - debit"}
@@ -89,15 +89,40 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
     imported = f"WHEN w.run_id IN ({_IMPORTS}) THEN 'opening_balance' " if terms.named else ""
     short = "WHEN b.mana < w.mana_credited THEN 'shortfall' " if not terms.write_off else ""
     problem = f"CASE {imported}{short}ELSE '' END" if imported or short else "''"
+    debit = "CASE WHEN l.mana < l.mana_credited THEN l.mana ELSE l.mana_credited END"
+    line = f", {_line_sql(vendor, terms, debit)} AS line" if locked else ""
     return (
         "SELECT l.id AS record_id, l.run_id AS origin, l.user_id, l.green, l.blue, l.red, l.mana, "
-        "l.mana_credited AS credited, "
-        "CASE WHEN l.mana < l.mana_credited THEN l.mana ELSE l.mana_credited END AS debit, "
-        "l.problem = '' AS sound, l.problem FROM ("
+        f"l.mana_credited AS credited, {debit} AS debit, l.problem = '' AS sound, l.problem{line} FROM ("
         f"SELECT w.id, w.run_id, w.user_id, w.green, w.blue, w.red, w.mana_credited, b.mana, {problem} AS problem "
         "FROM mana_migration_usermigration w JOIN wishes_wallet b ON b.user_id = w.user_id "
         f"WHERE {condition} AND b.migrated_at IS NOT NULL AND {_selection(terms, within=within)} {order}) l"
     )
+
+
+def _line_sql(vendor: str, terms: ReversalTerms, debit: str) -> str:
+    """Return the SQL of the line of a reversal of ``l``, or of the record of why there is none."""
+    user = users.key_sql(vendor, "l.user_id")
+    taken_back = chain.reversal_line_sql(
+        vendor,
+        run=str(terms.run),
+        origin="l.run_id",
+        wishes=("l.green", "l.blue", "l.red"),
+        debited=debit,
+        shortfall=f"l.mana_credited - ({debit})",
+        user=user,
+    )
+    left = chain.record_line_sql(
+        vendor,
+        run=str(terms.run),
+        outcome="'skipped'",
+        wishes=("0", "0", "0"),
+        before="l.mana",
+        credited="0",
+        error="l.problem",
+        user=user,
+    )
+    return f"CASE WHEN l.problem = '' THEN {taken_back} ELSE {left} END"
 
 
 @lru_cache(maxsize=32)
@@ -107,10 +132,10 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
     left_out = (
         "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, mana_before, "
-        "mana_credited, error_class, error_message, shortfall, created_at) "
+        "mana_credited, error_class, error_message, shortfall, mark, created_at) "
         f"SELECT user_id, {terms.run}, %(batch)s, 'skipped', 0, 0, 0, mana, 0, problem, "
-        f"CASE problem {messages} ELSE '' END, CASE WHEN problem = 'shortfall' THEN credited - mana END, {now} "
-        "FROM picked WHERE NOT sound"
+        f"CASE problem {messages} ELSE '' END, CASE WHEN problem = 'shortfall' THEN credited - mana END, "
+        f"{chain.mark_sql(vendor, 'line')}, {now} FROM picked WHERE NOT sound"
     )
     theirs = (
         f"mana_migration_usermigration.user_id {in_range} AND mana_migration_usermigration.user_id = picked.user_id "
@@ -119,7 +144,8 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
     if terms.preserve_logs:
         records = (
             f"UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = {terms.run}, "
-            f"reversed_at = {now}, mana_debited = picked.debit, shortfall = picked.credited - picked.debit "
+            f"reversed_at = {now}, mana_debited = picked.debit, shortfall = picked.credited - picked.debit, "
+            f"reversal_batch_id = %(batch)s, reversal_mark = {chain.mark_sql(vendor, 'picked.line')} "
             f"FROM picked WHERE {theirs}"
         )
     else:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from django.db import connections
 
 from mana_migration.domain.results import FIGURES, Totals
+from mana_migration.engine import chain
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
 
@@ -27,7 +28,7 @@ BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Points kept of a run's progress over time; every other one is dropped when there are more.
 SERIES_POINTS: Final = 240
 
-_COLUMNS = (*FIGURES, "errors", "skips", "started_at", "finished_at")
+_COLUMNS = (*FIGURES, "errors", "skips", "started_at", "finished_at", "digest")
 
 
 def empty() -> dict[str, Any]:
@@ -85,30 +86,31 @@ def run_totals(run: MigrationRun, using: str) -> Totals:
 
 
 def fold(run: MigrationRun, using: str) -> None:
-    """Fold the batches done so far; the caller holds the run's row lock in its transaction and saves ``folded``."""
-    batches = _take_unfolded(run.pk, using)
-    if batches:
-        run.folded = add_batches(run.folded, batches)
+    """Fold and link the batches done so far; the caller holds the run's row and saves ``folded``."""
+    batches = _read_unfolded(run.pk, using)
+    if not batches:
+        return
+    known = dict(run.folded.get("chain", {}))
+    chain.write_links(connections[using], chain.link(run, known, batches))
+    run.folded = {**add_batches(run.folded, batches), "chain": known}
 
 
-def _take_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:
-    """Mark the batches done so far as folded and return their figures, oldest first."""
+def _read_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:
+    """Return what ``unfolded`` returns; on PostgreSQL without the cost of making Django's values."""
     connection = connections[using]
     if connection.vendor != "postgresql":
-        batches = unfolded(run_id, using)
-        MigrationBatch.objects.using(using).filter(pk__in=[batch["id"] for batch in batches]).update(folded=True)
-        return batches
+        return unfolded(run_id, using)
     names = ("id", *_COLUMNS)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE mana_migration_migrationbatch SET folded = true "
-            f"WHERE run_id = %s AND NOT folded AND status = 'done' RETURNING {', '.join(names)}",
+            f"SELECT {', '.join(names)} FROM mana_migration_migrationbatch "
+            "WHERE run_id = %s AND NOT folded AND status = 'done' ORDER BY finished_at, id",
             [run_id],
         )
         batches = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     for batch in batches:
         batch["errors"], batch["skips"] = json.loads(batch["errors"]), json.loads(batch["skips"])
-    return sorted(batches, key=lambda batch: (batch["finished_at"], batch["id"]))
+    return batches
 
 
 def latest(run_id: int, using: str, *, attempted: int) -> Totals:

@@ -40,6 +40,22 @@ class MigrationBatch(models.Model):
     finished_at = models.DateTimeField(null=True)
     worker = models.CharField(max_length=100, blank=True, help_text="Host and process that handled it.")
 
+    digest = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="SHA-256 of what was written in its records.",
+    )
+    number = models.IntegerField(null=True, help_text="Its place in the run's chain, from 1.")
+    link = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="SHA-256 of the link before, its number, digest and figures.",
+    )
+
     class Meta:
         verbose_name_plural = "migration batches"
         ordering = ("id",)
@@ -48,6 +64,7 @@ class MigrationBatch(models.Model):
             models.Index(fields=["run", "id"], condition=Q(folded=False), name="mana_migration_batch_unfolded"),
         )
         constraints = (
+            models.UniqueConstraint(fields=["run", "number"], name="mana_migration_batch_one_place"),
             models.CheckConstraint(
                 condition=Q(selected=F("migrated") + F("rolled_back") + F("skipped") + F("failed")),
                 name="mana_migration_batch_no_gap",

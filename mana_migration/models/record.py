@@ -38,6 +38,10 @@ class UserMigration(models.Model):
         max_length=40, blank=True, default="", db_default="", help_text="Why it failed or was skipped."
     )
     error_message = models.TextField(blank=True, default="", db_default="")
+    mark = models.CharField(
+        max_length=16, default="", db_default="", editable=False,
+        help_text="Start of the SHA-256 of what was written here; tells which record was changed.",
+    )  # fmt: skip
     created_at = models.DateTimeField(db_default=Now())
     reversal_run = models.ForeignKey(
         MigrationRun,
@@ -50,6 +54,20 @@ class UserMigration(models.Model):
         help_text="The rollback that took it back.",
     )
     reversed_at = models.DateTimeField(null=True, blank=True)
+    reversal_batch = models.ForeignKey(
+        MigrationBatch,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="reversals",
+        db_constraint=False,
+        db_index=False,
+        help_text="The batch of that rollback.",
+    )
+    reversal_mark = models.CharField(
+        max_length=16, default="", db_default="", editable=False,
+        help_text="Start of the SHA-256 of what was written of the reversal.",
+    )  # fmt: skip
     mana_debited = models.BigIntegerField(null=True, blank=True, help_text="Mana that the reversal debited.")
     shortfall = models.BigIntegerField(
         null=True,

@@ -81,6 +81,8 @@ def _run(report: RunReport) -> Section:
         ("reason", one_line(seen.reason)),
         ("ended because", one_line(seen.stop_reason)),
         ("takes back run", seen.target_run),
+        ("head of the chain of digests", "" if seen.chain is None else seen.chain.head),
+        ("links in the chain", None if seen.chain is None else seen.chain.links),
         ("report made", report.generated_at),
         ("time zone", report.time_zone),
     ]

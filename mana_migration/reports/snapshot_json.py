@@ -61,6 +61,7 @@ def snapshot_json(seen: RunSnapshot) -> dict[str, Any]:
         "batch_seconds": round(seen.batch_seconds, 3),
         "batch_durations": [{"up_to_seconds": bound, "batches": count} for bound, count in seen.durations],
         "progress": [{"at": _iso(at), "users": users} for at, users in seen.series],
+        "chain": None if seen.chain is None else {"links": seen.chain.links, "head": seen.chain.head},
         "check": None
         if seen.check is None
         else {"at": _iso(seen.check.at), "ok": seen.check.ok, "message": seen.check.message},

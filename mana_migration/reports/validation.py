@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mana_migration.domain.validation import BY_ID, CheckResult, Finding, ValidationReport
 from mana_migration.reports.formatting import duration, one_line
+
+#: Chains shown on the screen: those of the newest runs.
+CHAINS_SHOWN: Final = 5
 
 
 class Sink(Protocol):
@@ -47,7 +50,7 @@ class Screen:
                 self._write(f"  {finding_line(finding)}")
             if kept and check.count > len(kept):
                 self._write(f"  ... and {check.count - len(kept):,} more of {check.id}: --output FILE takes them all")
-        for line in [*_totals(report), verdict(report)]:
+        for line in [*_totals(report), *_chains(report), verdict(report)]:
             self._write(line)
 
 
@@ -105,6 +108,21 @@ def _totals(report: ValidationReport) -> Iterator[str]:
             f"before:  {totals['value_before']:,} mana when the latest run began, "
             f"{totals['booked_since']:+,} booked since by the site, write-offs and fixes"
         )
+
+
+def _chains(report: ValidationReport) -> Iterator[str]:
+    walk = report.walk
+    if walk is None:
+        return
+    for head in walk.heads[-CHAINS_SHOWN:]:
+        yield f"chain:   run {head.run}, {_counted(head.links, 'link')}, head {head.head}"
+    if len(walk.heads) > CHAINS_SHOWN:
+        yield f"         and {_counted(len(walk.heads) - CHAINS_SHOWN, 'older chain')} that hold: --format json has all"
+    if walk.unseen:
+        yield f"         {_counted(walk.unseen, 'record')} deleted by --no-preserve-logs could not be compared"
+    if walk.met is not None:
+        run, number = walk.met
+        yield f"         the head that was given is link {number:,} of run {run}: all before it is as it was"
 
 
 class JsonDocument:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from django.db.models.functions import Now
 
 from mana_migration.domain import progress as speed
+from mana_migration.domain.chain import Head
 from mana_migration.domain.results import Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.engine import totals as figures
@@ -182,6 +183,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         last_progress=last_progress,
         error_rate=ErrorRate(totals.failed, totals.attempted, _limit(run)),
         check=_check(seen.checked),
+        chain=_chain(seen),
         standstill=_standstill(run, progress, waiting, seen.marks),
         waiting=waiting,
         events=[_event_line(event) for event in seen.events],
@@ -278,3 +280,8 @@ def _event_line(event: RunEvent) -> EventLine:
         message=message,
         details=details,
     )
+
+
+def _chain(seen: _Seen) -> Head | None:
+    known = seen.folded.get("chain")
+    return Head(seen.run.pk, known["links"], known["head"]) if known else None

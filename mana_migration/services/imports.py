@@ -36,7 +36,7 @@ from mana_migration.domain.import_results import (
 )
 from mana_migration.domain.legacy import BALANCES, NULLABLE, RowParser, RowRules, decode_problem, explain
 from mana_migration.domain.options import Controls
-from mana_migration.engine import arrivals, dialect, failures, rejects, staging, totals
+from mana_migration.engine import arrivals, chain, dialect, failures, rejects, staging, totals
 from mana_migration.engine.new_users import user_template
 from mana_migration.engine.sources import LegacySource, open_source
 from mana_migration.errors import DatabaseUnavailableError, ImportConflictError, PreflightError, RunConflictError
@@ -45,6 +45,9 @@ from mana_migration.services import logs, preflight, runs
 from mana_migration.services.runs import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from wishes import conf as wishes_conf
+
+#: Users who arrive migrated in one batch of the import's run.
+RECORDS_IN_BATCH: Final = 10_000
 
 #: Seconds between two reports of progress.
 REPORT_EVERY: Final = 5.0
@@ -263,21 +266,29 @@ class _Import:
         if not summary.migrated:
             return
         self._ticker.say("recording those whom the old system had migrated")
-        first, last = arrivals.migrated_range(self._connection, self._template)
-        now = timezone.now()
-        batch = MigrationBatch.objects.using(self._using).create(
-            run=run,
-            first_user=first,
-            last_user=last,
-            planned=summary.migrated,
-            status=BatchStatus.DONE,
-            selected=summary.migrated,
-            migrated=summary.migrated,
-            started_at=now,
-            finished_at=now,
+        connection, now = self._connection, timezone.now()
+        parts = arrivals.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
+        batches = MigrationBatch.objects.using(self._using).bulk_create(
+            MigrationBatch(
+                run=run,
+                first_user=part.first,
+                last_user=part.last,
+                planned=part.users,
+                status=BatchStatus.DONE,
+                selected=part.users,
+                migrated=part.users,
+                started_at=now,
+                finished_at=now,
+            )
+            for part in parts
         )
-        arrivals.write_opening_entries(self._connection, self._template)
-        arrivals.write_records(self._connection, self._template, run=run.pk, batch=batch.pk)
+        arrivals.write_opening_entries(connection, self._template)
+        arrivals.write_records(
+            connection, self._template, run=run.pk, batches=[batch.pk for batch in batches], size=RECORDS_IN_BATCH
+        )
+        for batch in batches:
+            batch.digest = chain.digest_of(connection, batch.pk)
+        MigrationBatch.objects.using(self._using).bulk_update(batches, ["digest"], batch_size=500)
         run.planned_users = summary.migrated
         totals.fold(run, self._using)
         run.save(using=self._using, update_fields=["planned_users", "folded"])

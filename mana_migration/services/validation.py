@@ -9,6 +9,7 @@ from typing import Final
 from django.db import connections
 
 from mana_migration import conf
+from mana_migration.domain.chain import Walk
 from mana_migration.domain.validation import (
     BOTH,
     BY_ID,
@@ -17,11 +18,13 @@ from mana_migration.domain.validation import (
     SEVERITIES,
     Check,
     CheckResult,
+    Finding,
     FixReport,
     OnFinding,
     ValidationReport,
     checks_of,
 )
+from mana_migration.engine import chain
 from mana_migration.engine.integrity import wallets
 from mana_migration.engine.integrity.counting import Counts, Look, count, look_at
 from mana_migration.engine.integrity.findings import findings_in
@@ -37,6 +40,8 @@ from wishes.rates import Rates
 #: Findings of a check that are read unless all are wanted.
 SHOWN: Final = 20
 
+_CHAINS: Final = "digest_mismatch"
+
 
 def validate(
     using: str = "default",
@@ -49,6 +54,8 @@ def validate(
     listed: Collection[str] = (),
     all_hits: bool = False,
     fixes: FixReport | None = None,
+    chains: bool = True,
+    chain_head: str = "",
 ) -> ValidationReport:
     """Run the checks of a phase in one read-only snapshot.
 
@@ -62,16 +69,22 @@ def validate(
         listed: checks whose findings are told although they are only counted otherwise.
         all_hits: tell every finding of every check, whatever ``most`` and ``listed`` say.
         fixes: what auto-fix has just done, or would do, for the counts.
+        chains: in the post phase, follow the chains of digests as well, unless users are named.
+        chain_head: a head of a chain that was kept elsewhere, which must be among the links.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
     begun = time.monotonic()
-    checks = _checks(using, phase, run)
+    chains = chains and phase != PRE and not users
+    checks = _checks(using, phase, run, chains=chains)
     with read_only_snapshot(using):
         scope = Scope(users=tuple(users), run=run)
         look = look_at(using, connections[using], phase, scope, _terms(using, run))
         found = count(look)
+        walk = chain.walk(using, run=run, expected=chain_head) if chains else None
+        if walk is not None:
+            _count_breaks(found, walk)
         if on_finding is not None:
             for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
                 if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
@@ -81,15 +94,25 @@ def validate(
         checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),
         totals=found.totals,
         baseline=found.baseline,
+        walk=walk,
         seconds=time.monotonic() - begun,
     )
 
 
-def _checks(using: str, phase: str, run: int | None) -> tuple[Check, ...]:
+def _checks(using: str, phase: str, run: int | None, *, chains: bool) -> tuple[Check, ...]:
     """Return the checks of a phase; of a rollback also that of unmigrated users, which those it took back are now."""
-    checks = checks_of(phase)
+    checks = tuple(check for check in checks_of(phase) if chains or check.id != _CHAINS)
     rollback = run is not None and MigrationRun.objects.using(using).filter(pk=run, kind=RunKind.ROLLBACK).exists()
     return (*checks, BY_ID["orphaned_mana"]) if rollback and phase == POST else checks
+
+
+def _count_breaks(found: Counts, walk: Walk) -> None:
+    """Add where chains do not hold to what was found."""
+    found.numbers[_CHAINS] = len(walk.breaks)
+    found.of_runs += [
+        Finding(_CHAINS, record=each.record, run=each.run, figures={"batch": each.batch}, reason=each.reason)
+        for each in walk.breaks
+    ]
 
 
 def _result(check: Check, remaining: int, fixes: FixReport | None) -> CheckResult:
@@ -123,7 +146,7 @@ def check_run(using: str, run_id: int) -> ValidationReport:
     if run is None:
         raise _no_run(run_id)
     forgets = run.kind == RunKind.ROLLBACK and run.options.get("preserve_logs") is False
-    return validate(using, phase=POST, run=None if forgets else run_id)
+    return validate(using, phase=POST, run=None if forgets else run_id, chains=False)
 
 
 def _no_run(run_id: int) -> RunNotFoundError:

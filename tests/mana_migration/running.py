@@ -9,6 +9,7 @@ from typing import Any
 
 from django.db import connection
 
+from mana_migration.engine import chain
 from mana_migration.engine import users as user_keys
 from mana_migration.models import MigrationRun, RunEvent, UserMigration
 from tests.factories import make_wallets
@@ -52,10 +53,11 @@ def refusal(result: Result, code: int = 1) -> str:
 
 @contextmanager
 def balanced(*, orphans: Iterable[object] = ()) -> Iterator[None]:
-    """Fail if the books do not balance after the block, or if it created or lost value."""
+    """Fail if the books or the chains do not hold after the block, or if it created or lost value."""
     before = endowment()
     yield
     assert_books_balance(expected=before, orphans=tuple(orphans))
+    assert not chain.walk("default").breaks
 
 
 def people(number: int, *, green: int = 3, blue: int = 2, red: int = 1) -> list[Any]:

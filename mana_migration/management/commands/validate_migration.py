@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,13 @@ class Command(MigrationCommand):
             f"{validation.SHOWN} of each check on the screen, all of them with --format json or --output).",
         )
         parser.add_argument(
+            "--chain-head",
+            type=chain_head,
+            metavar="SHA256",
+            help="The head of a run's chain of digests as a report printed it, kept elsewhere since: a finding if no "
+            "batch has it as its link any more (default: chains are followed and compared with nothing else).",
+        )
+        parser.add_argument(
             "--output",
             type=Path,
             metavar="PATH",
@@ -121,6 +130,7 @@ class Command(MigrationCommand):
                 listed=options["listed"],
                 all_hits=options["all_hits"],
                 fixes=fixes,
+                chain_head=options["chain_head"] or "",
             )
             for sink in sinks:
                 sink.end(report)
@@ -140,12 +150,21 @@ class Command(MigrationCommand):
         return found
 
 
+def chain_head(text: str) -> str:
+    """Read the head of a chain."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a head: give the 64 hex digits that a report printed")
+    return text.lower()
+
+
 def asked_phase(options: dict[str, Any]) -> str:
     """Return the phase that the options mean.
 
     Raises:
         UsageError: they contradict each other.
     """
+    if options["chain_head"] and (options["user_ids"] or (options["pre_migration"] and not options["post_migration"])):
+        raise UsageError("--chain-head is looked for by the checks of --post-migration of everybody or of one --run")
     if options["run_id"] is not None:
         for name in ("pre_migration", "user_ids", "fix"):
             if options[name]:

@@ -1,0 +1,112 @@
+"""The frozen encoding of the tamper evidence: lines, digests and links, as plain text and SHA-256.
+
+# Note [The chain]
+Each record has a line of text; each batch a digest, which is the SHA-256 of the lines of its users
+in the order of their keys, each ended by a newline; each batch done gets a link, which is the
+SHA-256 of the link before it, the batch's number, its digest and its figures.  The first link of a
+run hangs on the run's own line: its kind, its frozen rates and options.  The last link is the
+*head*: whoever keeps a copy of it elsewhere can tell later whether anything was changed, however
+thoroughly.  A record's mark, 16 hex digits of the SHA-256 of its line, proves nothing by itself; it
+says which record it was when a batch's digest no longer fits.
+
+The engine computes the same in SQL (``mana_migration.engine.chain``); this module is what it is
+checked against, and tests hold vectors.  The encoding must never change: a new one would get a new
+first field.  A key comes last in its line, because it alone may hold any character.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+#: Hex digits of a mark.
+MARK_LENGTH: Final = 16
+
+#: A batch's figures in the order of its link.
+LINKED_FIGURES: Final = (
+    "selected", "migrated", "rolled_back", "skipped", "failed", "green", "blue", "red", "mana", "shortfall",
+)  # fmt: skip
+
+#: How a record's status at its creation is written; a conversion stays one when it is taken back.
+OUTCOMES: Final = {"migrated": "converted", "rolled_back": "converted", "failed": "failed", "skipped": "skipped"}
+
+
+def sha256(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8, as 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_line(
+    *, run: int, outcome: str, green: int, blue: int, red: int, mana_before: int, mana_credited: int,
+    error_class: str, user: str,
+) -> str:  # fmt: skip
+    """Return the line of a record as its run wrote it; ``user`` is the key's text in that database."""
+    return f"record|{run}|{outcome}|{green}|{blue}|{red}|{mana_before}|{mana_credited}|{error_class}|{user}"
+
+
+def reversal_line(
+    *, run: int, origin: int, green: int, blue: int, red: int, debited: int, shortfall: int, user: str
+) -> str:
+    """Return the line of a reversal: by which run, of a conversion of which run, wishes back, mana taken, lacking."""
+    return f"reversal|{run}|{origin}|{green}|{blue}|{red}|{debited}|{shortfall}|{user}"
+
+
+def mark(line: str) -> str:
+    """Return the mark of a line."""
+    return sha256(line)[:MARK_LENGTH]
+
+
+def digest(lines: Iterable[str]) -> str:
+    """Return the digest of a batch from the lines of its users, in the order of their keys."""
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(f"{line}\n".encode())
+    return found.hexdigest()
+
+
+def first_link(*, run: int, kind: str, rates: Mapping[str, int], options: Mapping[str, Any]) -> str:
+    """Return what the first batch's link of a run hangs on."""
+    frozen = json.dumps([rates, options], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return sha256(f"run|{run}|{kind}|{frozen}")
+
+
+def next_link(previous: str, number: int, batch_digest: str, figures: Mapping[str, Any]) -> str:
+    """Return the link of batch ``number``, counted from 1; ``figures`` holds at least ``LINKED_FIGURES``."""
+    told = "|".join(str(figures[name]) for name in LINKED_FIGURES)
+    return sha256(f"batch|{previous}|{number}|{batch_digest}|{told}")
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a chain does not hold: the run, the batch and the record where they are known, and what is wrong."""
+
+    run: int | None
+    batch: int | None
+    record: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a run's chain: how many links it has and the last of them."""
+
+    run: int
+    links: int
+    head: str
+
+
+@dataclass(slots=True)
+class Walk:
+    """What walking the chains found.
+
+    ``unseen``: users whose records were deleted by rollbacks that were told to, so that nothing can
+    be compared.  ``met``: where the head that was looked for is, as run and batch number.
+    """
+
+    breaks: list[Break] = field(default_factory=list)
+    heads: list[Head] = field(default_factory=list)
+    unseen: int = 0
+    met: tuple[int, int] | None = None

@@ -1,0 +1,300 @@
+"""The tamper evidence in the database: lines and marks in SQL, links in the order of folding, and the walk.
+
+See Note [The chain] in ``mana_migration.domain.chain``.
+
+# Note [Linked when folded]
+A digest that needed the one before it would make workers wait for one another.  So a batch's own
+digest is written in its own transaction, and the link by whoever folds it, holding the run's row
+lock: a few hundred batches at a time, in the order in which they are folded.  When a run is closed
+all its batches are linked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from django.contrib.auth import get_user_model
+from django.db import connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration.domain import chain
+from mana_migration.domain.chain import LINKED_FIGURES, MARK_LENGTH, OUTCOMES, Break, Head, Walk
+from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.states import OPEN_STATUSES, BatchStatus, RunKind
+
+#: Records read at once, about, and batches at most.
+PAGE_USERS: Final = 4_000
+PAGE_BATCHES: Final = 200
+
+
+# --- Lines in SQL -----------------------------------------------------------------------------------------------------
+
+
+def _line(vendor: str, *parts: str) -> str:
+    if vendor == "postgresql":
+        return f"concat_ws('|', {', '.join(parts)})"
+    return " || '|' || ".join(f"({part})" for part in parts)  # it binds tighter than a minus
+
+
+def record_line_sql(
+    vendor: str, *, run: str, outcome: str, wishes: Sequence[str], before: str, credited: str, error: str, user: str
+) -> str:
+    """Return the SQL of ``domain.chain.record_line``; the arguments are SQL, none of them ever NULL."""
+    return _line(vendor, "'record'", run, outcome, *wishes, before, credited, error, user)
+
+
+def reversal_line_sql(
+    vendor: str, *, run: str, origin: str, wishes: Sequence[str], debited: str, shortfall: str, user: str
+) -> str:
+    """Return the SQL of ``domain.chain.reversal_line``; the arguments are SQL, none of them ever NULL."""
+    return _line(vendor, "'reversal'", run, origin, *wishes, debited, shortfall, user)
+
+
+def mark_sql(vendor: str, line: str) -> str:
+    """Return the SQL of a line's mark."""
+    if vendor == "postgresql":
+        return f"encode(substr(sha256(convert_to({line}, 'UTF8')), 1, {MARK_LENGTH // 2}), 'hex')"
+    return f"substr(SHA256({line}), 1, {MARK_LENGTH})"  # Django gives SQLite this function
+
+
+def digest_sql(line: str, order: str) -> str:
+    """Return PostgreSQL's aggregate of a batch's digest over its lines."""
+    lines = f"COALESCE(string_agg({line}, E'\\n' ORDER BY {order}) || E'\\n', '')"
+    return f"encode(sha256(convert_to({lines}, 'UTF8')), 'hex')"
+
+
+def order_sql(vendor: str, column: str) -> str:
+    """Return the order of keys in a digest; that of text must not change with a machine's language."""
+    text = isinstance(get_user_model()._meta.pk, models.CharField)
+    return f'{column} COLLATE "C"' if text and vendor == "postgresql" else column
+
+
+# --- Links ------------------------------------------------------------------------------------------------------------
+
+
+def link(run: MigrationRun, known: dict[str, Any], batches: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
+    """Return (batch, number, link) for batches that are to be linked next, and put the new head into ``known``.
+
+    ``known`` is ``run.folded["chain"]``: the number of links and the head so far.
+    """
+    number, head = known.get("links", 0), known.get("head") or first_link(run)
+    found = []
+    for batch in batches:
+        number += 1
+        head = chain.next_link(head, number, batch["digest"], batch)
+        found.append((batch["id"], number, head))
+    known["links"], known["head"] = number, head
+    return found
+
+
+def first_link(run: MigrationRun) -> str:
+    """Return what the first link of a run hangs on."""
+    return chain.first_link(run=run.pk, kind=run.kind, rates=run.rates, options=run.options)
+
+
+def write_links(connection: BaseDatabaseWrapper, links: Sequence[tuple[int, int, str]]) -> None:
+    """Write the numbers and links of batches, which are folded with that."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "UPDATE mana_migration_migrationbatch b SET folded = true, number = l.number, link = l.link "
+                "FROM unnest(%s::bigint[], %s::integer[], %s::text[]) AS l(id, number, link) WHERE b.id = l.id",
+                [[one[0] for one in links], [one[1] for one in links], [one[2] for one in links]],
+            )
+            return
+        cursor.executemany(
+            "UPDATE mana_migration_migrationbatch SET folded = true, number = %s, link = %s WHERE id = %s",
+            [(number, link_text, batch) for batch, number, link_text in links],
+        )
+
+
+# --- Lines as they are now --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One user's line in a batch, as the tables say it now, with the mark that was written with it."""
+
+    batch: int
+    record: int
+    line: str
+    mark: str
+
+
+def lines_of(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> list[Line]:
+    """Return the lines of these batches, which belong to one run, in the order of the ids and of the users' keys."""
+    own = (
+        "r.id, r.user_id, 0 AS reverses, r.run_id, 0 AS origin, r.status, r.green, r.blue, r.red, "
+        "r.mana_before, r.mana_credited, r.error_class, CAST(r.user_id AS text) AS key_text, r.mark"
+    )
+    taken_back = (
+        "r.id, r.user_id, 1 AS reverses, r.reversal_run_id, r.run_id AS origin, r.status, r.green, r.blue, r.red, "
+        "r.mana_debited, r.shortfall, '', CAST(r.user_id AS text) AS key_text, r.reversal_mark"
+    )
+    both = " UNION ALL ".join(
+        (
+            _in_batches(connection, own, "r.run_id = b.run_id AND r.batch_id = b.id", len(batches)),
+            _in_batches(
+                connection, taken_back, "r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id", len(batches)
+            ),
+        )
+    )
+    with connection.cursor() as cursor:
+        order = order_sql(connection.vendor, "user_id")
+        cursor.execute(f"SELECT * FROM ({both}) l ORDER BY batch, {order}", [*batches, *batches])
+        return [_line_of(row) for row in cursor.fetchall()]
+
+
+def _in_batches(connection: BaseDatabaseWrapper, columns: str, condition: str, count: int) -> str:
+    """Return the SELECT of records ``r`` of so many batches ``b``, found by the range of keys of each."""
+    first, last = (_key_sql(connection, f"b.{name}") for name in ("first_user", "last_user"))
+    found = f"mana_migration_usermigration r WHERE r.user_id BETWEEN {first} AND {last} AND {condition}"
+    of_batches = f"b.id IN ({', '.join(['%s'] * count)})"
+    if connection.vendor == "postgresql":
+        # OFFSET 0: batch by batch by the users' keys, whatever the planner thinks of joining by the batch's id
+        return (
+            f"SELECT b.id AS batch, r.* FROM mana_migration_migrationbatch b "
+            f"CROSS JOIN LATERAL (SELECT {columns} FROM {found} OFFSET 0) r WHERE {of_batches}"
+        )
+    return f"SELECT b.id AS batch, {columns} FROM mana_migration_migrationbatch b CROSS JOIN {found} AND {of_batches}"
+
+
+def _key_sql(connection: BaseDatabaseWrapper, column: str) -> str:
+    """Return the SQL of a key that a batch keeps as text, in the type of the users' table."""
+    field = get_user_model()._meta.pk
+    if connection.vendor == "postgresql":
+        return f"CAST({column} AS {field.rel_db_type(connection)})"
+    if isinstance(field, models.UUIDField):
+        return f"REPLACE({column}, '-', '')"  # SQLite keeps UUIDs as hex digits
+    return f"CAST({column} AS integer)" if isinstance(field, models.IntegerField) else column
+
+
+def _line_of(row: Sequence[Any]) -> Line:
+    batch, record, _, reverses, run, origin, status, green, blue, red, first, second, error, key, mark = row
+    wishes = {"green": green, "blue": blue, "red": red}
+    if reverses:
+        line = chain.reversal_line(run=run, origin=origin, **wishes, debited=first, shortfall=second, user=key)
+    else:
+        outcome = OUTCOMES.get(status, status)
+        line = chain.record_line(
+            run=run, outcome=outcome, **wishes, mana_before=first, mana_credited=second, error_class=error, user=key
+        )
+    return Line(batch, record, line, mark)
+
+
+def digest_of(connection: BaseDatabaseWrapper, batch: int) -> str:
+    """Return the digest of a batch from its records as they are now."""
+    return chain.digest(found.line for found in lines_of(connection, [batch]))
+
+
+# --- The walk ---------------------------------------------------------------------------------------------------------
+
+
+_COLUMNS: Final = ("id", "number", "digest", "link", *LINKED_FIGURES)
+
+
+def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
+    """Compute the chains of all runs, or of one, anew from what the tables say now.
+
+    A run's walk ends at its first break: what hangs on it is not known to be sound.  ``expected`` is
+    a head that was kept elsewhere, to be looked for among the links.
+    """
+    found = Walk()
+    runs = MigrationRun.objects.using(using).order_by("pk")
+    for each in runs if run is None else runs.filter(pk=run):
+        _walk_run(using, each, found, expected)
+    forgotten = sum(_taken_back(using, each) for each in runs if _forgets(each)) if found.unseen else 0
+    if found.unseen > forgotten:
+        found.breaks.append(
+            Break(run, None, None, f"{found.unseen:,} records are gone, and rollbacks deleted {forgotten:,}")
+        )
+    if expected and found.met is None:
+        found.breaks.append(Break(run, None, None, f"no batch has the link {expected}, which was given as a head"))
+    return found
+
+
+def _forgets(run: MigrationRun) -> bool:
+    return run.kind == RunKind.ROLLBACK and run.options.get("preserve_logs") is False
+
+
+def _taken_back(using: str, run: MigrationRun) -> int:
+    loose = MigrationBatch.objects.using(using).filter(run=run, folded=False, status=BatchStatus.DONE)
+    more: int | None = loose.aggregate(users=models.Sum("rolled_back"))["users"]
+    return int(run.folded.get("totals", {}).get("rolled_back", 0)) + (more or 0)
+
+
+def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str) -> None:
+    known = run.folded.get("chain", {})
+    head, number = first_link(run), 0
+    if expected and head == expected:
+        found.met = (run.pk, 0)
+    for page in _pages(using, run):
+        lines = _by_batch(using, page, read=not _forgets(run))
+        for batch in page:
+            number += 1
+            head = chain.next_link(head, number, batch["digest"], batch)
+            if batch["number"] != number or batch["link"] != head:
+                said = (
+                    f"batch {batch['id']} is not what was linked as number {number}: its figures or its place changed"
+                )
+                found.breaks.append(Break(run.pk, batch["id"], None, said))
+                return
+            if expected and head == expected:
+                found.met = (run.pk, number)
+            broken = None if lines is None else _compare(run.pk, batch, lines.get(batch["id"], []), found)
+            if broken is not None:
+                found.breaks.append(broken)
+                return
+    if number != known.get("links", 0) or (number and head != known.get("head")):
+        said = f"the chain ends at link {number:,}, not as the run says at {known.get('links', 0):,}"
+        found.breaks.append(Break(run.pk, None, None, f"{said}: batches were added or removed"))
+        return
+    loose = MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, number=None)
+    if run.status not in OPEN_STATUSES and loose.exists():
+        first = loose.order_by("pk").values_list("pk", flat=True)[0]
+        found.breaks.append(Break(run.pk, first, None, f"batch {first} is done and in no chain"))
+        return
+    if number:
+        found.heads.append(Head(run.pk, number, head))
+
+
+def _pages(using: str, run: MigrationRun) -> Iterator[list[dict[str, Any]]]:
+    """Yield the linked batches of a run in the order of their links, with about as many users at a time."""
+    after = 0
+    while True:
+        batches = MigrationBatch.objects.using(using).filter(run=run, number__gt=after).order_by("number")
+        page, users = [], 0
+        for batch in batches.values(*_COLUMNS)[:PAGE_BATCHES]:
+            page.append(batch)
+            users += batch["selected"]
+            if users >= PAGE_USERS:
+                break
+        if not page:
+            return
+        yield page
+        after = page[-1]["number"]
+
+
+def _by_batch(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]] | None:
+    if not read:
+        return None
+    lines = lines_of(connections[using], [batch["id"] for batch in page])
+    return {batch: list(group) for batch, group in groupby(lines, key=lambda line: line.batch)}
+
+
+def _compare(run: int, batch: dict[str, Any], lines: list[Line], found: Walk) -> Break | None:
+    """Compare a batch's digest with its records; name the first that is not what was written."""
+    if chain.digest(line.line for line in lines) == batch["digest"]:
+        return None
+    for line in lines:
+        if chain.mark(line.line) != line.mark:
+            return Break(run, batch["id"], line.record, f"record {line.record} is not what was written")
+    missing = batch["selected"] - len(lines)
+    if missing > 0:
+        found.unseen += missing
+        return None
+    what = f"{-missing:,} records were added to it" if missing else "a record was rewritten together with its mark"
+    return Break(run, batch["id"], None, f"the digest of batch {batch['id']} is not that of its records: {what}")

@@ -1,0 +1,48 @@
+"""The frozen encoding: these vectors must never change, because heads that people keep elsewhere are made of it."""
+
+import hashlib
+
+from mana_migration.domain import chain
+
+RECORD = "record|7|converted|3|2|1|0|1230||42"
+REVERSAL = "reversal|8|7|3|2|1|1200|30|42"
+FIGURES = dict.fromkeys(chain.LINKED_FIGURES, 0) | {"selected": 2, "migrated": 1, "failed": 1, "green": 3, "mana": 1230}
+
+
+def test_a_records_line_is_its_fields_with_the_key_last() -> None:
+    line = chain.record_line(
+        run=7, outcome="converted", green=3, blue=2, red=1, mana_before=0, mana_credited=1230, error_class="", user="42"
+    )
+    assert line == RECORD
+    assert chain.mark(line) == "8430bf9914f5fb03"
+
+
+def test_a_reversals_line_names_both_runs() -> None:
+    line = chain.reversal_line(run=8, origin=7, green=3, blue=2, red=1, debited=1200, shortfall=30, user="42")
+    assert line == REVERSAL
+    assert chain.mark(line) == "1318c33aa8658f2c"
+
+
+def test_a_digest_is_that_of_a_file_of_lines() -> None:
+    lines = [RECORD, "record|7|failed|-1|0|0|5|0|negative_balance|43"]
+    assert chain.digest(lines) == hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    assert chain.digest(lines) == "0ea63e2a0354c4d38d5b0a9194eb3bee4510384083ab7f8a8f783a60e0701fa9"
+    assert chain.digest([]) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_first_link_hangs_on_what_was_frozen() -> None:
+    rates, options = {"green": 10, "blue": 100, "red": 1000}, {"limit": None, "skip_invalid": False, "é": 1.5}
+    first = chain.first_link(run=7, kind="migration", rates=rates, options=options)
+    assert first == "14f1584997be6fbc78e431df18b3a2c825f5b4f258a69ff5a4b705bed88ace42"
+    assert chain.first_link(run=7, kind="migration", rates=dict(reversed(rates.items())), options=options) == first
+    assert chain.first_link(run=7, kind="migration", rates=rates | {"red": 999}, options=options) != first
+
+
+def test_a_link_is_made_of_the_one_before_the_place_the_digest_and_the_figures() -> None:
+    link = chain.next_link("a" * 64, 1, "b" * 64, FIGURES)
+    assert link == "77e11e88c573fab9bbbdae97f1d7712e739d5ffd31f274b988f7f3a9023d900b"
+    assert chain.next_link("c" * 64, 1, "b" * 64, FIGURES) != link
+    assert chain.next_link("a" * 64, 2, "b" * 64, FIGURES) != link
+    assert chain.next_link("a" * 64, 1, "d" * 64, FIGURES) != link
+    for name in chain.LINKED_FIGURES:
+        assert chain.next_link("a" * 64, 1, "b" * 64, FIGURES | {name: 99}) != link, name
