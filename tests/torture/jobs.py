@@ -106,7 +106,7 @@ STAGES = {
     "planning": r"engine\.planning\.slices",
     "writing the planned batches": r"Worker\._plan",
     "the commit of a plan": r"Worker\._without_batch commit",
-    "folding": r"engine\.totals\.(fold|_take_unfolded)",
+    "folding": r"engine\.(totals\.(fold|_read_unfolded)|chain\.write_links)",
     "looking which batches wait": r"Worker\._look_ahead",
     "claiming a batch": r"conversion\.convert_alone 1$",
     "conversion": r"engine\.conversion\.convert(_alone)? \d",
