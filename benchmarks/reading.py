@@ -26,26 +26,27 @@ SNAPSHOT_BATCH, SNAPSHOT_UNFOLDED = 50, 200
 
 
 def dry_run(stage: Stage, sizes: Sizes) -> Iterator[Row]:
-    """Compare the forecast of a dry run with the SELECT that sums up the same users."""
+    """Compare the forecast of a dry run with the SELECT that finds the same sums and the users with a problem."""
     from django.db import connection
 
     from mana_migration.domain.options import MigrationOptions
-    from mana_migration.engine.conversion import ConversionTerms, forecast
+    from mana_migration.engine.conversion import NO_RUN, ConversionTerms, forecast
     from mana_migration.services import dry_run as service
     from wishes.conf import rates
 
     stage.empty()
     stage.fill(sizes.users)
-    terms = ConversionTerms(run=0, rates=rates())
-    bare = (
-        "SELECT count(*), sum(green), sum(blue), sum(red), sum(10 * green + 100 * blue + 1000 * red) "
-        "FROM wishes_wallet WHERE migrated_at IS NULL"
-    )
+    terms = ConversionTerms(run=NO_RUN, rates=rates())
+    sound = "FILTER (WHERE green >= 0 AND blue >= 0 AND red >= 0)"
+    sums = ", ".join(f"sum({sql}) {sound}" for sql in ("green", "blue", "red", "10 * green + 100 * blue + 1000 * red"))
+    bare = f"SELECT count(*), count(*) {sound}, {sums} FROM wishes_wallet WHERE migrated_at IS NULL"
+    least = "SELECT count(*), sum(10 * green + 100 * blue + 1000 * red) FROM wishes_wallet WHERE migrated_at IS NULL"
     with closing(stage.connect()) as site, site.cursor() as cursor:
         seconds = in_turns(
             OFTEN * sizes.rounds,
             {
                 "bare SELECT": lambda: cursor.execute(bare),
+                "sum and count alone": lambda: cursor.execute(least),
                 "forecast": lambda: forecast(connection, terms),
                 "checks and largest conversions as well": lambda: service.forecast(MigrationOptions()),
             },

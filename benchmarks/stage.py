@@ -108,7 +108,7 @@ class Stage:
             )
             cursor.execute(
                 "INSERT INTO wishes_wallet (user_id, green, blue, red, mana, updated_at) "
-                "SELECT id, (id * 7919) % 97, id % 5, id % 3, 0, now() FROM auth_user ORDER BY id"
+                "SELECT id, (id::bigint * 7919) % 97, id % 5, id % 3, 0, now() FROM auth_user ORDER BY id"
             )
             cursor.execute("VACUUM ANALYZE")
         from django.db import connection as ours

@@ -24,10 +24,15 @@ PROBLEMS: Final = {
 }
 
 
+#: The run of terms that nobody runs on yet: no record can be of it.
+NO_RUN: Final = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ConversionTerms:
     """What is frozen on the run and the same for each of its batches.
 
+    ``run``: ``NO_RUN`` for a forecast of a run that is not open yet.
     ``look_closer``: nobody has checked these users before, so ledger and records are compared as well.
     """
 
@@ -92,10 +97,13 @@ def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
         if terms.retry_failed
         else ""
     )
-    return (
-        "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within}){cohort}{retry}"
+    handled = (
+        " AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
+        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within})"
+        if terms.run != NO_RUN
+        else ""
     )
+    return f"w.migrated_at IS NULL{handled}{cohort}{retry}"
 
 
 def picked_sql(vendor: str, terms: ConversionTerms, wallets: str, condition: str, *, locked: bool) -> str:
