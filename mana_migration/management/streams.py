@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -44,9 +45,14 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def forget_reader() -> None:
-    """Send what is still to be printed nowhere: the reader of standard output has had enough and closed it."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def forget_readers() -> None:
+    """Send what is still to be printed nowhere where the reader has had enough and closed the pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            number = stream.fileno()
+            closed = select.poll()
+            closed.register(number, 0)  # errors alone
+            if any(event & select.POLLERR for _, event in closed.poll(0)):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)

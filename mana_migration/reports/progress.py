@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from types import TracebackType
@@ -79,8 +80,9 @@ class ProgressDisplay:
         elif moment - self._last_line >= LINE_EVERY:
             self._last_line = moment
             of = f" of {self._expected:,}" if self._expected else ""
-            self._stream.write(f"{self._verb} {self.totals.selected:,}{of}: {self._figures(moment)}\n")
-            self._stream.flush()
+            with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the work goes on
+                self._stream.write(f"{self._verb} {self.totals.selected:,}{of}: {self._figures(moment)}\n")
+                self._stream.flush()
 
     def _figures(self, moment: float) -> str:
         since = max(self._begun, moment - RATE_WINDOW)

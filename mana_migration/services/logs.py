@@ -123,11 +123,12 @@ class DailyFileHandler(logging.Handler):
         super().close()
 
 
-def configure(kind: str, level: str, *, database: str | None = None) -> DailyFileHandler:
+def configure(kind: str, level: str, *, database: str | None = None, needed: bool = True) -> DailyFileHandler:
     """Send what this process logs to the daily file of ``kind``, from this level up.
 
     ``database``, an alias, is kept with each line: runs of two databases may have the same number.
-    The folder is ``MANA_MIGRATION_LOG_DIR``.  Replaces the handler of an earlier call.
+    The folder is ``MANA_MIGRATION_LOG_DIR``.  Replaces the handler of an earlier call.  Where the file is
+    not ``needed``, lines that cannot be written are lost, and counted.
 
     Raises:
         PreflightError: the folder or the file cannot be written; nothing was begun.
@@ -140,10 +141,11 @@ def configure(kind: str, level: str, *, database: str | None = None) -> DailyFil
     try:
         handler.open(datetime.now(UTC))
     except OSError as error:
-        raise PreflightError(
-            f"the log folder {handler.folder} cannot be written ({error.strerror}); "
-            "make it writable or set MANA_MIGRATION_LOG_DIR to another folder"
-        ) from error
+        if needed:
+            raise PreflightError(
+                f"the log folder {handler.folder} cannot be written ({error.strerror}); "
+                "make it writable or set MANA_MIGRATION_LOG_DIR to another folder"
+            ) from error
     logger.addHandler(handler)
     logger.setLevel(LEVELS[level])
     logger.propagate = False

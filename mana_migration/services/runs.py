@@ -306,12 +306,19 @@ def pause_run(run_id: int, *, actor: Actor, reason: str, using: str = "default")
 
 
 def resume_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
-    """Let a paused run go on: waiting workers take up again within seconds.
+    """Let a paused run go on: waiting workers take up again within seconds.  Returns False where it runs already.
 
     Raises:
-        RunNotFoundError, TransitionError: there is no such run, or it is not paused.
+        RunNotFoundError, TransitionError: there is no such run, or it is closed.
+        RunConflictError: it is being checked, which nobody has held.
     """
-    return change_status(run_id, RunStatus.RUNNING, actor=actor, reason=reason, using=using)
+    with transaction.atomic(using=using):
+        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
+        if run is not None and run.status == RunStatus.CHECKING:
+            raise RunConflictError(
+                f"run {run.pk} is checking, not paused: it ends by itself when the books are checked"
+            )
+        return change_status(run_id, RunStatus.RUNNING, actor=actor, reason=reason, using=using)
 
 
 def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:

@@ -13,12 +13,13 @@ from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
 from mana_migration.domain.results import RunSummary
 from mana_migration.engine import failures
 from mana_migration.errors import MigrationError, UsageError, for_database
+from mana_migration.management.streams import forget_readers
 from mana_migration.services import logs
 from mana_migration.services.worker import StopFlag
 from wishes.errors import WishesError
@@ -51,6 +52,8 @@ class MigrationCommand(BaseCommand):
     """A command that ends with one of the documented exit codes and never with a traceback."""
 
     log_kind = logs.MIGRATION
+    needs_log = True
+    """Whether the command is refused where its log file cannot be written."""
     requires_system_checks = ("mana_migration",)
     exit_code = DONE
     using = DEFAULT_DB_ALIAS
@@ -105,8 +108,10 @@ class MigrationCommand(BaseCommand):
         self.using = options["database"]
         log = None
         try:
-            log = logs.configure(self.log_kind, options["log_level"], database=self.using)
+            log = logs.configure(self.log_kind, options["log_level"], database=self.using, needed=self.needs_log)
             self.exit_code = self.run(**options)
+        except BrokenPipeError:  # monitor_migration --report | head
+            self.exit_code = DONE
         except UsageError as error:
             raise CommandError(for_database(str(error), self.using), returncode=USAGE) from error
         except (MigrationError, WishesError, ImproperlyConfigured) as error:
@@ -125,9 +130,12 @@ class MigrationCommand(BaseCommand):
         finally:
             if log is not None:
                 self._log_end(sys.exception())
-                if log.lost_lines:
+                if log.lost_lines and self.needs_log:
                     self.stderr.write(f"{log.lost_lines:,} log lines could not be written to {log.folder}")
             logs.release()
+            with suppress(BrokenPipeError):
+                self.stdout.flush()
+            forget_readers()
 
     def _log_end(self, error: BaseException | None) -> None:
         """Log how the command ended; of an error only its class, since the message may repeat what was typed."""
@@ -154,11 +162,18 @@ class MigrationCommand(BaseCommand):
 
     def notice(self, sentence: str) -> None:
         """Tell the operator something: on stdout, or on stderr where stdout is for JSON alone."""
-        (self.stderr if self.json_output else self.stdout).write(for_database(sentence, self.using))
+        self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
+
+    def put(self, text: str, *, ending: str | None = None, stream: OutputWrapper | None = None) -> None:
+        """Print on stdout, or elsewhere; where nobody reads it any more, as after head(1), the work goes on."""
+        try:
+            (stream or self.stdout).write(text, ending=ending)
+        except BrokenPipeError:
+            forget_readers()
 
     def print_json(self, values: Mapping[str, Any]) -> None:
         """Print the one JSON object of ``--format json``."""
-        self.stdout.write(json.dumps(values, default=str))
+        self.put(json.dumps(values, default=str))
 
     def print_result(self, values: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print a result as JSON or as lines, whichever was asked for."""
@@ -166,7 +181,7 @@ class MigrationCommand(BaseCommand):
             self.print_json(values)
             return
         for line in lines:
-            self.stdout.write(for_database(line, self.using))
+            self.put(for_database(line, self.using))
 
     def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:
         """Ask on a terminal; refuse without one unless ``--no-input`` was given.
@@ -193,7 +208,7 @@ class MigrationCommand(BaseCommand):
             if flag.requested:
                 raise Aborted(number)
             flag.request(number)
-            with suppress(RuntimeError):  # the signal came while a line was being written
+            with suppress(RuntimeError, BrokenPipeError):  # the signal came while a line was being written
                 self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -20,7 +20,7 @@ from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, MigrationCommand
-from mana_migration.management.streams import TextSink, ended_by_sigterm, forget_reader
+from mana_migration.management.streams import TextSink, ended_by_sigterm
 from mana_migration.management.watching import NO_RUN, Watch
 from mana_migration.reports import console as screens
 from mana_migration.reports import export, report_json, report_text, snapshot_json
@@ -34,6 +34,7 @@ class Command(MigrationCommand):
         "Show how a run stands: the open one, else the latest. --watch follows it to its end, --report and --export "
         "write everything about it. Reads only."
     )
+    needs_log = False
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``monitor_migration``."""
@@ -56,9 +57,6 @@ class Command(MigrationCommand):
         except KeyboardInterrupt:
             self.stderr.write("aborted: nothing was left behind")
             return 128 + signal.SIGINT
-        except BrokenPipeError:  # monitor_migration --report | head
-            forget_reader()
-            return DONE
 
     def nothing_yet(self) -> int:
         """Say that there is no run."""

@@ -141,10 +141,10 @@ class Command(MigrationCommand):
         """Return where the findings go: the screen or stdout's JSON, and the file."""
         found: list[Sink] = []
         if self.json_output:
-            found.append(JsonDocument(lambda text: self.stdout.write(text, ending="")))
+            found.append(JsonDocument(lambda text: self.put(text, ending="")))
         else:
             shown = None if options["all_hits"] else validation.SHOWN
-            found.append(Screen(self.stdout.write, shown=shown))
+            found.append(Screen(self.put, shown=shown))
         if options["output"] is not None:
             found.append(JsonLines(opened.enter_context(new_file(options["output"])).write))
         return found

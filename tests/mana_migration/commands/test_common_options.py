@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from mana_migration.management.commands import _base
+from mana_migration.models import MigrationRun
 from mana_migration.services.worker import StopFlag
 from tests.factories import WalletFactory
 from tests.mana_migration.running import migrate, people, refuse_records, roll_back
@@ -79,6 +80,18 @@ def test_only_lines_of_the_level_and_above_are_written(logs: Path, level: str, l
     refuse_records(keys[:1])
     migrate("--log-level", level, code=3)
     assert {line["level"] for line in lines(logs)} == levels
+
+
+def test_who_only_looks_needs_no_log_file(tmp_path: Path, settings: Any) -> None:
+    people(3)
+    found = migrate()
+    (tmp_path / "file").write_text("no folder")
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path / "file" / "logs"
+    seen = run_command("monitor_migration", "--format", "json")
+    assert (seen.code, seen.err, json.loads(seen.out)["run"]) == (0, "", found["run"])
+    refused = run_command("migrate_users")
+    assert (refused.code, refused.out) == (1, "")
+    assert "cannot be written" in refused.err
 
 
 def test_a_refusal_is_logged_with_its_class_and_without_what_was_typed(logs: Path) -> None:
@@ -185,6 +198,64 @@ def test_another_database_is_worked_on_by_its_alias(tmp_path: Path) -> None:
 def test_rates_of_the_environment_are_in_force() -> None:
     result = run_manage("shell", "-c", "from wishes.conf import rates; print(rates())", env={"BLUE_RATE": "77"})
     assert "Rates(green=10, blue=77, red=1000)" in result.out
+
+
+# --- Readers who have had enough, as head(1) has ----------------------------------------------------------------------
+
+
+def unread(*argv: str, errors: bool = False) -> tuple[int, str]:
+    """Run a command whose output nobody reads, not even its errors if so; return its exit code and errors."""
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *argv],
+        cwd=PROJECT,
+        env=manage_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if errors else subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    said = "" if process.stderr is None else process.stderr.read()
+    process.wait(120)
+    if process.stderr is not None:
+        process.stderr.close()
+    return process.returncode, said
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("argv", "code", "errors"),
+    [
+        (("migrate_users", "--dry-run"), 0, False),
+        (("validate_migration", "--format", "json"), 0, False),
+        (("validate_migration",), 3, False),
+        (("monitor_migration", "--report"), 0, False),
+        (("rollback_migration", "--all", "--no-input"), 0, True),
+        (("rollback_migration", "--run", "99", "--no-input"), 1, False),
+        (("rollback_migration", "--run", "99", "--no-input"), 1, True),
+    ],
+)
+def test_a_command_that_nobody_listens_to_ends_quietly(argv: tuple[str, ...], code: int, errors: bool) -> None:
+    people(3)
+    migrate("--limit", 1)
+    if code == 3:
+        WalletFactory(green=-1)
+    found, said = unread(*argv, errors=errors)
+    assert found == code
+    assert said.count("\n") == (code in (1, 2) and not errors)
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("errors", [False, True])
+def test_a_migration_that_nobody_listens_to_goes_on_to_its_end(errors: bool) -> None:
+    people(30)
+    code, said = unread("migrate_users", "--batch-size", "1", "--delay", "0", errors=errors)
+    assert (code, said) == (0, "")
+    assert not Wallet.objects.filter(migrated_at=None).exists()
+    assert MigrationRun.objects.get().status == "completed"
 
 
 # --- Ends -------------------------------------------------------------------------------------------------------------

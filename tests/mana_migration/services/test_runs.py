@@ -95,6 +95,15 @@ def test_a_closed_run_is_left_as_it_is(change: Any) -> None:
         change(99, actor=OLGA, reason="")
 
 
+def test_a_run_that_is_checked_was_held_by_nobody_and_cannot_be_let_go_on() -> None:
+    run = open_run(status=RunStatus.CHECKING)
+    with pytest.raises(RunConflictError, match=f"run {run.pk} is checking, not paused"):
+        runs.resume_run(run.pk, actor=OLGA, reason="")
+    run.refresh_from_db()
+    assert run.status == RunStatus.CHECKING
+    assert not RunEvent.objects.filter(run=run, kind="resumed").exists()
+
+
 def test_stopping_cancels_what_nobody_has_handled_and_keeps_what_was_done() -> None:
     run = open_run()
     waiting = batch(run)
