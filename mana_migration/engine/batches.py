@@ -216,12 +216,15 @@ class BatchStatement:
         parts = [
             f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
             f"picked AS MATERIALIZED ({wanted.picked.format(claimed='EXISTS (SELECT 1 FROM claimed)')})",
-            *(f"write_{number} AS ({write})" for number, write in enumerate(wanted.writes, 1)),
+            *(f"write_{number} AS ({write} RETURNING 1)" for number, write in enumerate(wanted.writes, 1)),
         ]
+        # writes that nobody asks for their rows are done after all else: the clock is to be read when they are done
+        written = " + ".join(f"(SELECT COUNT(*) FROM write_{number})" for number in range(1, len(wanted.writes) + 1))
+        finished = f"CASE WHEN {written} >= 0 THEN {_FINISHED[self._vendor]} END"
         return (
             f"WITH {', '.join(parts)} UPDATE mana_migration_migrationbatch b SET status = 'done', "
             f"{', '.join(f'{name} = f.{name}' for name in figures)}, "
-            f"started_at = {dialect.now(self._vendor)}, finished_at = {_FINISHED[self._vendor]}, worker = %(worker)s "
+            f"started_at = {dialect.now(self._vendor)}, finished_at = {finished}, worker = %(worker)s "
             f"FROM (SELECT {', '.join(f'{sql} AS {name}' for name, sql in figures.items())} FROM picked) f "
             "WHERE b.id = %(batch)s AND EXISTS (SELECT 1 FROM claimed)"
             f"{'' if even_if_empty else ' AND f.selected > 0'} "

@@ -264,3 +264,45 @@ def test_no_table_is_read_as_a_whole() -> None:
     # an index scan or a bitmap of the index, as the table's size has it
     assert any("wishes_wallet_pkey" in line for line in lines), lines
     assert not [line for line in lines if "Seq Scan" in line or "Hash Join" in line]
+
+
+# --- The time that a batch took ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clocked_writes() -> Iterator[None]:
+    """Let the session remember when it last wrote a wallet, a record or an entry."""
+    tables = ("wishes_wallet", "mana_migration_usermigration", "wishes_manaentry")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION note_the_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "PERFORM set_config('test.last_write', clock_timestamp()::text, false); RETURN NEW; END $$"
+        )
+        for table in tables:
+            cursor.execute(
+                f"CREATE TRIGGER note_the_time BEFORE INSERT OR UPDATE ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION note_the_time()"
+            )
+        yield
+        for table in tables:
+            cursor.execute(f"DROP TRIGGER note_the_time ON {table}")
+        cursor.execute("DROP FUNCTION note_the_time()")
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", ["migration", "rollback"])
+def test_a_batch_is_finished_when_its_last_row_is_written(kind: str, clocked_writes: None) -> None:
+    keys = people(20)
+    batch = plan(open_run(), keys)
+    convert(batch.run, task_of(batch))
+    if kind == "rollback":
+        batch = plan(open_run(RunKind.ROLLBACK), keys)
+        terms = reversal.ReversalTerms(run=batch.run_id)
+        assert reversal.reverse_alone(connection, terms, task_of(batch), LIMITS) is not None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT finished_at >= current_setting('test.last_write')::timestamptz "
+            "FROM mana_migration_migrationbatch WHERE id = %s",
+            [batch.pk],
+        )
+        assert cursor.fetchone() == (True,)
