@@ -95,6 +95,19 @@ bench: $(VENV)/dev.stamp ## Measure it against SQL by hand, on PostgreSQL (ARGS=
 torture: $(VENV)/dev.stamp ## Break everything many times over, for hours, and print the figures (ARGS="kills --kills 50")
 	@$(BIN)/python -m tests.torture $(ARGS)
 
+.PHONY: mutation
+mutation: $(VENV)/dev.stamp ## Change the code in small ways and see whether the tests notice (ARGS="breaker rates --every 5")
+	@$(BIN)/python scripts/mutation.py $(ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/dev.stamp ## Run all tests on both databases and tell which branches none of them takes
+	@rm -f .coverage .coverage.*
+	@for database in sqlite postgres; do \
+		COVERAGE_FILE=.coverage.$$database $(BIN)/python -m pytest -p no:randomly -q --db $$database --cov --cov-report= $(ARGS); \
+	done
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)
 	@$(BIN)/python scripts/docs_screenshots.py
