@@ -22,6 +22,11 @@ def log_dir() -> Path:
     return Path(_get("LOG_DIR", Path("logs")))
 
 
+def log_days() -> int:
+    """Return how many days the daily log files are kept; 0: for ever."""
+    return int(_get("LOG_DAYS", 0))
+
+
 def report_dir() -> Path:
     """Return the folder where reports go when no other path is asked for."""
     return Path(_get("REPORT_DIR", Path("reports")))

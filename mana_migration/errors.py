@@ -13,7 +13,7 @@ from typing import Final
 #: Commands that a message may advise.
 _COMMANDS: Final = re.compile(
     r"\b(migrate_users|rollback_migration|monitor_migration|validate_migration|import_balances|work_migration"
-    r"|install_guards|manage\.py migrate)\b(?! --database)"
+    r"|install_guards|archive_runs|manage\.py migrate)\b(?! --database)"
 )
 
 
@@ -55,6 +55,10 @@ class UserNotFoundError(MigrationError):
 
 class AmbiguousUserError(UsageError):
     """The value is the primary key of one user and the username of another."""
+
+
+class ArchiveError(MigrationError):
+    """An archive, or what it is to be made of, is not what was written."""
 
 
 class PreflightError(MigrationError):

@@ -9,7 +9,7 @@ from wishes import guards
 RECORD_IS_FINAL: Final = (
     "a user migration is a record of what happened: only its reversal may be added; use rollback_migration"
 )
-NEVER_DELETED: Final = "runs, batches and events are never deleted: archive old runs with archive_runs"
+NEVER_DELETED: Final = "runs, batches and events are never deleted: archive_runs copies them into files"
 
 _KEPT = (
     "user_id",

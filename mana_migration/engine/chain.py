@@ -206,7 +206,7 @@ def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
     runs = MigrationRun.objects.using(using).order_by("pk")
     for each in runs if run is None else runs.filter(pk=run):
         _walk_run(using, each, found, expected)
-    forgotten = sum(_taken_back(using, each) for each in runs if _forgets(each)) if found.unseen else 0
+    forgotten = sum(_taken_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
     if found.unseen > forgotten:
         found.breaks.append(
             Break(run, None, None, f"{found.unseen:,} records are gone, and rollbacks deleted {forgotten:,}")
@@ -216,7 +216,8 @@ def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
     return found
 
 
-def _forgets(run: MigrationRun) -> bool:
+def forgets(run: MigrationRun) -> bool:
+    """Say whether a run deleted the records of those whom it took back."""
     return run.kind == RunKind.ROLLBACK and run.options.get("preserve_logs") is False
 
 
@@ -231,8 +232,8 @@ def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str) -> None
     head, number = first_link(run), 0
     if expected and head == expected:
         found.met = (run.pk, 0)
-    for page in _pages(using, run):
-        lines = _by_batch(using, page, read=not _forgets(run))
+    for page in linked_pages(using, run):
+        lines = lines_by_batch(using, page, read=not forgets(run))
         for batch in page:
             number += 1
             head = chain.next_link(head, number, batch["digest"], batch)
@@ -261,7 +262,7 @@ def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str) -> None
         found.heads.append(Head(run.pk, number, head))
 
 
-def _pages(using: str, run: MigrationRun) -> Iterator[list[dict[str, Any]]]:
+def linked_pages(using: str, run: MigrationRun) -> Iterator[list[dict[str, Any]]]:
     """Yield the linked batches of a run in the order of their links, with about as many users at a time."""
     after = 0
     while True:
@@ -278,7 +279,8 @@ def _pages(using: str, run: MigrationRun) -> Iterator[list[dict[str, Any]]]:
         after = page[-1]["number"]
 
 
-def _by_batch(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]] | None:
+def lines_by_batch(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]] | None:
+    """Return the lines of a page's batches by their ids; None where nothing is to be read."""
     if not read:
         return None
     lines = lines_of(connections[using], [batch["id"] for batch in page])

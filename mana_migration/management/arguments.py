@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
@@ -27,6 +28,13 @@ def whole_number(value: str) -> int:
     if not 1 <= number <= 2**63 - 1:
         raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from 1")
     return number
+
+
+def chain_head(value: str) -> str:
+    """Accept the head of a chain of digests."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not a head: give the 64 hex digits that a report printed")
+    return value.lower()
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ MIGRATION, ROLLBACK = "migration", "rollback"
 
 _ROOT: Final = "mana_migration"
 _OURS: Final = re.compile(r"\.gitkeep|\.gitignore|[a-z]+-\d{4}-\d\d-\d\d\.log")
+_DATED: Final = re.compile(r"(?:migration|rollback)-(?P<day>\d{4}-\d\d-\d\d)\.log")
 _log = logging.getLogger(f"{_ROOT}.work")
 
 #: Keys that a context may have; anything else could carry a person's data.
@@ -90,6 +92,18 @@ class DailyFileHandler(logging.Handler):
         os.fchmod(descriptor, 0o600)
         self.close_file()
         self._descriptor, self._day = descriptor, f"{moment:%Y-%m-%d}"
+        self._remove_old(moment)
+
+    def _remove_old(self, moment: datetime) -> None:
+        """Remove this tool's files of days longer ago than the site keeps them; other files are not its business."""
+        kept = conf.log_days()
+        if not kept:
+            return
+        oldest = f"{moment - timedelta(days=kept):%Y-%m-%d}"
+        for entry in self.folder.iterdir():
+            if (dated := _DATED.fullmatch(entry.name)) and dated["day"] < oldest:
+                with suppress(OSError):  # another process was faster, or it is not ours to remove
+                    entry.unlink()
 
     def _close_to_others(self) -> None:
         """Take a folder that was there before away from others, if it holds nothing but our files.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -94,7 +92,7 @@ class Command(MigrationCommand):
         )
         parser.add_argument(
             "--chain-head",
-            type=chain_head,
+            type=arguments.chain_head,
             metavar="SHA256",
             help="The head of a run's chain of digests as a report printed it, kept elsewhere since: a finding if no "
             "batch has it as its link any more (default: chains are followed and compared with nothing else).",
@@ -148,13 +146,6 @@ class Command(MigrationCommand):
         if options["output"] is not None:
             found.append(JsonLines(opened.enter_context(new_file(options["output"])).write))
         return found
-
-
-def chain_head(text: str) -> str:
-    """Read the head of a chain."""
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a head: give the 64 hex digits that a report printed")
-    return text.lower()
 
 
 def asked_phase(options: dict[str, Any]) -> str:

@@ -114,6 +114,31 @@ def test_midnight_in_utc_begins_a_new_file(folder: Path) -> None:
         assert json.loads((folder / f"migration-2026-03-{day}.log").read_text())["message"] == day
 
 
+def days_left(folder: Path) -> list[str]:
+    """Begin the file of 10 March beside those of earlier days and somebody else's; return what is there then."""
+    folder.mkdir()
+    for name in ("migration-2026-03-02", "rollback-2026-03-03", "migration-2026-03-09", "web-2020-01-01"):
+        (folder / f"{name}.log").touch()
+    handler = logs.DailyFileHandler(folder, logs.MIGRATION)
+    handler.open(datetime(2026, 3, 10, 12, tzinfo=UTC))
+    handler.close()
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_old_files_of_ours_are_removed_when_the_site_says_so(folder: Path, settings: Any) -> None:
+    settings.MANA_MIGRATION_LOG_DAYS = 7
+    assert days_left(folder) == [
+        "migration-2026-03-09.log",
+        "migration-2026-03-10.log",
+        "rollback-2026-03-03.log",
+        "web-2020-01-01.log",
+    ]
+
+
+def test_log_files_are_kept_for_ever_unless_told_otherwise(folder: Path) -> None:
+    assert len(days_left(folder)) == 5
+
+
 def test_a_line_that_cannot_be_written_is_counted_and_stops_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

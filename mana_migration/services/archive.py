@@ -1,0 +1,258 @@
+"""Archives: everything that closed runs did, each in a file that can be checked without the database.
+
+# Note [The archive's format]
+A gzip file of JSON objects, one a line.  The first has ``schema`` and ``run``; each that follows has
+a ``batch`` with its figures, its place in the chain of digests and its ``lines``, the very texts that
+its digest is made of; then ``events``; the last, ``end``, has the number of batches and lines and the
+head.  Whoever has only the file can compute every digest and link anew (``verify``) and compare the
+head with one that was kept elsewhere.  There are no names in it: users are their primary keys.
+
+# Note [Nothing is deleted]
+A live record is what a rollback restores from, and every record, batch and event is what the checks
+compare the ledger with.  So an archive is a copy: the tables keep what they hold.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from mana_migration.domain import chain as encoding
+from mana_migration.domain.chain import LINKED_FIGURES
+from mana_migration.engine import chain
+from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.errors import ArchiveError, RunConflictError, RunNotFoundError
+from mana_migration.files import new_file
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+
+SCHEMA: Final = 1
+
+_MORE: Final = ("first_user", "last_user", "attempts", "errors", "skips", "started_at", "finished_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What an archive holds: the run, its batches, users' lines, and the head of its chain (empty: no batch).
+
+    ``unseen``: users whose records a rollback had deleted, so that their batches' digests say nothing.
+    ``met``: the number of the link that an expected head was found as.
+    """
+
+    run: int
+    kind: str
+    status: str
+    path: Path
+    batches: int
+    lines: int
+    head: str
+    unseen: int = 0
+    met: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "run": self.run,
+            "kind": self.kind,
+            "status": self.status,
+            "file": str(self.path),
+            "batches": self.batches,
+            "lines": self.lines,
+            "head": self.head,
+            "unseen": self.unseen,
+        }
+
+
+def closed_runs(*, before: datetime | None, runs: tuple[int, ...] = (), using: str = "default") -> list[int]:
+    """Return the closed runs to archive, oldest first: these, or all that ended before a moment.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        RunConflictError: a run is open.
+    """
+    found = MigrationRun.objects.using(using).order_by("pk")
+    if not runs:
+        return list(found.filter(finished_at__lt=before).values_list("pk", flat=True)) if before else []
+    for number in runs:
+        run = found.filter(pk=number).first()
+        if run is None:
+            raise RunNotFoundError(f"there is no run {number}; list the runs with monitor_migration or in the admin")
+        if run.is_open:
+            raise RunConflictError(f"run {number} is {run.status}: only a run that has ended can be archived")
+    return sorted(set(runs))
+
+
+def file_name(run: int) -> str:
+    """Return the name of a run's archive."""
+    return f"mana-migration-run{run}.jsonl.gz"
+
+
+def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
+    """Write the archive of a closed run into a folder, in one snapshot, and check it while it is written.
+
+    Raises:
+        ArchiveError: the run's records are not what was written; no file is left.
+        ReportError: the file is there already, or the folder cannot be written.
+    """
+    path = folder / file_name(run_id)
+    with new_file(path, make_folder=True) as stream, _compressed(stream) as out, read_only_snapshot(using):
+        run = MigrationRun.objects.using(using).get(pk=run_id)
+        checker = _Checker(path)
+        for part in _parts(using, run):
+            checker.take(part)
+            out.write(json.dumps(part, default=str, separators=(",", ":")).encode() + b"\n")
+        return checker.archive()
+
+
+def verify(path: Path, *, expected: str = "") -> Archive:
+    """Check an archive by itself: every digest and link anew, from its first line to its last.
+
+    Raises:
+        ArchiveError: it cannot be read, is not one or not all of one, something in it was changed, or
+            ``expected``, a head that was kept elsewhere, is not among its links.
+    """
+    checker = _Checker(path, expected)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            for line in stream:
+                checker.take(json.loads(line))
+    except ArchiveError:
+        raise
+    except (OSError, EOFError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArchiveError(
+            f"{path} cannot be read as an archive after {checker.parts:,} lines ({type(error).__name__}): "
+            "it is cut short, damaged or something else"
+        ) from error
+    found = checker.archive()
+    if expected and found.met is None:
+        raise ArchiveError(f"{path} has no link {expected}: it is not the run whose head this was, or was rewritten")
+    return found
+
+
+@contextmanager
+def _compressed(stream: BinaryIO) -> Iterator[gzip.GzipFile]:
+    # neither name nor time: the same run is the same file
+    with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as out:
+        yield out
+
+
+def _parts(using: str, run: MigrationRun) -> Iterator[dict[str, Any]]:
+    """Yield the objects of an archive, in their order."""
+    yield {"schema": SCHEMA, "run": _run(run)}
+    number = lines = 0
+    head = ""
+    for page in chain.linked_pages(using, run):
+        found = chain.lines_by_batch(using, page, read=not chain.forgets(run))
+        details = MigrationBatch.objects.using(using).in_bulk([batch["id"] for batch in page])
+        for batch in page:
+            mine = [] if found is None else found.get(batch["id"], [])
+            number, lines, head = number + 1, lines + len(mine), batch["link"]
+            yield {
+                "batch": batch["id"],
+                **{name: batch[name] for name in ("number", "digest", "link", *LINKED_FIGURES)},
+                **{name: getattr(details[batch["id"]], name) for name in _MORE},
+                "lines": [line.line for line in mine],
+                "records": [line.record for line in mine],
+            }
+    events = RunEvent.objects.using(using).filter(run=run).order_by("pk")
+    yield {"events": [_event(event) for event in events]}
+    yield {"end": {"batches": number, "lines": lines, "head": head}}
+
+
+def _run(run: MigrationRun) -> dict[str, Any]:
+    names = ("kind", "status", "rates", "options", "reason", "stop_reason", "expected", "baseline", "planned_users")
+    return {
+        "id": run.pk,
+        **{name: getattr(run, name) for name in names},
+        "target_run": run.target_run_id,
+        "created_at": run.created_at,
+        "finished_at": run.finished_at,
+        "totals": run.folded.get("totals", {}),
+    }
+
+
+def _event(event: RunEvent) -> dict[str, Any]:
+    return {"at": event.created_at, "kind": event.kind, "message": event.message, "details": event.details}
+
+
+class _Checker:
+    """Compute the digests and links of an archive anew, object by object."""
+
+    def __init__(self, path: Path, expected: str = "") -> None:
+        self.parts = 0
+        self._path, self._expected = path, expected
+        self._run: dict[str, Any] = {}
+        self._head = ""
+        self._batches = self._lines = self._unseen = 0
+        self._met: int | None = None
+        self._ended = False
+
+    def take(self, part: dict[str, Any]) -> None:
+        """Take the next object."""
+        self.parts += 1
+        if self.parts == 1:
+            self._begin(part)
+        elif self._ended:
+            raise self._bad("something follows its end")
+        elif "batch" in part:
+            self._take_batch(part)
+        elif "end" in part:
+            self._end(part["end"])
+        elif "events" not in part:
+            raise self._bad("it holds something that no archive has")
+
+    def archive(self) -> Archive:
+        """Return what was taken.
+
+        Raises:
+            ArchiveError: the end is missing.
+        """
+        if not self._ended:
+            raise self._bad("its end is missing: it was cut short")
+        return Archive(
+            run=self._run["id"],
+            kind=self._run["kind"],
+            status=self._run["status"],
+            path=self._path,
+            batches=self._batches,
+            lines=self._lines,
+            head=self._head if self._batches else "",
+            unseen=self._unseen,
+            met=self._met,
+        )
+
+    def _begin(self, part: dict[str, Any]) -> None:
+        if part.get("schema") != SCHEMA:
+            raise self._bad(f"its schema is {part.get('schema')!r} and must be {SCHEMA}")
+        self._run = part["run"]
+        names = ("kind", "rates", "options")
+        self._head = encoding.first_link(run=self._run["id"], **{name: self._run[name] for name in names})
+
+    def _take_batch(self, batch: dict[str, Any]) -> None:
+        self._batches += 1
+        self._head = encoding.next_link(self._head, self._batches, batch["digest"], batch)
+        if (batch["number"], batch["link"]) != (self._batches, self._head):
+            raise self._bad(f"batch {batch['batch']} is not what was linked as number {self._batches:,}")
+        lines = batch["lines"]
+        self._lines += len(lines)
+        if encoding.digest(lines) != batch["digest"]:
+            if len(lines) >= batch["selected"]:
+                raise self._bad(f"the digest of batch {batch['batch']} is not that of its lines")
+            self._unseen += batch["selected"] - len(lines)
+        if self._head == self._expected:
+            self._met = self._batches
+
+    def _end(self, end: dict[str, Any]) -> None:
+        if (end["batches"], end["lines"]) != (self._batches, self._lines):
+            raise self._bad(f"it has {self._batches:,} batches and says {end['batches']:,}: some were taken out")
+        if self._batches and end["head"] != self._head:
+            raise self._bad("its head is not its last link")
+        self._ended = True
+
+    def _bad(self, what: str) -> ArchiveError:
+        return ArchiveError(f"{self._path}: {what}; validate_migration --post-migration looks at the tables")
