@@ -1,11 +1,13 @@
 """The fastest SQL that could be written by hand for the same writes: what the engine is measured against.
 
-It locks the same wallets and writes the same records, ledger entries, wallets and one marked batch,
-with the same indexes, constraints and guards.  It plans no batches, checks nothing, knows no bad
-user, obeys no control, and cannot go on after a crash.  Batches are ranges of keys without gaps.
+It locks the same wallets and writes the same records with their marks, ledger entries, wallets and
+one batch with its figures and digest, with the same indexes, constraints and guards.  It plans no
+batches, checks nothing, knows no bad user, obeys no control, and cannot go on after a crash.
+Batches are ranges of keys without gaps.
 
 Each piece of work is written in three ways, and the fastest counts: statement by statement as plain
-text, the same prepared, and one prepared statement for a whole batch.
+text, the same prepared, and one prepared statement for a whole batch.  A fourth leaves marks and
+digests out: it writes less than the product does, and shows what those cost.
 """
 
 from __future__ import annotations
@@ -20,32 +22,47 @@ WORTH: Final = "10 * green + 100 * blue + 1000 * red"
 
 _RECORD_COLUMNS: Final = (
     "user_id, run_id, batch_id, status, green, blue, red, mana_before, mana_credited, error_class, error_message, "
-    "created_at"
+    "mark, created_at"
 )
 _ENTRY_COLUMNS: Final = "user_id, amount, balance_after, kind, reference, created_at"
 _BATCH_COLUMNS: Final = (
     "id, run_id, first_user, last_user, planned, status, folded, attempts, selected, migrated, rolled_back, skipped, "
-    "failed, green, blue, red, mana, shortfall, errors, skips, started_at, finished_at, worker"
+    "failed, green, blue, red, mana, shortfall, errors, skips, started_at, finished_at, worker, digest"
 )
+
+_CONVERTED: Final = f"concat_ws('|', 'record', 1, 'converted', green, blue, red, mana, {WORTH}, '', user_id)"
+_REVERSED: Final = "concat_ws('|', 'reversal', 2, run_id, green, blue, red, mana_credited, 0, user_id)"
+
+
+def _sealed(line: str) -> str:
+    return f"encode(substr(sha256(convert_to({line}, 'UTF8')), 1, 8), 'hex')"
+
+
+def _digest(line: str) -> str:
+    lines = f"string_agg({line}, E'\\n' ORDER BY user_id) || E'\\n'"
+    return f"encode(sha256(convert_to({lines}, 'UTF8')), 'hex')"
+
 
 _PENDING: Final = f"FROM wishes_wallet WHERE user_id {RANGE} AND migrated_at IS NULL"
 _LIVE: Final = f"FROM mana_migration_usermigration WHERE user_id {RANGE} AND status = 'migrated'"
 
 
-def _mark(run: int, counted: str, worth: str, source: str) -> str:
+def _mark(run: int, counted: str, worth: str, source: str, *, line: str = "") -> str:
     """Return the INSERT of a batch done, with its figures; ``counted`` is the SQL of migrated and rolled_back."""
+    digest = _digest(line) if line else "''"
     return (
         f"INSERT INTO mana_migration_migrationbatch ({_BATCH_COLUMNS}) SELECT $3::bigint, {run}, $1::text, $2::text, "
         f"count(*), 'done', false, 0, count(*), {counted}, 0, 0, sum(green), sum(blue), sum(red), sum({worth}), 0, "
-        f"'{{}}', '{{}}', now(), clock_timestamp(), 'by hand' {source}"
+        f"'{{}}', '{{}}', now(), clock_timestamp(), 'by hand', {digest} {source}"
     )
 
 
 MIGRATE: Final = (
     f"SELECT {_PENDING} ORDER BY user_id FOR NO KEY UPDATE",
-    _mark(1, "count(*), 0", WORTH, _PENDING),
+    _mark(1, "count(*), 0", WORTH, _PENDING, line=_CONVERTED),
     f"INSERT INTO mana_migration_usermigration ({_RECORD_COLUMNS}) "
-    f"SELECT user_id, 1, $3::bigint, 'migrated', green, blue, red, mana, {WORTH}, '', '', now() {_PENDING}",
+    f"SELECT user_id, 1, $3::bigint, 'migrated', green, blue, red, mana, {WORTH}, '', '', {_sealed(_CONVERTED)}, now() "
+    f"{_PENDING}",
     f"INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
     f"SELECT user_id, {WORTH}, mana + {WORTH}, 'conversion', 'conversion:1:' || user_id, now() "
     f"{_PENDING} AND {WORTH} <> 0",
@@ -53,22 +70,30 @@ MIGRATE: Final = (
     f"updated_at = now() WHERE user_id {RANGE} AND migrated_at IS NULL",
 )
 
-MIGRATE_AT_ONCE: Final = (
-    f"WITH picked AS MATERIALIZED (SELECT user_id, green, blue, red, mana, {WORTH} AS worth {_PENDING} "
-    "ORDER BY user_id FOR NO KEY UPDATE), "
-    f"records AS (INSERT INTO mana_migration_usermigration ({_RECORD_COLUMNS}) "
-    "SELECT user_id, 1, $3::bigint, 'migrated', green, blue, red, mana, worth, '', '', now() FROM picked), "
-    f"entries AS (INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
-    "SELECT user_id, worth, mana + worth, 'conversion', 'conversion:1:' || user_id, now() FROM picked "
-    "WHERE worth <> 0), "
-    f"wallets AS (UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = mana + {WORTH}, migrated_at = now(), "
-    f"updated_at = now() WHERE user_id {RANGE} AND migrated_at IS NULL) "
-    + _mark(1, "count(*), 0", "worth", "FROM picked"),
-)
+
+def _migrate_at_once(line: str) -> tuple[str]:
+    mark, text = (_sealed("line"), line) if line else ("''", "''")
+    return (
+        f"WITH picked AS MATERIALIZED (SELECT user_id, green, blue, red, mana, {WORTH} AS worth, "
+        f"{text} AS line {_PENDING} ORDER BY user_id FOR NO KEY UPDATE), "
+        f"records AS (INSERT INTO mana_migration_usermigration ({_RECORD_COLUMNS}) "
+        f"SELECT user_id, 1, $3::bigint, 'migrated', green, blue, red, mana, worth, '', '', {mark}, now() "
+        "FROM picked), "
+        f"entries AS (INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
+        "SELECT user_id, worth, mana + worth, 'conversion', 'conversion:1:' || user_id, now() FROM picked "
+        "WHERE worth <> 0), "
+        f"wallets AS (UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = mana + {WORTH}, "
+        f"migrated_at = now(), updated_at = now() WHERE user_id {RANGE} AND migrated_at IS NULL) "
+        + _mark(1, "count(*), 0", "worth", "FROM picked", line="line" if line else ""),
+    )
+
+
+MIGRATE_AT_ONCE: Final = _migrate_at_once(_CONVERTED)
+MIGRATE_UNDIGESTED: Final = _migrate_at_once("")
 
 ROLL_BACK: Final = (
     f"SELECT FROM wishes_wallet WHERE user_id {RANGE} AND migrated_at IS NOT NULL ORDER BY user_id FOR NO KEY UPDATE",
-    _mark(2, "0, count(*)", "mana_credited", _LIVE),
+    _mark(2, "0, count(*)", "mana_credited", _LIVE, line=_REVERSED),
     f"INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
     "SELECT m.user_id, -m.mana_credited, w.mana - m.mana_credited, 'reversal', "
     "'reversal:' || m.run_id || ':' || m.user_id, now() FROM mana_migration_usermigration m "
@@ -78,24 +103,35 @@ ROLL_BACK: Final = (
     "mana = w.mana - m.mana_credited, migrated_at = NULL, updated_at = now() FROM mana_migration_usermigration m "
     f"WHERE w.user_id {RANGE} AND m.user_id {RANGE} AND m.user_id = w.user_id AND m.status = 'migrated'",
     "UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = 2, reversed_at = now(), "
-    f"mana_debited = mana_credited, shortfall = 0 WHERE user_id {RANGE} AND status = 'migrated'",
+    f"mana_debited = mana_credited, shortfall = 0, reversal_batch_id = $3::bigint, "
+    f"reversal_mark = {_sealed(_REVERSED)} WHERE user_id {RANGE} AND status = 'migrated'",
 )
 
-ROLL_BACK_AT_ONCE: Final = (
-    "WITH picked AS MATERIALIZED (SELECT m.run_id, m.user_id, m.green, m.blue, m.red, m.mana_credited, w.mana "
-    "FROM mana_migration_usermigration m JOIN wishes_wallet w ON w.user_id = m.user_id "
-    f"WHERE m.user_id {RANGE} AND w.user_id {RANGE} AND m.status = 'migrated' AND w.migrated_at IS NOT NULL "
-    "ORDER BY m.user_id FOR NO KEY UPDATE OF w), "
-    f"entries AS (INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
-    "SELECT user_id, -mana_credited, mana - mana_credited, 'reversal', "
-    "'reversal:' || run_id || ':' || user_id, now() FROM picked WHERE mana_credited <> 0), "
-    "records AS (UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = 2, "
-    f"reversed_at = now(), mana_debited = mana_credited, shortfall = 0 WHERE user_id {RANGE} AND status = 'migrated'), "
-    "wallets AS (UPDATE wishes_wallet w SET green = w.green + picked.green, blue = w.blue + picked.blue, "
-    "red = w.red + picked.red, mana = w.mana - picked.mana_credited, migrated_at = NULL, updated_at = now() "
-    f"FROM picked WHERE w.user_id {RANGE} AND w.user_id = picked.user_id) "
-    + _mark(2, "0, count(*)", "mana_credited", "FROM picked"),
-)
+
+def _roll_back_at_once(line: str) -> tuple[str]:
+    mark, text = (_sealed("picked.line"), line) if line else ("''", "''")
+    return (
+        f"WITH picked AS MATERIALIZED (SELECT *, {text} AS line FROM (SELECT m.id, m.run_id, m.user_id, "
+        "m.green, m.blue, m.red, m.mana_credited, w.mana "
+        "FROM mana_migration_usermigration m JOIN wishes_wallet w ON w.user_id = m.user_id "
+        f"WHERE m.user_id {RANGE} AND w.user_id {RANGE} AND m.status = 'migrated' AND w.migrated_at IS NOT NULL "
+        "ORDER BY m.user_id FOR NO KEY UPDATE OF w) locked), "
+        f"entries AS (INSERT INTO wishes_manaentry ({_ENTRY_COLUMNS}) "
+        "SELECT user_id, -mana_credited, mana - mana_credited, 'reversal', "
+        "'reversal:' || run_id || ':' || user_id, now() FROM picked WHERE mana_credited <> 0), "
+        "records AS (UPDATE mana_migration_usermigration m SET status = 'rolled_back', reversal_run_id = 2, "
+        "reversed_at = now(), mana_debited = m.mana_credited, shortfall = 0, reversal_batch_id = $3::bigint, "
+        f"reversal_mark = {mark} FROM picked "
+        f"WHERE m.user_id {RANGE} AND m.user_id = picked.user_id AND m.id = picked.id), "
+        "wallets AS (UPDATE wishes_wallet w SET green = w.green + picked.green, blue = w.blue + picked.blue, "
+        "red = w.red + picked.red, mana = w.mana - picked.mana_credited, migrated_at = NULL, updated_at = now() "
+        f"FROM picked WHERE w.user_id {RANGE} AND w.user_id = picked.user_id) "
+        + _mark(2, "0, count(*)", "mana_credited", "FROM picked", line="line" if line else ""),
+    )
+
+
+ROLL_BACK_AT_ONCE: Final = _roll_back_at_once(_REVERSED)
+ROLL_BACK_UNDIGESTED: Final = _roll_back_at_once("")
 
 #: The setting with which a rollback says what it does to the guard of the wallets, as the product's does.
 LIFT: Final = "SET LOCAL wishes.reversal = 'on'"
@@ -106,8 +142,21 @@ PLANNER: Final = (
 )
 
 #: The ways in which each piece of work is written: its statements, and whether they are prepared.
-MIGRATIONS: Final = {"plain": (MIGRATE, False), "prepared": (MIGRATE, True), "at_once": (MIGRATE_AT_ONCE, True)}
-ROLLBACKS: Final = {"plain": (ROLL_BACK, False), "prepared": (ROLL_BACK, True), "at_once": (ROLL_BACK_AT_ONCE, True)}
+MIGRATIONS: Final = {
+    "plain": (MIGRATE, False),
+    "prepared": (MIGRATE, True),
+    "at_once": (MIGRATE_AT_ONCE, True),
+    "undigested": (MIGRATE_UNDIGESTED, True),
+}
+ROLLBACKS: Final = {
+    "plain": (ROLL_BACK, False),
+    "prepared": (ROLL_BACK, True),
+    "at_once": (ROLL_BACK_AT_ONCE, True),
+    "undigested": (ROLL_BACK_UNDIGESTED, True),
+}
+
+#: Those that write what the product writes.
+SAME_WRITES: Final = ("plain", "prepared", "at_once")
 
 #: Ids of batches that a script marks, beyond those of any run: one number for each session.
 BATCHES_FROM: Final = 1_000_000_000
