@@ -216,3 +216,30 @@ MANA_MIGRATION_REPORT_DIR = env.path("MANA_MIGRATION_REPORT_DIR", default=BASE_D
 MANA_MIGRATION_CONVERT_ON_TOUCH = env.boolean("MANA_MIGRATION_CONVERT_ON_TOUCH", default=False)
 MANA_MIGRATION_METRICS_ENABLED = env.boolean("MANA_MIGRATION_METRICS_ENABLED", default=False)
 MANA_MIGRATION_METRICS_TOKEN = env.text("MANA_MIGRATION_METRICS_TOKEN")
+
+# Who works on runs that staff pages open: work_migration processes, or Celery's workers.
+MANA_MIGRATION_EXECUTOR = env.choice(
+    "MANA_MIGRATION_EXECUTOR", default="work_migration", allowed=("work_migration", "celery")
+)
+MANA_MIGRATION_CELERY_APP = "config.celery.app"
+MANA_MIGRATION_CELERY_QUEUE = env.text("MANA_MIGRATION_CELERY_QUEUE")
+MANA_MIGRATION_CELERY_WORKERS = env.integer("MANA_MIGRATION_CELERY_WORKERS", default=1, minimum=1, maximum=64)
+# After so long a task hands its work on to a new one; the broker would otherwise take its message for lost.
+MANA_MIGRATION_CELERY_TASK_SECONDS = env.integer(
+    "MANA_MIGRATION_CELERY_TASK_SECONDS", default=900, minimum=1, maximum=86_400
+)
+
+# --- Celery, an extra -------------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", default="redis://localhost:6379/0")
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# For Redis alone: seconds after which a message that nobody has acknowledged is delivered again.
+_visibility = env.integer("CELERY_VISIBILITY_TIMEOUT", default=3600, minimum=60, maximum=604_800)
+if CELERY_BROKER_URL.startswith("redis"):
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": _visibility}
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+# A worker takes no task into reserve: while it works on one run, the next must go to somebody who is free.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False

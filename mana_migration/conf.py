@@ -55,3 +55,28 @@ def lock_timeout_ms() -> int:
 def statement_timeout_ms() -> int:
     """Return how long, in milliseconds, one statement of a batch may take; 0 means no limit."""
     return int(_get("STATEMENT_TIMEOUT_MS", 60_000))
+
+
+def executor() -> str:
+    """Return who works on runs that staff pages open: ``work_migration`` processes, or ``celery``."""
+    return str(_get("EXECUTOR", "work_migration"))
+
+
+def celery_app() -> str:
+    """Return the dotted path of the site's Celery app; empty: the one that Celery holds for current."""
+    return str(_get("CELERY_APP", ""))
+
+
+def celery_queue() -> str:
+    """Return the queue that runs are handed to; empty: where the app's own routes lead."""
+    return str(_get("CELERY_QUEUE", ""))
+
+
+def celery_workers() -> int:
+    """Return how many tasks a run that a staff page opens is handed over in."""
+    return int(_get("CELERY_WORKERS", 1))
+
+
+def celery_task_seconds() -> int:
+    """Return after how many seconds a task hands its work on to a new one, so that no message is held for long."""
+    return int(_get("CELERY_TASK_SECONDS", 900))

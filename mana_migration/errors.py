@@ -93,5 +93,9 @@ class DatabaseUnavailableError(MigrationError):
     """The database cannot be reached or refuses the work."""
 
 
+class BrokerUnavailableError(MigrationError):
+    """Celery's broker cannot be reached, so that no worker can be asked for anything."""
+
+
 class CheckFailedError(MigrationError):
     """A rule that must hold does not."""

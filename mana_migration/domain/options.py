@@ -28,6 +28,9 @@ MOST_WORKERS: Final = 64
 
 SKIP, WRITE_OFF = "skip", "write-off"
 
+#: Who works on a run: this machine's processes, or Celery's workers anywhere.
+LOCAL, CELERY = "local", "celery"
+
 
 def parse_batch_size(value: object) -> int | str:
     """Return a batch size from a number, its text, or ``auto``.

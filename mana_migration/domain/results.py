@@ -55,6 +55,12 @@ class Totals:
         if other.skips:
             self.skips.update(other.skips)
 
+    def since(self, before: Totals) -> Totals:
+        """Return what was added to an earlier total."""
+        added = Totals(**{name: getattr(self, name) - getattr(before, name) for name in FIGURES})
+        added.errors, added.skips = self.errors - before.errors, self.skips - before.skips
+        return added
+
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; integers stay exact."""
         figures: dict[str, Any] = {name: getattr(self, name) for name in FIGURES}

@@ -117,13 +117,19 @@ def setting(value: str) -> tuple[str, str]:
 
 
 def add_workers_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers``."""
+    """Add ``--workers`` and ``--executor``, who works."""
     parser.add_argument(
         "--workers",
         type=workers,
         metavar="N",
         help=f"Work with N processes on this machine, from 1 to {options.MOST_WORKERS}, this one among them; SQLite "
         "takes one (default: 1).",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=(options.LOCAL, options.CELERY),
+        help="Who does the work: this machine (local), or workers of Celery on any machine (celery), who are handed "
+        "--workers N tasks; this command then only follows the run to its end (default: local).",
     )
 
 

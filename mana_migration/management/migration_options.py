@@ -169,15 +169,15 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     if control is not None or options["set"]:
         _allow(f"--{control or 'set'}", options, "reason", "set", "pause", "resume", "stop")
     elif options["join"] is not None:
-        _allow("--join, which takes a run as it is", options, "join", "workers")
+        _allow("--join, which takes a run as it is", options, "join", "workers", "executor")
     elif options["rollback"]:
-        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "workers", "reason")
+        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "workers", "executor", "reason")
     elif options["plan"] is not None:
         _refuse("--plan, which executes what was promised", options, "dry_run", "validate_only", "user_ids")
     elif options["user_ids"]:
-        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed", "workers")
+        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed", "workers", "executor")
     elif options["dry_run"] or options["validate_only"]:
-        _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers")
+        _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers", "executor")
     if options["save_plan"] is not None and not options["dry_run"]:
         raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
 
@@ -197,6 +197,7 @@ _FLAGS: Final = {
     "no_auto_rollback": "--no-auto-rollback",
     "delay": "--delay",
     "workers": "--workers",
+    "executor": "--executor",
     "join": "--join",
     "rollback": "--rollback",
     "save_plan": "--save-plan",

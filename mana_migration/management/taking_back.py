@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from mana_migration.domain.options import RollbackOptions
+from mana_migration.domain.options import CELERY, RollbackOptions
 from mana_migration.errors import UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand, run_code
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
-from mana_migration.services import pool, rollback, runs
+from mana_migration.services import dispatch, pool, rollback, runs
 
 
 def refuse_idle_workers(asked: RollbackOptions, options: dict[str, Any]) -> None:
@@ -19,12 +20,12 @@ def refuse_idle_workers(asked: RollbackOptions, options: dict[str, Any]) -> None
     Raises:
         UsageError: that is so, or the database takes fewer.
     """
-    if options["workers"] is None:
-        return
     what = "--dry-run" if options["dry_run"] else "--user-id, which names its users" if asked.users else ""
-    if what:
-        raise UsageError(f"--workers cannot be combined with {what}: leave it out")
-    pool.check_workers(options["workers"], options["database"])
+    for name in ("workers", "executor"):
+        if what and options[name] is not None:
+            raise UsageError(f"--{name} cannot be combined with {what}: leave it out")
+    if options["workers"] is not None:
+        pool.check_workers(options["workers"], options["database"])
 
 
 class RollbackCommand(MigrationCommand):
@@ -48,8 +49,14 @@ class RollbackCommand(MigrationCommand):
                 options,
                 on_no="not confirmed: nothing was changed",
             )
-        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="rolled back") as progress:
-            done = pool.roll_back_together(
+        elsewhere = options["executor"] == CELERY
+        here = partial(pool.roll_back_together, arguments=("--log-level", options["log_level"]))
+        work = dispatch.roll_back_elsewhere if elsewhere else here
+        with (
+            self.stop_on_signals(following=elsewhere) as stop,
+            ProgressDisplay(self.progress_stream, verb="rolled back") as progress,
+        ):
+            done = work(
                 asked,
                 options["workers"] or 1,
                 actor=runs.current_actor(),
@@ -58,7 +65,6 @@ class RollbackCommand(MigrationCommand):
                 progress=progress,
                 expecting=progress.expect,
                 notice=self.notice,
-                arguments=("--log-level", options["log_level"]),
             )
         self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
         return run_code(stop, done)

@@ -28,7 +28,7 @@ from typing import IO, Final
 
 from django.conf import settings
 
-from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
+from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
@@ -165,19 +165,13 @@ class JointProgress:
         now = self._read(result.run)
         before = self._seen.get(result.run, Totals())  # a run that the breaker opened meanwhile has a count of its own
         if self._progress is not None:
-            self._progress(BatchResult(result.run, result.batch, _difference(now, before), moment - self._looked))
+            self._progress(BatchResult(result.run, result.batch, now.since(before), moment - self._looked))
         self._seen[result.run], self._looked = now, moment
         self._helpers.tell_endings()
 
     def _read(self, run_id: int) -> Totals:
         run = MigrationRun.objects.using(self._helpers.using).get(pk=run_id)
         return totals.run_totals(run, self._helpers.using)
-
-
-def _difference(now: Totals, before: Totals) -> Totals:
-    difference = Totals(**{name: getattr(now, name) - getattr(before, name) for name in FIGURES})
-    difference.errors, difference.skips = now.errors - before.errors, now.skips - before.skips
-    return difference
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Long work that a page asks for: opened in the request, done by a worker process.
 
 The database itself is the queue: an open run is the work, ``manage.py work_migration`` looks for one
-and works on it like any command does.  Any number of such processes, on any machine, may run.
+and works on it like any command does.  Any number of such processes, on any machine, may run.  A site
+with Celery may have its workers do it instead (``MANA_MIGRATION_EXECUTOR``): then they are sent a message.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from django.db import InterfaceError, OperationalError, connections
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections, transaction
 
-from mana_migration.domain.options import MigrationOptions, RollbackOptions
+from mana_migration import conf
+from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import ProgressCallback, RunSummary
 from mana_migration.engine import failures
 from mana_migration.models import MigrationRun
-from mana_migration.services import migrate, preflight, rollback, runs
+from mana_migration.services import broker, migrate, preflight, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
 from mana_migration.states import OPEN_STATUSES, RunStatus
@@ -37,20 +39,49 @@ def ask_for_migration(options: MigrationOptions, *, actor: Actor, reason: str, u
     """Open a migration for a worker to take up; everything that must hold before is checked here.
 
     Raises:
-        PreflightError, FindingsError, RunConflictError: it cannot start now.
+        PreflightError, FindingsError, RunConflictError, BrokerUnavailableError: it cannot start now.
     """
-    preflight.check(using)
-    return migrate.start(options, actor=actor, reason=reason, using=using)
+    _check(using)
+    return _hand_over(migrate.start(options, actor=actor, reason=reason, using=using), using)
 
 
 def ask_for_rollback(options: RollbackOptions, *, actor: Actor, using: str = "default") -> MigrationRun:
     """Open a mass rollback for a worker to take up; an open migration is stopped.
 
     Raises:
-        PreflightError, NothingToRollBackError, RunConflictError, RunNotFoundError: it cannot start now.
+        PreflightError, NothingToRollBackError, RunConflictError, RunNotFoundError, BrokerUnavailableError: it cannot
+            start now.
     """
+    _check(using)
+    return _hand_over(rollback.open_rollback(options, actor=actor, using=using), using)
+
+
+def worker_command(using: str = "default") -> str:
+    """Return how to start a worker that takes up what pages ask for."""
+    if conf.executor() == CELERY:
+        return broker.worker_command()
+    return WORKER_COMMAND if using == DEFAULT_DB_ALIAS else f"{WORKER_COMMAND} --database {using}"
+
+
+def hand_over_command(run_id: int, using: str = "default") -> str:
+    """Return how to send the workers a run once more, whose message is lost; empty where no messages are sent."""
+    if conf.executor() != CELERY:
+        return ""
+    database = "" if using == DEFAULT_DB_ALIAS else f" --database {using}"
+    return f"python manage.py migrate_users{database} --join {run_id} --executor celery"
+
+
+def _check(using: str) -> None:
     preflight.check(using)
-    return rollback.open_rollback(options, actor=actor, using=using)
+    if conf.executor() == CELERY:
+        broker.check()
+
+
+def _hand_over(run: MigrationRun, using: str) -> MigrationRun:
+    """Send a run that was just opened to the workers, once it can be seen by them; a page does not follow it."""
+    if conf.executor() == CELERY:
+        transaction.on_commit(lambda: broker.send(run, using=using, times=conf.celery_workers()), using=using)
+    return run
 
 
 def find_work(using: str) -> MigrationRun | None:

@@ -112,6 +112,8 @@ class StopFlag:
     requested: bool = False
     """Whether the end was asked for."""
     signal: int = 0
+    quiet: bool = False
+    """Whether the end is none that anybody should hear of: somebody else goes on at once."""
     listeners: list[Callable[[], None]] = field(default_factory=list)
     """Called when the end is asked for, possibly in a signal handler."""
 
@@ -481,6 +483,8 @@ class Worker:
         )
 
     def _note_interruption(self) -> None:
+        if self._stop.quiet:
+            return
         try:
             runs.add_event(
                 self._run_id,

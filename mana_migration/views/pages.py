@@ -52,7 +52,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
             "runs": [(run, totals[run.pk]) for run in shown],
             "seen": seen,
             "can_start": seen is None or not seen.is_open,
-            **_headline(seen),
+            **_headline(seen, using),
         },
     )
 
@@ -62,7 +62,9 @@ def overview(request: HttpRequest) -> HttpResponseBase:
 def run_page(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Show one run as it is, and keep showing it as it goes on."""
     seen = snapshot_or_404(request, run_id)
-    return render(request, "run.html", {"title": f"{seen.kind_label} run {seen.run}", **_run_context(seen)})
+    return render(
+        request, "run.html", {"title": f"{seen.kind_label} run {seen.run}", **_run_context(seen, alias_of(request))}
+    )
 
 
 @require_safe
@@ -72,7 +74,7 @@ def run_fragment(request: HttpRequest, run_id: int) -> HttpResponseBase:
     seen = snapshot_or_404(request, run_id)
     if request.GET.get("status", seen.status) != seen.status:
         return HttpResponse(headers={"HX-Refresh": "true"})
-    return render(request, "_run.html", _run_context(seen))
+    return render(request, "_run.html", _run_context(seen, alias_of(request)))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -102,7 +104,7 @@ def user_page(request: HttpRequest, key: str) -> HttpResponseBase:
     return render(request, "user.html", {"title": f"User {explained.user_pk}", "explanation": explained})
 
 
-def _run_context(seen: RunSnapshot) -> dict[str, Any]:
+def _run_context(seen: RunSnapshot, using: str) -> dict[str, Any]:
     zone = timezone.get_current_timezone()
     return {
         "seen": seen,
@@ -117,11 +119,11 @@ def _run_context(seen: RunSnapshot) -> dict[str, Any]:
         and seen.status not in (RunStatus.ROLLED_BACK, RunStatus.ROLLING_BACK)
         and bool(seen.totals.migrated),
         "downloads": DOWNLOADS,
-        **_headline(seen),
+        **_headline(seen, using),
     }
 
 
-def _headline(seen: RunSnapshot | None) -> dict[str, Any]:
+def _headline(seen: RunSnapshot | None, using: str) -> dict[str, Any]:
     """Say how far the run is, whether anybody seems to work on it, and how to start a worker if not."""
     if seen is None:
         return {"share_percent": None, "nobody_works": False}
@@ -130,5 +132,6 @@ def _headline(seen: RunSnapshot | None) -> dict[str, Any]:
     return {
         "share_percent": None if share is None else share * 100,
         "nobody_works": not works,
-        "worker_command": handover.WORKER_COMMAND,
+        "worker_command": handover.worker_command(using),
+        "hand_over_command": handover.hand_over_command(seen.run, using),
     }

@@ -68,6 +68,10 @@ class Running:
         """Say whether it has not ended yet."""
         return self.process.is_alive()
 
+    def said(self) -> str:
+        """Return what it has written up to now."""
+        return "".join(path.read_text() for path in (self._out, self._err) if path.exists())
+
     def send(self, *numbers: int) -> None:
         """Send signals, all at once."""
         assert self.process.pid is not None

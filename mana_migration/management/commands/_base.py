@@ -200,14 +200,19 @@ class MigrationCommand(BaseCommand):
             raise MigrationError(on_no)
 
     @contextmanager
-    def stop_on_signals(self) -> Iterator[StopFlag]:
-        """Turn the first SIGINT or SIGTERM into a request to end after the batch in hand; the second aborts it."""
+    def stop_on_signals(self, *, following: bool = False) -> Iterator[StopFlag]:
+        """Turn the first SIGINT or SIGTERM into a request to end after the batch in hand; the second aborts it.
+
+        ``following``: this process has no batch in hand, it only follows what others do.
+        """
         flag = StopFlag()
 
         def request(number: int, frame: FrameType | None) -> None:
             if flag.requested:
                 raise Aborted(number)
             flag.request(number)
+            if following:
+                return
             with suppress(RuntimeError, BrokenPipeError):  # the signal came while a line was being written
                 self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandParser
 
-from mana_migration.domain.options import MigrationOptions, RollbackOptions
+from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.management.commands._base import DONE, PARTLY, run_code
 from mana_migration.management.migration_options import (
     add_control_options,
@@ -21,7 +22,7 @@ from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import crew, dry_run, plans, pool, runs
+from mana_migration.services import crew, dispatch, dry_run, plans, pool, runs
 
 
 class Command(RollbackCommand):
@@ -56,8 +57,14 @@ class Command(RollbackCommand):
             asked = plans.options_of(promise, asked)
             plans.verify(promise, asked, using=using)
         actor = runs.current_actor()
-        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="migrated") as progress:
-            done = pool.migrate_together(
+        elsewhere = options["executor"] == CELERY
+        here = partial(pool.migrate_together, arguments=("--log-level", options["log_level"]))
+        work = dispatch.migrate_elsewhere if elsewhere else here
+        with (
+            self.stop_on_signals(following=elsewhere) as stop,
+            ProgressDisplay(self.progress_stream, verb="migrated") as progress,
+        ):
+            done = work(
                 asked,
                 options["workers"] or 1,
                 actor=actor,
@@ -67,7 +74,6 @@ class Command(RollbackCommand):
                 progress=progress,
                 expecting=progress.expect,
                 notice=self.notice,
-                arguments=("--log-level", options["log_level"]),
             )
         if promise is not None:
             done = plans.with_drift(done, promise)
@@ -76,17 +82,21 @@ class Command(RollbackCommand):
 
     def join(self, options: dict[str, Any]) -> int:
         """Lend a hand to a run that is open."""
-        with self.stop_on_signals() as stop, ProgressDisplay(self.progress_stream, verb="handled") as progress:
-            done = pool.join_run(
+        elsewhere = options["executor"] == CELERY
+        here = partial(pool.join_run, actor=runs.current_actor(), arguments=("--log-level", options["log_level"]))
+        join = dispatch.join_elsewhere if elsewhere else here
+        with (
+            self.stop_on_signals(following=elsewhere) as stop,
+            ProgressDisplay(self.progress_stream, verb="handled") as progress,
+        ):
+            done = join(
                 options["join"],
                 options["workers"] or 1,
-                actor=runs.current_actor(),
                 using=options["database"],
                 stop=stop,
                 progress=progress,
                 expecting=progress.expect,
                 notice=self.notice,
-                arguments=("--log-level", options["log_level"]),
             )
         late = not done.seconds  # the run was closed, which has been said
         self.print_result(summary_report.as_json(done), () if late else summary_report.as_lines(done))
