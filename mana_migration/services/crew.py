@@ -1,13 +1,15 @@
 """Helper processes: started beside this one to work on the same run, listened to, ended with it.
 
-A helper is a command like any other, ``migrate_users --join RUN``: it finds its work in the database,
-so that one which is killed takes nothing with it but the batch in hand, and the others do that.
+A helper finds its work in the database like anybody who joins a run, so that one which is killed takes
+nothing with it but the batch in hand, and the others do that.
 
 # Note [The pipe to a helper]
-A helper's standard input is a pipe that nothing is ever written to.  It ends when this process closes
-it, to ask for the end after the batch in hand, and when this process dies, however it dies; the
-helper hears of it at once, also while it waits or has not begun.  No signal is needed, and the
-terminal's Ctrl-C does not reach helpers, which have a session of their own.
+A helper's standard input is a pipe.  One line comes by it, which names the run: helpers are started
+while the checks before a run are made, and are ready when it is open.  Then nothing comes, until the
+pipe ends: when this process closes it, to ask for the end after the batch in hand, and when this
+process dies, however it dies.  The helper hears of it at once, also while it waits or has not begun.
+No signal is needed, and the terminal's Ctrl-C does not reach helpers, which have a session of their
+own.
 """
 
 from __future__ import annotations
@@ -35,9 +37,11 @@ from mana_migration.models import MigrationRun
 from mana_migration.services import runs
 from mana_migration.services.worker import StopFlag
 
-#: The environment variable that tells a process that it is a helper, whose standard input is the pipe.  Its value
-#: is the moment at which the run was opened: another database may well have a run of the same number.
+#: The environment variable that tells a process that it is a helper, whose standard input is the pipe.
 HELPER: Final = "MANA_MIGRATION_HELPER"
+
+#: The file descriptor of standard input.
+_PIPE: Final = 0
 
 #: Seconds between two looks at what all of them have done, and between two looks whether they have ended.
 LOOK_EVERY, WAIT_STEP = 0.5, 0.1
@@ -80,7 +84,6 @@ class Helper:
 class Helpers:
     """The helpers of this process on a run."""
 
-    run: MigrationRun
     using: str
     notice: runs.Notice = runs.silent
     all: list[Helper] = field(default_factory=list)
@@ -89,13 +92,13 @@ class Helpers:
     def start(self, count: int, arguments: Sequence[str]) -> None:
         """Start so many helpers, with these options added to their command line."""
         environment = os.environ | {
-            HELPER: self.run.created_at.isoformat(),
+            HELPER: "yes",
             "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE") or settings.SETTINGS_MODULE,
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
         command = [
-            *(sys.executable, "-m", "django", "migrate_users", "--join", str(self.run.pk)),
-            *("--database", self.using, "--format", "json", "--no-input", *arguments),
+            *(sys.executable, "-m", "django", "migrate_users", "--database", self.using),
+            *("--format", "json", "--no-input", *arguments),
         ]
         for number in range(2, count + 2):
             complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
@@ -108,6 +111,14 @@ class Helpers:
                 start_new_session=True,
             )
             self.all.append(Helper(number, process, complaints))
+
+    def put_to_work(self, run: MigrationRun) -> None:
+        """Tell all of them which run it is, by its number and by when it was opened."""
+        for helper in self.all:
+            with contextlib.suppress(OSError, ValueError):  # it has ended, or was dismissed
+                if helper.process.stdin is not None:
+                    helper.process.stdin.write(f"{run.pk} {run.created_at.isoformat()}\n".encode())
+                    helper.process.stdin.flush()
 
     def dismiss(self) -> None:
         """Ask all of them to end after the batch in hand; see Note [The pipe to a helper]."""
@@ -152,9 +163,9 @@ class JointProgress:
     Called as progress of this process's batches, each of which is an occasion to look.
     """
 
-    def __init__(self, helpers: Helpers, progress: ProgressCallback | None) -> None:
+    def __init__(self, helpers: Helpers, run_id: int, progress: ProgressCallback | None) -> None:
         self._helpers, self._progress = helpers, progress
-        self._seen: dict[int, Totals] = {helpers.run.pk: self._read(helpers.run.pk)}
+        self._seen: dict[int, Totals] = {run_id: self._read(run_id)}
         self._looked = time.monotonic()
 
     def __call__(self, result: BatchResult) -> None:
@@ -176,7 +187,6 @@ class JointProgress:
 
 @contextmanager
 def helpers(
-    run: MigrationRun,
     count: int,
     *,
     using: str,
@@ -184,11 +194,11 @@ def helpers(
     arguments: Sequence[str] = (),
     notice: runs.Notice = runs.silent,
 ) -> Iterator[Helpers]:
-    """Have so many helpers work on a run beside the block; at its end wait for them.
+    """Have so many helpers ready to be put to work beside the block; at its end wait for them.
 
     Whoever asks this process to end asks them; an error in the block, or a second signal, aborts them.
     """
-    found = Helpers(run, using, notice)
+    found = Helpers(using, notice)
     stop.listeners.append(found.dismiss)
     try:
         found.start(count, arguments)
@@ -204,21 +214,32 @@ def helpers(
         found.close()
 
 
-def heed_the_pipe(run: MigrationRun, stop: StopFlag, *, using: str) -> None:
-    """As a helper, ask for the end when the pipe ends; see Note [The pipe to a helper].
+def await_work(stop: StopFlag, *, using: str) -> MigrationRun | None:
+    """As a helper, wait to be told the run to work on; None where there is none to come.
+
+    When the pipe ends the end is asked for; see Note [The pipe to a helper].
 
     Raises:
-        RunConflictError: this run is not the one that the helper was started for, but another database's.
+        RunConflictError: the run of that number is not the one that is meant, but another database's.
     """
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(_PIPE, 100)
+        if not more:
+            return None
+        line += more
 
     def listen() -> None:
-        while os.read(sys.stdin.fileno(), 1):
+        while os.read(_PIPE, 1):
             pass
         stop.request(signal.SIGTERM)
 
-    if run.created_at.isoformat() != os.environ[HELPER]:
+    number, opened = line.decode().split()
+    run = MigrationRun.objects.using(using).filter(pk=number).first()
+    if run is None or run.created_at.isoformat() != opened:
         raise RunConflictError(
-            f"run {run.pk} of database {using!r} is another one than that of the process that started this helper: "
-            "name the database in the environment, as DATABASE_URL, where both find it"
+            f"database {using!r} is another one here than in the process that started this helper: it has no run "
+            f"{number} of {opened}; name the database in the environment, as DATABASE_URL, where both find it"
         )
     threading.Thread(target=listen, name="pipe", daemon=True).start()
+    return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from django.db import connections
 
@@ -62,9 +62,8 @@ def migrate_together(
             notice=notice,
         )
     preflight.check(using)
-    run = migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
     return work_together(
-        run.pk,
+        lambda: migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice),
         workers,
         actor=actor,
         using=using,
@@ -102,9 +101,8 @@ def roll_back_together(
             options, actor=actor, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice
         )
     preflight.check(using)
-    run = rollback.open_or_join(options, actor=actor, using=using, notice=notice)
     return work_together(
-        run.pk,
+        lambda: rollback.open_or_join(options, actor=actor, using=using, notice=notice),
         workers,
         actor=actor,
         using=using,
@@ -117,7 +115,7 @@ def roll_back_together(
 
 
 def work_together(
-    run_id: int,
+    find: Callable[[], MigrationRun],
     workers: int,
     *,
     actor: Actor,
@@ -130,18 +128,20 @@ def work_together(
 ) -> RunSummary:
     """Work on an open run with so many processes, this one among them; their progress is told together.
 
-    ``arguments`` are added to the command lines of the others.
+    ``find`` opens the run or finds it, while the other processes start.  ``arguments`` are added to
+    their command lines.
     """
-    begun, stop = time.monotonic(), stop or StopFlag()
-    run = MigrationRun.objects.using(using).get(pk=run_id)
-    before = totals.run_totals(run, using).selected
-    with crew.helpers(run, workers - 1, using=using, stop=stop, arguments=arguments, notice=notice) as others:
+    stop = stop or StopFlag()
+    with crew.helpers(workers - 1, using=using, stop=stop, arguments=arguments, notice=notice) as others:
+        run = find()
+        begun, before = time.monotonic(), totals.run_totals(run, using).selected
+        others.put_to_work(run)
         done = migrate.work_on_run(
-            run_id,
+            run.pk,
             actor=actor,
             using=using,
             stop=stop,
-            progress=crew.JointProgress(others, progress),
+            progress=crew.JointProgress(others, run.pk, progress),
             expecting=expecting,
             notice=notice,
             lending=True,
@@ -149,10 +149,10 @@ def work_together(
         if done.status == RunStatus.CHECKING and not stop.requested:
             notice("everybody is accounted for: another process checks the books")
     if not stop.requested:  # has ended, unless whoever was to end it died
-        done = migrate.work_on_run(run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        done = migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
     run.refresh_from_db(using=using)
     handled = totals.run_totals(run, using).selected - before
-    shown = done.run if done.run is not None else run_id  # for a breaker's rollback the run that it takes back
+    shown = done.run if done.run is not None else run.pk  # for a breaker's rollback the run that it takes back
     return migrate.summary(shown, using=using, seconds=time.monotonic() - begun, handled=handled)
 
 
@@ -202,15 +202,13 @@ def join_run(
     if not run.is_open:
         notice(f"run {run.pk} is {run.get_status_display().lower()}: nothing is left to do")
         return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    if crew.is_helper():
-        return _help(run, actor=actor, using=using, stop=stop or StopFlag(), progress=progress, notice=notice)
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
     notice(f"run {run.pk}, a {run.get_kind_display().lower()}, is {run.get_status_display().lower()}: lending a hand")
     runs.note_resumed_work(run.pk, actor=actor, using=using)
     if workers > 1:
         return work_together(
-            run.pk,
+            lambda: run,
             workers,
             actor=actor,
             using=using,
@@ -233,19 +231,18 @@ def join_run(
     )
 
 
-def _help(
-    run: MigrationRun,
-    *,
-    actor: Actor,
-    using: str,
-    stop: StopFlag,
-    progress: ProgressCallback | None,
-    notice: runs.Notice,
-) -> RunSummary:
-    """Work as a helper, until the run ends or the process that started this one closes the pipe or dies."""
-    crew.heed_the_pipe(run, stop, using=using)
-    if run.status == RunStatus.CHECKING:  # it was small: the others were through first
-        return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    return migrate.work_on_run(
-        run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice, lending=True
-    )
+def help_out(
+    *, actor: Actor, using: str = "default", stop: StopFlag | None = None, notice: runs.Notice = runs.silent
+) -> None:
+    """Work as a helper, until the run ends or the process that started this one closes the pipe or dies.
+
+    Raises:
+        PreflightError: the database is not fit.
+        RunConflictError: it is another one than that of the process that started this one.
+        DatabaseUnavailableError: the database cannot do the work.
+    """
+    stop = stop or StopFlag()
+    preflight.check(using)
+    run = crew.await_work(stop, using=using)
+    if run is not None and run.status != RunStatus.CHECKING:  # it was small: the others were through first
+        migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, notice=notice, lending=True)

@@ -14,7 +14,7 @@ import pytest
 from django.db import connection
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind
@@ -322,8 +322,10 @@ def test_pause_resume_and_stop_reach_all_of_them() -> None:
         running.until(lambda: len(workers()) == 3)
         run = MigrationRun.objects.get()
         runs.pause_run(run.pk, actor=SOMEBODY, reason="")
-        paused = converted()  # whoever paused the run waited for those at work
-        helpers = children(running.process.pid)
+        pause = runs.database_now("default")
+        with manage("monitor_migration", *JSON) as look:
+            look.told()
+        helpers, paused, resume = children(running.process.pid), converted(), runs.database_now("default")
         runs.resume_run(run.pk, actor=SOMEBODY, reason="")
         running.until(lambda: converted() > paused + 20)
         runs.stop_run(run.pk, actor=SOMEBODY, reason="enough")
@@ -333,7 +335,6 @@ def test_pause_resume_and_stop_reach_all_of_them() -> None:
     assert (result.code, found["status"], found["reason"]) == (1, "stopped", "enough")
     assert found["users"]["migrated"] == converted() < 2_000
     assert "worker" not in result.err  # nobody came to a bad end
-    pause, resume = (RunEvent.objects.get(run=run, kind=kind).created_at for kind in ("paused", "resumed"))
     begun = MigrationBatch.objects.filter(run=run, started_at__gt=pause, started_at__lt=resume)
     assert not begun.exists()
 
@@ -396,15 +397,40 @@ def test_who_joins_late_finds_nothing_left_to_do() -> None:
     )
 
 
-def test_a_helper_refuses_the_run_of_another_database() -> None:
-    town(100)
-    run = open_run(batch_size=5, delay=0.02)
+def told_on_the_pipe(line: str) -> processes.Running:
+    """Start a helper that is told this line, and then to end."""
 
     def prepare() -> None:
         os.environ["DATABASE_URL"] = database_url()
-        os.environ["MANA_MIGRATION_HELPER"] = "2020-01-01T00:00:00+00:00"
+        os.environ["MANA_MIGRATION_HELPER"] = "yes"
+        read, write = os.pipe()
+        os.write(write, line.encode())
+        os.close(write)
+        os.dup2(read, 0)
 
-    with processes.manage("migrate_users", "--join", run.pk, *JSON, prepare=prepare) as running:
+    return Running(("migrate_users", *JSON), prepare)
+
+
+def test_a_helper_refuses_the_run_of_another_database() -> None:
+    run = open_run()
+    running = told_on_the_pipe(f"{run.pk} 2020-01-01T00:00:00+00:00\n")
+    result = running.end()
+    running.close()
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "database 'default' is another one here than in the process that started this helper" in result.err
+
+
+def test_a_helper_that_is_told_nothing_ends_quietly() -> None:
+    running = told_on_the_pipe("")
+    result = running.end()
+    running.close()
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_helpers_end_with_a_command_that_is_refused() -> None:
+    make_wallets([(-1, 0, 0)] * 3)
+    with manage("migrate_users", "--workers", 3, *JSON) as running:
         result = running.end()
-    assert result.code == 1
-    assert f"run {run.pk} of database 'default' is another one" in result.err
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "negative_balance" in result.err
+    until(lambda: sessions() == 0)

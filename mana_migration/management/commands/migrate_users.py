@@ -38,6 +38,8 @@ class Command(RollbackCommand):
 
     def run(self, **options: Any) -> int:
         """Route to the one call that the options mean."""
+        if crew.is_helper():
+            return self.help_out(options)
         refuse_contradictions(options)
         using = options["database"]
         control, run = asked_control(options)
@@ -100,7 +102,13 @@ class Command(RollbackCommand):
             )
         late = not done.seconds  # the run was closed, which has been said
         self.print_result(summary_report.as_json(done), () if late else summary_report.as_lines(done))
-        return DONE if crew.is_helper() else run_code(stop, done)
+        return run_code(stop, done)
+
+    def help_out(self, options: dict[str, Any]) -> int:
+        """Work beside the process that started this one; its run's outcome is for that one to tell."""
+        with self.stop_on_signals() as stop:
+            pool.help_out(actor=runs.current_actor(), using=options["database"], stop=stop, notice=self.notice)
+        return DONE
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Say what would happen."""

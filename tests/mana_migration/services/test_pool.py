@@ -175,7 +175,7 @@ def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
     run = make_run()
     make_batch(run, done(10))
     told_of: list[Totals] = []
-    joint = crew.JointProgress(crew.Helpers(run, "default"), lambda result: told_of.append(result.totals))
+    joint = crew.JointProgress(crew.Helpers("default"), run.pk, lambda result: told_of.append(result.totals))
     own = BatchResult(run.pk, 1, done(3), 0.1)
     make_batch(run, done(3))
     joint(own)  # too soon after the last look
@@ -209,7 +209,7 @@ def helper(code: str) -> crew.Helper:
 )
 def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
     said: list[str] = []
-    helpers = crew.Helpers(make_run(), "default", said.append, [helper(code)])
+    helpers = crew.Helpers("default", said.append, [helper(code)])
     helpers.tell_endings()
     helpers.tell_endings()
     helpers.close()
@@ -219,7 +219,7 @@ def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
 def test_an_error_ends_the_helpers_at_once() -> None:
     stop = StopFlag()
     found: list[crew.Helper] = []
-    with pytest.raises(ZeroDivisionError), crew.helpers(make_run(), 0, using="default", stop=stop) as helpers:
+    with pytest.raises(ZeroDivisionError), crew.helpers(0, using="default", stop=stop) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         helpers.all.append(crew.Helper(2, process, io.BytesIO()))
         found += helpers.all
@@ -230,7 +230,7 @@ def test_an_error_ends_the_helpers_at_once() -> None:
 
 def test_asking_for_the_end_closes_the_pipe_to_each_helper() -> None:
     stop = StopFlag()
-    with crew.helpers(make_run(), 0, using="default", stop=stop) as helpers:
+    with crew.helpers(0, using="default", stop=stop) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
         helpers.all.append(crew.Helper(2, process, io.BytesIO()))
         stop.request()
