@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -119,17 +118,3 @@ def own_postgres() -> Iterator[Postgres]:
     """Return an empty PostgreSQL server of the test's own, to crash and restart at will (mark the test postgres)."""
     with Postgres(durable=True) as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
-    """Use the system's Chromium, quiet, and let Django's ORM be used beside Playwright's event loop."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on the PATH (Debian's package is called chromium)")
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
-    sandbox = ["--no-sandbox"] if os.getuid() == 0 else []  # Chromium refuses its sandbox to root
-    return browser_type_launch_args | {
-        "executable_path": chromium,
-        "args": ["--disable-background-networking", "--disable-component-update", *sandbox],
-    }
