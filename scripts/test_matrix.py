@@ -1,6 +1,6 @@
 """Run the tests on every Python at hand that is new enough, with every Django that it and we support.
 
-Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept. Ends with one line per pair.
+Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept. Arguments go to pytest. Ends with one line per pair.
 """
 
 import re
@@ -34,8 +34,8 @@ def find_pythons() -> dict[Version, str]:
     return dict(sorted(found.items()))
 
 
-def test(python: str, version: Version, name: str, requirement: str) -> bool:
-    """Set up one environment and run the tests in it."""
+def test(python: str, version: Version, name: str, requirement: str, arguments: list[str]) -> bool:
+    """Set up one environment and run the tests in it; ``arguments`` go to pytest."""
     folder = PROJECT / f".venv-{version[0]}.{version[1]}-django{name}"
     inside = str(folder / "bin" / "python")
     pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -43,12 +43,12 @@ def test(python: str, version: Version, name: str, requirement: str) -> bool:
         [python, "-m", "venv", str(folder)],
         [*pip, "--require-hashes", "-r", "requirements-dev.txt"],
         *([[*pip, requirement]] if requirement else []),
-        [inside, "scripts/test_both.py", "-q"],
+        [inside, "scripts/test_both.py", "-q", *arguments],
     ]
     return all(subprocess.run(step, cwd=PROJECT, check=False).returncode == 0 for step in steps)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run all pairs and return 1 if one of them failed."""
     outcomes: dict[str, bool] = {}
     for version, python in find_pythons().items():
@@ -56,7 +56,7 @@ def main() -> int:
             if version >= oldest:
                 pair = f"Python {version[0]}.{version[1]}, Django {name}"
                 print(f"\n=== {pair} ({python})", flush=True)
-                outcomes[pair] = test(python, version, name, requirement)
+                outcomes[pair] = test(python, version, name, requirement, arguments)
     print()
     for pair, passed in outcomes.items():
         print(f"{pair}: {'passed' if passed else 'FAILED'}")
@@ -64,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
