@@ -11,6 +11,7 @@ from typing import Any
 
 from celery import Task, shared_task
 from celery.signals import worker_init, worker_shutting_down
+from django.db import InterfaceError, OperationalError
 
 from mana_migration import conf
 from mana_migration.errors import DatabaseUnavailableError
@@ -67,7 +68,7 @@ def _until_its_time() -> Iterator[StopFlag]:
     acks_late=True,  # acknowledged when its work is done, so that it outlives this process
     reject_on_worker_lost=True,
     ignore_result=True,
-    autoretry_for=(DatabaseUnavailableError,),
+    autoretry_for=(DatabaseUnavailableError, OperationalError, InterfaceError),  # a lost database comes back
     default_retry_delay=30,
     max_retries=20,
 )
