@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 #: Seconds of replication lag above which a standby is behind (gh-ost's default).
 LAG_SOFT, LAG_HARD = 1.5, 10.0
@@ -31,6 +31,24 @@ class Pressure(enum.IntEnum):
     """Slow down: wait as long as the batch took."""
     HARD = 2
     """Hold until it has passed."""
+
+
+class Sign(enum.StrEnum):
+    """What a database shows that it is unwell by; the values are labels of a metric."""
+
+    REPLICATION_LAG = "replication_lag"
+    WAITING_LOCKS = "waiting_locks"
+    ACTIVE_SESSIONS = "active_sessions"
+    BATCH_TIME = "batch_time"
+    ARCHIVING = "archiving"
+
+
+class Judgement(NamedTuple):
+    """What a sign asks for, and the sentence that explains it."""
+
+    pressure: Pressure
+    sign: Sign
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +84,41 @@ def _level(value: float, soft: float, hard: float) -> Pressure:
     return Pressure.SOFT if value > soft else Pressure.NONE
 
 
-def judge(health: Health, usual: Usual, batch_seconds: float) -> tuple[Pressure, str]:
-    """Return what the worst sign asks for and the sentence that explains it with value and limit."""
+def judge(health: Health, usual: Usual, batch_seconds: float) -> Judgement:
+    """Return what the worst sign asks for, which sign it is, and the sentence that explains it with value and limit."""
     signs = [
-        (
+        Judgement(
             _level(health.replication_lag, LAG_SOFT, LAG_HARD),
+            Sign.REPLICATION_LAG,
             f"replication lag {health.replication_lag:.1f} s, limit {LAG_SOFT} s",
         ),
-        (
+        Judgement(
             _level(health.waiting_locks, LOCKS_SOFT, LOCKS_HARD),
+            Sign.WAITING_LOCKS,
             f"{health.waiting_locks} sessions wait for locks, limit {LOCKS_SOFT}",
         ),
-        (Pressure.SOFT if health.archiving_fails else Pressure.NONE, "the archiving of WAL fails"),
+        Judgement(
+            Pressure.SOFT if health.archiving_fails else Pressure.NONE,
+            Sign.ARCHIVING,
+            "the archiving of WAL fails",
+        ),
     ]
     if usual.active_sessions is not None and health.active_sessions >= usual.active_sessions + SESSIONS_LEAST:
         signs.append(
-            (
+            Judgement(
                 _level(
                     health.active_sessions, SESSIONS_SOFT * usual.active_sessions, SESSIONS_HARD * usual.active_sessions
                 ),
+                Sign.ACTIVE_SESSIONS,
                 f"{health.active_sessions} active sessions, usual {usual.active_sessions:.0f}",
             )
         )
     if usual.batch_seconds is not None and batch_seconds > BATCH_LEAST:
         signs.append(
-            (
+            Judgement(
                 _level(batch_seconds, BATCH_SOFT * usual.batch_seconds, BATCH_HARD * usual.batch_seconds),
+                Sign.BATCH_TIME,
                 f"a batch took {batch_seconds:.2f} s, usual {usual.batch_seconds:.2f} s",
             )
         )
-    return max(signs, key=lambda sign: sign[0])
+    return max(signs, key=lambda judgement: judgement.pressure)

@@ -59,6 +59,7 @@ class RunSnapshot:
     ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
     ``series`` is (time, users handled so far), at most a few hundred points.  ``standstill`` says why
     an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
+    ``waiting_for`` is that as one of the fixed words of ``pressure.Sign``, or ``database_lost``.
     ``chain`` is the head of its digests as far as they are linked, None before the first.
     """
 
@@ -92,6 +93,7 @@ class RunSnapshot:
     check: CheckOutcome | None
     standstill: str
     waiting: str
+    waiting_for: str
     events: Sequence[EventLine]
     chain: Head | None = None
 

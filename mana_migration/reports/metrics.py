@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from mana_migration.domain.pressure import Sign
 from mana_migration.domain.snapshot import RunSnapshot
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -17,6 +18,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX: Final = "mana_migration"
 _LABELS: Final = ("database", "run", "kind")
 _COLOURS: Final = ("green", "blue", "red")
+_REASONS: Final = (*Sign, "database_lost")
 _OUTCOMES: Final = ("migrated", "rolled_back", "skipped", "failed")
 
 
@@ -63,6 +65,12 @@ class _RunCollector(Collector):
         yield self._gauge("run_users_per_minute", "Users per minute now; 0 where it stands still.", _now(seen))
         yield self._gauge(
             "run_waiting", "1 while the run waits for the database on purpose.", float(bool(seen.waiting))
+        )
+        yield self._counts(
+            "run_waiting_for",
+            "1 for what the run waits for just now, 0 for the others.",
+            "reason",
+            {reason: int(reason == seen.waiting_for) for reason in _REASONS},
         )
         yield self._gauge("run_stalled", "1 while an open run stands still unasked.", float(seen.progress.stalled))
         yield self._gauge("run_seconds_since_progress", "Seconds since the last finished batch.", _idle(seen))

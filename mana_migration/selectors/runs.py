@@ -186,6 +186,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         chain=_chain(seen),
         standstill=_standstill(run, progress, waiting, seen.marks),
         waiting=waiting,
+        waiting_for=_waiting_for(seen.wait) if waiting else "",
         events=[_event_line(event) for event in seen.events],
     )
 
@@ -240,7 +241,16 @@ def _waiting(event: RunEvent | None, last_progress: datetime | None) -> str:
     """Return why the run waits for the database, if it said so after its last progress."""
     if event is None or (last_progress is not None and event.created_at <= last_progress):
         return ""
+    if event.details.get("wait") == "none":  # it is well again
+        return ""
     return event.message or EventKind(event.kind).label.lower()
+
+
+def _waiting_for(event: RunEvent | None) -> str:
+    """Return the fixed word for what the run waits for; empty where the event has none."""
+    if event is None:
+        return ""
+    return str(event.details.get("sign", "")) if event.kind == EventKind.THROTTLED else EventKind(event.kind).value
 
 
 def _standstill(run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent]) -> str:

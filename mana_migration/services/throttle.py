@@ -9,7 +9,7 @@ from django.db import connections
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
-from mana_migration.domain.pressure import Pressure, Usual, judge
+from mana_migration.domain.pressure import Pressure, Sign, Usual, judge
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
@@ -68,15 +68,15 @@ class Throttle:
 
     def _look(self, seconds: float) -> None:
         health = read_health(connections[self._using])
-        pressure, reason = judge(health, self._usual, seconds)
+        pressure, sign, reason = judge(health, self._usual, seconds)
         if pressure is Pressure.NONE:
             self._usual.learn(health, seconds)
         if pressure is not self._pressure:
-            self._tell(pressure, reason)
+            self._tell(pressure, sign, reason)
         self._pressure = pressure
         self._looked = time.monotonic()
 
-    def _tell(self, pressure: Pressure, reason: str) -> None:
+    def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
         held = {Pressure.NONE: "the database is well again: going on", Pressure.SOFT: f"slowing down: {reason}"}
         sentence = held.get(pressure, f"holding: {reason}")
         self._notice(sentence)
@@ -84,6 +84,10 @@ class Throttle:
             self._run_id,
             EventKind.THROTTLED,
             message=sentence,
-            details={"wait": pressure.name.lower(), "reason": reason if pressure else ""},
+            details={
+                "wait": pressure.name.lower(),
+                "sign": sign.value if pressure else "",
+                "reason": reason if pressure else "",
+            },
             using=self._using,
         )

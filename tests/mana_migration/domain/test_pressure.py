@@ -27,15 +27,15 @@ USUAL = Usual(active_sessions=3.0, batch_seconds=0.25)
     ],
 )
 def test_each_sign_asks_for_what_it_is_worth(health: Health, seconds: float, pressure: Pressure, reason: str) -> None:
-    found, sentence = judge(health, USUAL, seconds)
+    found, _, sentence = judge(health, USUAL, seconds)
     assert found is pressure
     if pressure:
         assert sentence == reason
 
 
 def test_the_worst_sign_counts() -> None:
-    found, reason = judge(Health(replication_lag=2.0, waiting_locks=30), USUAL, 0.25)
-    assert (found, reason) == (Pressure.HARD, "30 sessions wait for locks, limit 5")
+    found, sign, reason = judge(Health(replication_lag=2.0, waiting_locks=30), USUAL, 0.25)
+    assert (found, sign, reason) == (Pressure.HARD, "waiting_locks", "30 sessions wait for locks, limit 5")
 
 
 def test_nothing_is_unusual_before_anything_is_usual() -> None:

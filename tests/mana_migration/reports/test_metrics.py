@@ -68,8 +68,9 @@ def test_the_histogram_is_cumulative_and_complete(seen: RunSnapshot) -> None:
 
 
 def test_a_run_that_waits_or_stands_still_says_so(seen: RunSnapshot) -> None:
-    waiting = samples(replace(seen, waiting="replication lag"))
-    assert waiting["run_waiting"] == 1
+    waiting = samples(replace(seen, waiting="replication lag 12 s", waiting_for="replication_lag"))
+    assert waiting["run_waiting"] == waiting["run_waiting_for replication_lag"] == 1
+    assert waiting["run_waiting_for database_lost"] == waiting["run_waiting_for waiting_locks"] == 0
     stalled = samples(replace(seen, progress=replace(seen.progress, stalled=True)))
     assert stalled["run_stalled"] == 1
 

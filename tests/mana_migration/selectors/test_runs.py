@@ -149,11 +149,16 @@ def test_a_run_that_was_just_gone_on_with_does_not_stand_still() -> None:
 def test_a_throttled_run_says_what_it_waits_for_until_it_progresses() -> None:
     run = running()
     make_batch(run, done(100), start=0)
-    make_event(run, EventKind.THROTTLED, 10, message="replication lag is 12 s")
+    held = {"wait": "hard", "sign": "replication_lag"}
+    make_event(run, EventKind.THROTTLED, 10, message="replication lag is 12 s", details=held)
     seen = snapshot(run, at=after(20))
-    assert (seen.waiting, seen.standstill) == ("replication lag is 12 s", "")
+    assert (seen.waiting, seen.waiting_for, seen.standstill) == ("replication lag is 12 s", "replication_lag", "")
     assert snapshot(run, at=after(90)).standstill == "waiting for the database because replication lag is 12 s"
-    make_batch(run, done(100), start=91)
+    make_event(run, EventKind.DATABASE_LOST, 90, message="the database was gone")
+    assert snapshot(run, at=after(90)).waiting_for == "database_lost"
+    make_event(run, EventKind.THROTTLED, 91, message="the database is well again", details={"wait": "none"})
+    assert (snapshot(run, at=after(92)).waiting, snapshot(run, at=after(92)).waiting_for) == ("", "")
+    make_batch(run, done(100), start=93)
     assert snapshot(run, at=after(95)).waiting == ""
 
 

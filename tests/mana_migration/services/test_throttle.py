@@ -117,6 +117,7 @@ def test_an_unwell_database_is_waited_for_with_the_reason_once(
     assert said == ["holding: replication lag 99.0 s, limit 1.5 s", "the database is well again: going on"]
     first, last = RunEvent.objects.order_by("id")
     assert (first.kind, first.details["wait"], last.details["wait"]) == ("throttled", "hard", "none")
+    assert (first.details["sign"], last.details["sign"]) == ("replication_lag", "")
 
 
 def test_a_soft_sign_halves_the_pace(run: MigrationRun, clock: Clock, health: list[Health]) -> None:
