@@ -1,6 +1,7 @@
 """Run the tests on every Python at hand that is new enough, with every Django that it and we support.
 
-Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept. Arguments go to pytest. Ends with one line per pair.
+Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept. Arguments go to pytest. It ends with one
+line per pair.
 """
 
 import re
