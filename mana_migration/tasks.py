@@ -10,6 +10,7 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from celery import Task, shared_task
+from celery.exceptions import Reject
 from celery.signals import worker_init, worker_shutting_down
 from django.db import InterfaceError, OperationalError
 
@@ -73,10 +74,18 @@ def _until_its_time() -> Iterator[StopFlag]:
     max_retries=20,
 )
 def work_on_run(self: Task[Any, None], run_id: int, database: str, *, opened: str, again: bool = False) -> None:
-    """Work on a run; where work is left when the time is up, hand it on to a new task."""
+    """Work on a run; where work is left when the time is up, hand it on to a new task.
+
+    A worker that is to end gives the message itself back: it may be too late to acknowledge it.
+
+    Raises:
+        Reject: it is given back.
+    """
     with _until_its_time() as stop:
         left = dispatch.work_on_message(
             run_id, using=database, opened=opened, again=again, actor=runs.current_actor(), stop=stop
         )
+    if left and not stop.quiet:
+        raise Reject("this worker ends", requeue=True)
     if left:
         broker.send(runs.get_run(run_id, using=database), using=database, times=1, again=True)
