@@ -5,10 +5,10 @@
     python scripts/mutation.py posting --every 5     one in five of the changes
 
 The changes are Cosmic Ray's, and changes of the SQL inside texts, which Cosmic Ray leaves alone and where most of this
-project's arithmetic is. One that leaves the meaning as it is (an annotation, a docstring) is not counted. Each change
-is tried in a fork of a process that has loaded everything but this project, with a few fast tests chosen for the
-module, on SQLite. It prints a Markdown table and the changes that no test noticed, and ends with 1 if there are more
-of those than --survivors.
+project's arithmetic is. One that leaves the meaning as it is (an annotation, how an argument is passed) is not
+counted. Each change is tried in a fork of a process that has loaded everything but this project, with a few fast tests
+chosen for the module, on SQLite. It prints a Markdown table and the changes that no test noticed, and ends with 1 if
+there are more of those than --survivors.
 """
 
 import argparse
@@ -166,13 +166,17 @@ def changes_of(path: Path) -> Iterator[Change]:
 
 
 def meaning(text: str) -> str:
-    """Return what is left of a module without annotations and docstrings."""
+    """Return what is left of a module without annotations, docstrings and the marks of how arguments are passed."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.arg):
             node.annotation = None
+        if isinstance(node, ast.arguments):  # by place or by name is how, not what
+            node.args, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
+            node.defaults = [*node.defaults, *(default for default in node.kw_defaults if default)]
+            node.kwonlyargs, node.kw_defaults = [], []
         if isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
         body = getattr(node, "body", None)

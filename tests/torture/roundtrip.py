@@ -25,7 +25,7 @@ def populate(database: str, users: int) -> None:
         )
         cursor.execute(
             "INSERT INTO wishes_wallet (user_id, green, blue, red, mana, updated_at) "
-            f"SELECT id, id * 7919 % 1009, id % 53, id % 11 * (id % 3), 0, CURRENT_TIMESTAMP FROM {table}"
+            f"SELECT id, id % 1009 * 7919 % 1009, id % 53, id % 11 * (id % 3), 0, CURRENT_TIMESTAMP FROM {table}"
         )
         cursor.execute("ANALYZE")
     connections.close_all()
