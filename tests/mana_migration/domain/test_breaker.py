@@ -83,3 +83,8 @@ def test_the_whole_run_is_named_first() -> None:
 
 def test_a_small_window_at_the_end_has_its_minimum() -> None:
     assert not judge(totals(4, 996), totals(4, 6), final=True).tripped
+
+
+def test_a_breaker_that_holds_has_neither_figures_nor_a_reason() -> None:
+    held = judge(totals(1, 99))
+    assert (held.tripped, held.failed, held.attempted, held.scope, held.reason) == (False, 0, 0, "", "")

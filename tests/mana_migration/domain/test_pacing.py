@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mana_migration.domain.pacing import (
     AHEAD_LEAST,
     AHEAD_MOST,
+    AHEAD_USERS,
     AUTO,
     GROWTH,
     LARGEST,
@@ -94,3 +95,41 @@ def test_no_step_grows_by_more_than_a_fifth_and_none_leaves_the_bounds(
 @given(st.integers(1, 100_000))
 def test_planning_goes_some_batches_ahead_whatever_their_size(asked: int) -> None:
     assert AHEAD_LEAST <= BatchSize(asked).batches_ahead <= AHEAD_MOST
+
+
+def test_how_many_batches_are_planned_depends_on_their_size() -> None:
+    assert [BatchSize(size).batches_ahead for size in (99, 1_000, 3_000, 4_999, 10_000)] == [
+        AHEAD_MOST, 20, 6, AHEAD_LEAST, AHEAD_LEAST,
+    ]  # fmt: skip
+
+
+def test_a_batch_of_a_tenth_less_says_something_about_larger_ones_and_a_smaller_one_does_not() -> None:
+    size = BatchSize(AUTO, current=100)
+    size.observe(89, 0.001)
+    assert size.current == 100
+    size.observe(90, 0.001)
+    assert size.current == 120
+
+
+def test_a_time_that_cannot_be_says_nothing() -> None:
+    size = BatchSize(AUTO, current=100)
+    size.observe(100, -1.0)
+    size.observe(100, 0.0)
+    size.observe(0, 1.0)
+    assert size.current == 100
+
+
+def test_the_largest_size_does_not_grow() -> None:
+    size = BatchSize(AUTO, current=LARGEST)
+    size.observe(LARGEST, 0.001)
+    assert (size.current, size.growing) == (LARGEST, False)
+
+
+def test_the_word_for_automatic_may_come_from_anywhere() -> None:
+    size = BatchSize("".join(["au", "to"]))
+    assert (size.current, size.growing) == (START, True)
+
+
+def test_the_bounds_are_those_that_the_documentation_names() -> None:
+    assert (START, SMALLEST, LARGEST) == (50, 10, 10_000)
+    assert (AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST) == (20_000, 4, 200)
