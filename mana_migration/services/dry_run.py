@@ -12,10 +12,12 @@ from mana_migration.domain.pacing import AUTO, START
 from mana_migration.engine import conversion, totals
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import preflight, runs, validation
+from mana_migration.services import migrate, preflight, runs, validation
 from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
+from wishes.rates import Rates
 
 #: Conversions listed as the largest.
 LARGEST = 10
@@ -51,10 +53,10 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
             connection, terms, count=LARGEST, users_named=options.users, limit=options.limit, fixed=options.auto_fix
         )  # fmt: skip
         rate, source = expected_rate(using)
+        blocked = _other_rates(rates, using)
     findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
     errors = sum(finding.count for finding in findings if finding.severity == "error")
-    blocked = ""
-    if errors and not (options.skip_invalid or options.auto_fix or options.users):
+    if not blocked and errors and not (options.skip_invalid or options.auto_fix or options.users):
         blocked = (
             f"{errors:,} error-level findings stand in the way: "
             "use --auto-fix to clear them or --skip-invalid to leave those users out"
@@ -72,6 +74,15 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
         seconds=time.monotonic() - begun,
         goes_on_with=open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
     )
+
+
+def _other_rates(rates: Rates, using: str) -> str:
+    """Return why conversions at other rates stand in the way; empty where there are none."""
+    try:
+        migrate.refuse_other_rates(rates, using)
+    except RunConflictError as error:
+        return str(error)
+    return ""
 
 
 def pauses(options: MigrationOptions, users: int) -> float:

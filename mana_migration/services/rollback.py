@@ -275,7 +275,7 @@ def work_on_rollback(
     options = RollbackOptions.from_dict(run.options, run.controls)
     pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice)
     work = RollbackWork(terms_of(options, run_id))
-    worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause)
+    worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using, lending=lending):
         finish(run_id, options, actor=actor, using=using, notice=notice)

@@ -149,6 +149,7 @@ class Worker:
         progress: told of each committed batch.
         throttle: called between batches with the controls in force and the latest batch's seconds;
             waits as it sees fit.
+        notice: told, in sentences, what the work waits for and when it goes on.
     """
 
     def __init__(
@@ -160,9 +161,10 @@ class Worker:
         stop: StopFlag,
         progress: ProgressCallback | None = None,
         throttle: Callable[[Controls, float], None] | None = None,
+        notice: runs.Notice = runs.silent,
     ) -> None:
         self._run_id, self._work, self._using, self._stop = run_id, work, using, stop
-        self._progress, self._throttle = progress, throttle
+        self._progress, self._throttle, self._notice = progress, throttle, notice
         self._name = worker_name()
         self.handled = 0  # users that this worker accounted for
         self._size: BatchSize | None = None
@@ -174,6 +176,7 @@ class Worker:
         self._in_company = False  # others work on this run
         self._cut_all = False  # the last early planning of this look found nobody
         self._attempted = 0  # users that count for the error rate, in batches of this worker
+        self._held = False  # the run was paused when last looked at
         self._lost_since: float | None = None
         self._lost_tries = 0
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
@@ -214,6 +217,7 @@ class Worker:
             self._claim_elsewhere()
             return None
         self._untouched = False
+        self._tell_hold(paused=False)
         self._heed(handled.controls)
         return self._after(task.batch, handled.totals, time.monotonic() - begun)
 
@@ -325,6 +329,7 @@ class Worker:
                 planned = self._plan(run, others_at_work=left > 0)
                 self._in_company = self._in_company and left > 0
         if status is RunStatus.PAUSED:
+            self._tell_hold(paused=True)
             self._stop.wait(IDLE_WAIT)
             return None
         if status is not RunStatus.RUNNING:
@@ -335,6 +340,13 @@ class Worker:
             return Ending.DONE
         self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return None
+
+    def _tell_hold(self, *, paused: bool) -> None:
+        """Say once that the run is paused, and once that it is not any more."""
+        if paused is not self._held:
+            self._held = paused
+            how = f"paused: waiting until migrate_users --resume {self._run_id}" if paused else "going on"
+            self._notice(f"run {self._run_id} is {how}")
 
     def _plan_early(self, waiting: int) -> None:
         """Plan more where few batches wait, so that nobody will wait for it; see Note [Planning early]."""
@@ -463,6 +475,7 @@ class Worker:
             if self._lost_since is None:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=self._run_id)
+                self._notice(f"the database is lost ({failures.describe(error)}): waiting for it")
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._lost_tries, 10))
         self._lost_tries += 1
         self._stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
@@ -474,6 +487,7 @@ class Worker:
             return
         seconds = time.monotonic() - self._lost_since
         self._lost_since = None
+        self._notice(f"the database is back, it was gone for {seconds:.1f} s: going on")
         runs.add_event(
             self._run_id,
             EventKind.DATABASE_LOST,

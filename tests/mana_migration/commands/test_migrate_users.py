@@ -415,6 +415,13 @@ def test_a_dry_run_that_is_blocked_says_so_with_exit_code_3() -> None:
     assert {finding["id"]: finding["count"] for finding in found["findings"]}["negative_balance"] == 1
 
 
+def test_a_dry_run_says_that_other_rates_would_be_refused(settings: Any) -> None:
+    make_wallets([(1, 0, 0), (2, 0, 0)])
+    migrate("--limit", "1")
+    settings.WISHES_RATES = {"green": 11, "blue": 100, "red": 1000}
+    assert "10/100/1000, the rates in force are 11/100/1000" in migrate("--dry-run", code=3)["blocked"]
+
+
 def test_a_dry_run_lists_the_largest_conversions_and_the_expected_duration() -> None:
     keys = keys_of(make_wallets([(0, 0, number) for number in range(12)]))
     found = migrate("--dry-run")

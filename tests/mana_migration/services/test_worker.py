@@ -55,11 +55,15 @@ def open_run(batch_size: int | str = 10, **options: Any) -> MigrationRun:
 
 
 def make_worker(
-    run: MigrationRun, *, stop: StopFlag | None = None, progress: Callable[[BatchResult], None] | None = None
+    run: MigrationRun,
+    *,
+    stop: StopFlag | None = None,
+    progress: Callable[[BatchResult], None] | None = None,
+    notice: runs.Notice = runs.silent,
 ) -> Worker:
     """Return a worker on a run."""
     work = migrate.MigrationWork(migrate.terms_of(run), run.options.get("limit"))
-    return Worker(run.pk, work, using="default", stop=stop or Patience(), progress=progress)
+    return Worker(run.pk, work, using="default", stop=stop or Patience(), progress=progress, notice=notice)
 
 
 def converted() -> int:
@@ -129,6 +133,7 @@ def test_a_batch_whose_sums_leave_bigint_is_halved() -> None:
 def test_a_paused_run_waits_and_goes_on_when_resumed() -> None:
     people(20)
     run, seen = open_run(10), []
+    told: list[str] = []
 
     def resume(count: int) -> None:
         seen.append(converted())
@@ -140,8 +145,13 @@ def test_a_paused_run_waits_and_goes_on_when_resumed() -> None:
             runs.pause_run(run.pk, actor=SOMEBODY, reason="lunch")
 
     with balanced():
-        assert make_worker(run, stop=Patience(resume), progress=pause_once).run() is Ending.DONE
+        worker = make_worker(run, stop=Patience(resume), progress=pause_once, notice=told.append)
+        assert worker.run() is Ending.DONE
     assert seen == [10, 10, 10]  # nobody while it was paused
+    assert told == [
+        f"run {run.pk} is paused: waiting until migrate_users --resume {run.pk}",
+        f"run {run.pk} is going on",
+    ]
     assert converted() == 20
 
 
@@ -274,6 +284,7 @@ def test_a_user_whose_wallet_is_held_all_the_time_is_left_out_with_that_reason(s
 def test_a_lost_connection_costs_no_user() -> None:
     people(30)
     run, lost = open_run(10), []
+    told: list[str] = []
 
     def lose_it(result: BatchResult) -> None:
         if not lost:
@@ -285,8 +296,12 @@ def test_a_lost_connection_costs_no_user() -> None:
                 other.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 
     with balanced():
-        assert make_worker(run, progress=lose_it).run() is Ending.DONE
+        assert make_worker(run, progress=lose_it, notice=told.append).run() is Ending.DONE
     assert converted() == 30
+    assert [sentence.split(" (")[0].split(",")[0] for sentence in told] == [
+        "the database is lost",
+        "the database is back",
+    ]
     assert RunEvent.objects.filter(run=run, kind=EventKind.DATABASE_LOST).count() == 1
 
 
