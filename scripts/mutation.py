@@ -33,6 +33,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import hypothesis
 import pytest
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -287,6 +288,9 @@ def run_tests(name: str, change: Change, tests: tuple[str, ...], template: Path,
         for descriptor in (1, 2):
             os.dup2(silent, descriptor)
 
+    # a slow machine is no notice of a change
+    hypothesis.settings.register_profile("mutation", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("mutation")
     if PLAIN.search(name):
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         plain = ["-x", "-q", "--noconftest", "-c", os.devnull, "--rootdir", str(PROJECT), "--import-mode=importlib"]
