@@ -120,7 +120,7 @@ def test_a_time_that_cannot_be_says_nothing() -> None:
 
 
 def test_the_largest_size_does_not_grow() -> None:
-    size = BatchSize(AUTO, current=LARGEST)
+    size = BatchSize(AUTO, current=int("10000"))  # equal to the bound, and another object
     size.observe(LARGEST, 0.001)
     assert (size.current, size.growing) == (LARGEST, False)
 
