@@ -54,6 +54,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "wishes/posting.py": (
         ECONOMY,
         "tests/mana_migration/engine/test_import_users.py",
+        "tests/mana_migration/services/test_import_balances.py",
     ),
     "mana_migration/engine/conversion.py": (
         ECONOMY,
