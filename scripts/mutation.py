@@ -53,6 +53,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "mana_migration/reports/cells.py": ("tests/mana_migration/reports/test_cells.py",),
     "wishes/posting.py": (
         ECONOMY,
+        "tests/mana_migration/engine/test_conversion.py",
+        "tests/mana_migration/engine/test_reversal.py",
         "tests/mana_migration/engine/test_import_users.py",
         "tests/mana_migration/services/test_import_balances.py",
     ),
