@@ -498,17 +498,24 @@ def inside(do: Callable[[], Any]) -> Any:
 def crash(do: Callable[[], Any], position: int, *, after: bool) -> bool:
     """Begin something and let the process end at one of its moments; return whether it had so many."""
 
+    struck = False
+
     def act(moment: Moment, when: str) -> None:
-        if moment.position == position and when == (AFTER if after else BEFORE):
+        nonlocal struck
+        # whatever the work does about it, such as trying again: its process is gone
+        struck = struck or (moment.position == position and when == (AFTER if after else BEFORE))
+        if struck:
             raise CrashError
 
     try:
         with watch(act):
             do()
-    except CrashError:
+    except BaseException:  # on its way up an error of the connection may take its place
+        if not struck:
+            raise
+    if struck:
         connection.close()
-        return True
-    return False
+    return struck
 
 
 def explore(*, examples: int, steps: int, seed: int | None = None, look_every: int = 1) -> Counter[str]:
