@@ -6,6 +6,7 @@ TEST_DATABASE_URL names, whose user must be a superuser. Nothing here reads .env
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the database, then load the settings: before pytest-django looks for them, which it does last."""
+    # A shell starts what goes on in the background with Ctrl-C ignored, and commands under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit the environment made here
         _make_environment(config)
     _load_settings()
