@@ -103,10 +103,12 @@ class Walk:
     """What walking the chains found.
 
     ``unseen``: users whose records were deleted by rollbacks that were told to, so that nothing can
-    be compared.  ``met``: where the head that was looked for is, as run and batch number.
+    be compared.  ``undigested``: batches that were done before there were digests.  ``met``: where
+    the head that was looked for is, as run and batch number.
     """
 
     breaks: list[Break] = field(default_factory=list)
     heads: list[Head] = field(default_factory=list)
     unseen: int = 0
+    undigested: int = 0
     met: tuple[int, int] | None = None

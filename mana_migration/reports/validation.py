@@ -63,8 +63,8 @@ def verdict(report: ValidationReport) -> str:
     return f"not ok: {_counted(report.error_count, 'error-level finding')} {remain}, {warnings}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _counted(number: int, noun: str, many: str = "") -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {many or noun + 's'}"
 
 
 def _check_line(check: CheckResult) -> str:
@@ -120,6 +120,9 @@ def _chains(report: ValidationReport) -> Iterator[str]:
         yield f"         and {_counted(len(walk.heads) - CHAINS_SHOWN, 'older chain')} that hold: --format json has all"
     if walk.unseen:
         yield f"         {_counted(walk.unseen, 'record')} deleted by --no-preserve-logs could not be compared"
+    if walk.undigested:
+        batches = _counted(walk.undigested, "batch", "batches")
+        yield f"         {batches} done before there were digests could not be compared"
     if walk.met is not None:
         run, number = walk.met
         yield f"         the head that was given is link {number:,} of run {run}: all before it is as it was"

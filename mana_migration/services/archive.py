@@ -30,6 +30,7 @@ from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import ArchiveError, RunConflictError, RunNotFoundError
 from mana_migration.files import new_file
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.states import BatchStatus
 
 SCHEMA: Final = 1
 
@@ -102,6 +103,10 @@ def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
     path = folder / file_name(run_id)
     with new_file(path, make_folder=True) as stream, _compressed(stream) as out, read_only_snapshot(using):
         run = MigrationRun.objects.using(using).get(pk=run_id)
+        if MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, digest="").exists():
+            raise ArchiveError(
+                f"run {run_id} has batches done before there were digests: no archive of it can be checked"
+            )
         checker = _Checker(path)
         for part in _parts(using, run):
             checker.take(part)

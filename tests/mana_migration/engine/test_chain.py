@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 
 from mana_migration import guards
 from mana_migration.domain import chain as encoding
-from mana_migration.engine import chain
+from mana_migration.engine import chain, planning
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.states import BatchStatus
 from tests.factories import make_wallets
@@ -168,6 +171,33 @@ def test_a_chain_cut_short_is_seen_by_the_run_and_a_whole_rewrite_by_a_head_kept
     assert not chain.walk("default").breaks
     (lost,) = chain.walk("default", expected=head.head).breaks
     assert head.head in lost.reason
+
+
+def test_a_database_from_before_the_chain_is_upgraded_and_its_old_batches_are_counted(tmp_path: Path) -> None:
+    people(7)
+    try:
+        call_command("migrate", "mana_migration", "0002", verbosity=0)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO mana_migration_migrationrun (kind, status, options, rates, controls, actor, host, reason, "
+                "stop_reason, baseline, cursor, look, planned_users, folded, created_at, finished_at) VALUES "
+                "('migration', 'completed', '{}', '{}', '{}', '', '', '', '', '{}', '', 1, 0, '{}', %s, %s)",
+                [*2 * [connection.ops.adapt_datetimefield_value(timezone.now())]],
+            )
+            cursor.execute("SELECT MAX(id) FROM mana_migration_migrationrun")
+            ((old,),) = cursor.fetchall()
+            planning.write_batches(connection, old, [planning.Slice("1", "1", 1)])
+            cursor.execute("UPDATE mana_migration_migrationbatch SET status = 'done'")
+    finally:
+        call_command("migrate", "mana_migration", verbosity=0)
+    assert not guards.missing(connection)
+    migrate("--batch-size", 3)
+    walk = chain.walk("default")
+    assert (walk.breaks, walk.undigested, len(walk.heads)) == ([], 1, 1)
+    said = run_command("validate_migration", "--post-migration").out
+    assert "1 batch done before there were digests could not be compared" in said
+    refused = run_command("archive_runs", "--run", old, "--output", tmp_path)
+    assert (refused.code, list(tmp_path.iterdir())) == (1, [])
 
 
 def test_records_deleted_on_request_cannot_be_compared_and_are_counted() -> None:

@@ -1,0 +1,101 @@
+"""Digests of batches, their chain and marks of records, and the guards that keep the marks too.
+
+Batches that were done before have no digest and no place in a chain: nothing can be said of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import django.db.models.deletion
+from django.db import migrations, models
+
+from mana_migration import guards
+
+
+def install(apps: Any, schema_editor: Any) -> None:
+    # an older database has those of 0002, or what SQLite left of them when it made the tables anew
+    guards.uninstall(schema_editor.connection)
+    # params=None: trigger texts may hold percent signs
+    guards.install(schema_editor.connection, lambda sql: schema_editor.execute(sql, params=None))
+
+
+def uninstall(apps: Any, schema_editor: Any) -> None:
+    guards.uninstall(schema_editor.connection)
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("mana_migration", "0002_guards"),
+    ]
+
+    operations = [
+        migrations.AddField(
+            model_name="migrationbatch",
+            name="digest",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                default="",
+                help_text="SHA-256 of what was written in its records.",
+                max_length=64,
+            ),
+        ),
+        migrations.AddField(
+            model_name="migrationbatch",
+            name="link",
+            field=models.CharField(
+                blank=True,
+                db_default="",
+                default="",
+                help_text="SHA-256 of the link before, its number, digest and figures.",
+                max_length=64,
+            ),
+        ),
+        migrations.AddField(
+            model_name="migrationbatch",
+            name="number",
+            field=models.IntegerField(help_text="Its place in the run's chain, from 1.", null=True),
+        ),
+        migrations.AddField(
+            model_name="usermigration",
+            name="mark",
+            field=models.CharField(
+                db_default="",
+                default="",
+                editable=False,
+                help_text="Start of the SHA-256 of what was written here; tells which record was changed.",
+                max_length=16,
+            ),
+        ),
+        migrations.AddField(
+            model_name="usermigration",
+            name="reversal_batch",
+            field=models.ForeignKey(
+                blank=True,
+                db_constraint=False,
+                db_index=False,
+                help_text="The batch of that rollback.",
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="reversals",
+                to="mana_migration.migrationbatch",
+            ),
+        ),
+        migrations.AddField(
+            model_name="usermigration",
+            name="reversal_mark",
+            field=models.CharField(
+                db_default="",
+                default="",
+                editable=False,
+                help_text="Start of the SHA-256 of what was written of the reversal.",
+                max_length=16,
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="migrationbatch",
+            constraint=models.UniqueConstraint(fields=("run", "number"), name="mana_migration_batch_one_place"),
+        ),
+        migrations.RunPython(install, uninstall),
+    ]
