@@ -146,8 +146,8 @@ def execute(sql: str) -> None:
 
 UNFIT: dict[str, tuple[Callable[[], None], str]] = {
     "a schema migration is not applied": (
-        lambda: execute("DELETE FROM django_migrations WHERE app = 'mana_migration' AND name = '0002_guards'"),
-        "lacks the schema migrations mana_migration.0002_guards; run: python manage.py migrate",
+        lambda: execute("DELETE FROM django_migrations WHERE app = 'mana_migration' AND name = '0003_chain'"),
+        "lacks the schema migrations mana_migration.0003_chain; run: python manage.py migrate",
     ),
     "none is applied": (
         lambda: execute("DELETE FROM django_migrations WHERE app IN ('wishes', 'mana_migration')"),
