@@ -105,7 +105,8 @@ def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
         run = MigrationRun.objects.using(using).get(pk=run_id)
         if MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, digest="").exists():
             raise ArchiveError(
-                f"run {run_id} has batches done before there were digests: no archive of it can be checked"
+                f"run {run_id} has batches done before there were digests: no archive of it could be checked; "
+                "keep a dump of the database instead"
             )
         checker = _Checker(path)
         for part in _parts(using, run):
@@ -128,6 +129,8 @@ def verify(path: Path, *, expected: str = "") -> Archive:
                 checker.take(json.loads(line))
     except ArchiveError:
         raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise ArchiveError(f"{path} cannot be opened ({error.strerror}): name an archive that you may read") from error
     except (OSError, EOFError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(
             f"{path} cannot be read as an archive after {checker.parts:,} lines ({type(error).__name__}): "

@@ -127,6 +127,12 @@ def test_a_damaged_archive_is_refused(damage: Callable[[bytes], bytes], run: int
     refusal(run_command("archive_runs", "--verify", path))
 
 
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "none.gz", "No such file"), (tmp_path, "Is a directory")):
+        said = refusal(run_command("archive_runs", "--verify", path))
+        assert (str(path) in said, reason in said) == (True, True)
+
+
 def test_a_run_whose_records_were_changed_is_not_archived(run: int, tmp_path: Path) -> None:
     record = UserMigration.objects.filter(run=run).order_by("pk")[5]
     guards.uninstall(connection)
