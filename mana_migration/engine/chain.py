@@ -329,12 +329,11 @@ def linked_pages(using: str, run: MigrationRun, *, users: int = PAGE_USERS) -> I
         after = page[-1]["number"]
 
 
-def lines_by_batch(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]] | None:
-    """Return the lines of a page's batches by their ids; None where nothing is to be read."""
-    if not read:
-        return None
-    lines = lines_of(connections[using], [batch["id"] for batch in page])
-    return {batch: list(group) for batch, group in groupby(lines, key=lambda line: line.batch)}
+def lines_by_batch(using: str, page: list[dict[str, Any]]) -> dict[int, list[Line]]:
+    """Return the lines of each of these batches of one run by its id."""
+    lines = lines_of(connections[using], [batch["id"] for batch in page]) if page else []
+    found = {batch: list(group) for batch, group in groupby(lines, key=lambda line: line.batch)}
+    return {batch["id"]: found.get(batch["id"], []) for batch in page}
 
 
 def _suspects(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]]:
@@ -344,9 +343,7 @@ def _suspects(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int
     sound: set[int] = set()
     if connections[using].vendor == "postgresql":
         sound = sound_batches(connections[using], [batch["id"] for batch in page])
-    wanted = [batch for batch in page if batch["id"] not in sound]
-    lines = lines_by_batch(using, wanted, read=True) if wanted else None
-    return {batch["id"]: (lines or {}).get(batch["id"], []) for batch in wanted}
+    return lines_by_batch(using, [batch for batch in page if batch["id"] not in sound])
 
 
 def _compare(run: int, batch: dict[str, Any], lines: list[Line], found: Walk) -> Break | None:

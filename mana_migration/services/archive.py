@@ -155,10 +155,10 @@ def _parts(using: str, run: MigrationRun) -> Iterator[dict[str, Any]]:
     number = lines = 0
     head = ""
     for page in chain.linked_pages(using, run):
-        found = chain.lines_by_batch(using, page, read=not chain.forgets(run))
+        found = {} if chain.forgets(run) else chain.lines_by_batch(using, page)
         details = MigrationBatch.objects.using(using).in_bulk([batch["id"] for batch in page])
         for batch in page:
-            mine = [] if found is None else found.get(batch["id"], [])
+            mine = found.get(batch["id"], [])
             number, lines, head = number + 1, lines + len(mine), batch["link"]
             yield {
                 "batch": batch["id"],

@@ -14,7 +14,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Final, Unpack
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -25,7 +25,7 @@ from mana_migration.errors import BrokerUnavailableError, RunConflictError, Usag
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.services import broker, logs, migrate, pool, preflight, rollback, runs
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
+from mana_migration.services.worker import Attendance, StopFlag
 from mana_migration.states import EventKind, RunKind, RunStatus
 
 #: Seconds between two looks at a run that others do.
@@ -60,11 +60,7 @@ def migrate_elsewhere(
     *,
     actor: Actor,
     reason: str = "",
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Open a migration or go on with the open one, hand it to so many workers of Celery and follow it to its end.
 
@@ -77,9 +73,10 @@ def migrate_elsewhere(
     """
     if options.users:
         raise UsageError("users who are named one by one are converted at once: leave --executor celery out")
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     _prepare(workers, using)
     run = migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
-    return _hand_over(run, workers, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice)
+    return _hand_over(run, workers, **attendance)
 
 
 def roll_back_elsewhere(
@@ -87,11 +84,7 @@ def roll_back_elsewhere(
     workers: int,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Open a mass rollback or go on with the open one, hand it to so many workers and follow it to its end.
 
@@ -102,38 +95,26 @@ def roll_back_elsewhere(
     """
     if options.users:
         raise UsageError("users who are named one by one are rolled back at once: leave --executor celery out")
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     _prepare(workers, using)
     run = rollback.open_or_join(options, actor=actor, using=using, notice=notice)
-    return _hand_over(run, workers, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice)
+    return _hand_over(run, workers, **attendance)
 
 
-def join_elsewhere(
-    run_id: int,
-    workers: int,
-    *,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
-) -> RunSummary:
+def join_elsewhere(run_id: int, workers: int, **attendance: Unpack[Attendance]) -> RunSummary:
     """Hand an open run to so many more workers and follow it to its end; of a closed one tell the outcome.
 
     Raises:
         RunNotFoundError: there is no such run.
-        RunConflictError: it is paused.
+        RunConflictError: it is paused, or an import.
         UsageError, BrokerUnavailableError: see ``migrate_elsewhere``.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     _prepare(workers, using)
-    run = runs.get_run(run_id, using=using)
-    if run.status == RunStatus.ROLLING_BACK:
-        run = runs.find_takeback(run.pk, using=using) or run
+    run = pool.find_to_join(run_id, using=using, notice=notice)
     if not run.is_open:
-        notice(f"run {run.pk} is {run.get_status_display().lower()}: nothing is left to do")
         return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    if run.status == RunStatus.PAUSED:
-        raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    return _hand_over(run, workers, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice)
+    return _hand_over(run, workers, **attendance)
 
 
 def _prepare(workers: int, using: str) -> None:
@@ -143,17 +124,11 @@ def _prepare(workers: int, using: str) -> None:
     broker.check()
 
 
-def _hand_over(
-    run: MigrationRun,
-    workers: int,
-    *,
-    using: str,
-    stop: StopFlag | None,
-    progress: ProgressCallback | None,
-    expecting: runs.Expecting,
-    notice: runs.Notice,
-) -> RunSummary:
-    follower = Follower(run, using=using, stop=stop or StopFlag(), progress=progress, notice=notice)
+def _hand_over(run: MigrationRun, workers: int, **attendance: Unpack[Attendance]) -> RunSummary:
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    expecting = attendance.get("expecting", runs.unheeded)
+    stop, progress = attendance.get("stop") or StopFlag(), attendance.get("progress")
+    follower = Follower(run, using=using, stop=stop, progress=progress, notice=notice)
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     broker.send(run, using=using, times=workers)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 from django.db import connections
 
 from mana_migration.domain.options import MigrationOptions, RollbackOptions, parse_workers
-from mana_migration.domain.results import ProgressCallback, RunSummary
+from mana_migration.domain.results import RunSummary
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.models import MigrationRun
 from mana_migration.services import crew, migrate, preflight, rollback, runs
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
+from mana_migration.services.worker import Attendance, StopFlag
 from mana_migration.states import RunKind, RunStatus
 
 
@@ -34,12 +35,8 @@ def migrate_together(
     *,
     actor: Actor,
     reason: str = "",
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
     arguments: Sequence[str] = (),
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Do what ``migrate.migrate`` does with so many processes on this machine, this one among them.
 
@@ -49,29 +46,17 @@ def migrate_together(
         UsageError: this database takes fewer workers.
         MigrationError: as ``migrate.migrate`` does.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     check_workers(workers, using)
     if workers == 1 or options.users:
-        return migrate.migrate(
-            options,
-            actor=actor,
-            reason=reason,
-            using=using,
-            stop=stop,
-            progress=progress,
-            expecting=expecting,
-            notice=notice,
-        )
+        return migrate.migrate(options, actor=actor, reason=reason, **attendance)
     preflight.check(using)
     return work_together(
         lambda: migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice),
         workers,
         actor=actor,
-        using=using,
-        stop=stop,
-        progress=progress,
-        expecting=expecting,
-        notice=notice,
         arguments=arguments,
+        **attendance,
     )
 
 
@@ -80,12 +65,8 @@ def roll_back_together(
     workers: int,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
     arguments: Sequence[str] = (),
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Do what ``rollback.roll_back`` does with so many processes on this machine, this one among them.
 
@@ -95,22 +76,17 @@ def roll_back_together(
         UsageError: this database takes fewer workers.
         MigrationError: as ``rollback.roll_back`` does.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     check_workers(workers, using)
     if workers == 1 or options.users:
-        return rollback.roll_back(
-            options, actor=actor, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice
-        )
+        return rollback.roll_back(options, actor=actor, **attendance)
     preflight.check(using)
     return work_together(
         lambda: rollback.open_or_join(options, actor=actor, using=using, notice=notice),
         workers,
         actor=actor,
-        using=using,
-        stop=stop,
-        progress=progress,
-        expecting=expecting,
-        notice=notice,
         arguments=arguments,
+        **attendance,
     )
 
 
@@ -119,37 +95,27 @@ def work_together(
     workers: int,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
     arguments: Sequence[str] = (),
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Work on an open run with so many processes, this one among them; their progress is told together.
 
     ``find`` opens the run or finds it, while the other processes start.  ``arguments`` are added to
     their command lines.
     """
-    stop = stop or StopFlag()
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    stop = attendance["stop"] = attendance.get("stop") or StopFlag()
     with crew.helpers(workers - 1, using=using, stop=stop, arguments=arguments, notice=notice) as others:
         run = find()
         begun, before = time.monotonic(), totals.run_totals(run, using).selected
         others.put_to_work(run)
-        done = migrate.work_on_run(
-            run.pk,
-            actor=actor,
-            using=using,
-            stop=stop,
-            progress=crew.JointProgress(others, run.pk, progress),
-            expecting=expecting,
-            notice=notice,
-            lending=True,
-        )
+        joint = attendance | {"progress": crew.JointProgress(others, run.pk, attendance.get("progress"))}
+        done = migrate.work_on_run(run.pk, actor=actor, lending=True, **joint)
         if done.status == RunStatus.CHECKING and not stop.requested:
             notice("everybody is accounted for: another process checks the books")
     if not stop.requested:  # has ended, unless whoever was to end it died
-        done = migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+        attendance.pop("expecting", None)
+        done = migrate.work_on_run(run.pk, actor=actor, **attendance)
     run.refresh_from_db(using=using)
     handled = totals.run_totals(run, using).selected - before
     shown = done.run if done.run is not None else run.pk  # for a breaker's rollback the run that it takes back
@@ -161,12 +127,8 @@ def join_run(
     workers: int = 1,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
     arguments: Sequence[str] = (),
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Lend a hand to an open migration or mass rollback, from whatever machine; it ends when the run does.
 
@@ -178,12 +140,8 @@ def join_run(
         run_id: the run.
         workers: processes to start on this machine, the calling one among them.
         actor: who lends a hand.
-        using: database alias.
-        stop: asks for the end after the batch in hand; the run stays open.
-        progress: told of committed batches, those of all processes started here.
-        expecting: told how many users are left when the work begins.
-        notice: told, in sentences, what was found and decided.
         arguments: options added to the command lines of the other processes.
+        attendance: see ``Attendance``; progress is that of all processes started here.
 
     Raises:
         UsageError: this database takes fewer workers.
@@ -192,8 +150,27 @@ def join_run(
         RunConflictError: it is paused, or an import.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     check_workers(workers, using)
     preflight.check(using)
+    run = find_to_join(run_id, using=using, notice=notice)
+    if not run.is_open:
+        return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
+    notice(f"run {run.pk}, a {run.get_kind_display().lower()}, is {run.get_status_display().lower()}: lending a hand")
+    runs.note_resumed_work(run.pk, actor=actor, using=using)
+    if workers > 1:
+        return work_together(lambda: run, workers, actor=actor, arguments=arguments, **attendance)
+    # whoever began to check a run may have died: nobody else can have been meant by joining it now
+    return migrate.work_on_run(run.pk, actor=actor, lending=run.status != RunStatus.CHECKING, **attendance)
+
+
+def find_to_join(run_id: int, *, using: str, notice: runs.Notice) -> MigrationRun:
+    """Return the run that joining this one means: itself, or that which takes it back; of a closed one it is told.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        RunConflictError: it is paused, or an import.
+    """
     run = runs.get_run(run_id, using=using)
     if run.kind == RunKind.IMPORT:
         raise RunConflictError(f"run {run.pk} is an import, which is done at once: there is nothing to join")
@@ -201,34 +178,9 @@ def join_run(
         run = runs.find_takeback(run.pk, using=using) or run
     if not run.is_open:
         notice(f"run {run.pk} is {run.get_status_display().lower()}: nothing is left to do")
-        return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    if run.status == RunStatus.PAUSED:
+    elif run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    notice(f"run {run.pk}, a {run.get_kind_display().lower()}, is {run.get_status_display().lower()}: lending a hand")
-    runs.note_resumed_work(run.pk, actor=actor, using=using)
-    if workers > 1:
-        return work_together(
-            lambda: run,
-            workers,
-            actor=actor,
-            using=using,
-            stop=stop,
-            progress=progress,
-            expecting=expecting,
-            notice=notice,
-            arguments=arguments,
-        )
-    return migrate.work_on_run(
-        run.pk,
-        actor=actor,
-        using=using,
-        stop=stop,
-        progress=progress,
-        expecting=expecting,
-        notice=notice,
-        # whoever began to check a run may have died: nobody else can have been meant by joining it now
-        lending=run.status != RunStatus.CHECKING,
-    )
+    return run
 
 
 def help_out(

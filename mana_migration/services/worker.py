@@ -30,7 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
@@ -131,6 +131,21 @@ class StopFlag:
                 self._wake.get(timeout=seconds)
                 self._wake.put(None)  # for whoever else waits
         return self.requested
+
+
+class Attendance(TypedDict, total=False):
+    """How whoever starts work attends to it: keyword arguments that are handed on as they came.
+
+    ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in
+    hand.  ``progress``: told of committed batches.  ``expecting``: told how many users are left when
+    the work begins.  ``notice``: told, in sentences, what was found and decided.
+    """
+
+    using: str
+    stop: StopFlag | None
+    progress: ProgressCallback | None
+    expecting: runs.Expecting
+    notice: runs.Notice
 
 
 def worker_name() -> str:

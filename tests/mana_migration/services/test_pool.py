@@ -12,7 +12,7 @@ from mana_migration.domain.options import Controls, MigrationOptions, RollbackOp
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.services import crew, pool, rollback, runs
+from mana_migration.services import broker, crew, pool, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
 from mana_migration.states import RunKind, RunStatus
@@ -81,9 +81,11 @@ def test_a_paused_run_is_not_joined() -> None:
         pool.join_run(run.pk, actor=SOMEBODY)
 
 
-def test_an_import_is_not_joined() -> None:
+@pytest.mark.parametrize("executor", ["local", "celery"])
+def test_an_import_is_not_joined(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "check", lambda: None)  # nothing is sent
     run = make_run(kind=RunKind.IMPORT)
-    said = refusal(run_command("migrate_users", "--join", run.pk))
+    said = refusal(run_command("migrate_users", "--join", run.pk, "--executor", executor))
     assert f"run {run.pk} is an import, which is done at once: there is nothing to join" in said
 
 
