@@ -30,6 +30,21 @@ PATIENCE = 120.0
 
 FORK = multiprocessing.get_context("fork")
 
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Be somebody for whom permissions count: root is nobody meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
 
 class Running:
     """A manage.py process under way; ``prepare`` is called in it before the command."""
