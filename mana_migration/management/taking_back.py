@@ -7,9 +7,8 @@ from typing import Any
 
 from mana_migration.domain.options import CELERY, RollbackOptions
 from mana_migration.errors import UsageError
-from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand, run_code
+from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.reports import rollback as rollback_report
-from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.services import dispatch, pool, rollback, runs
 
@@ -66,5 +65,4 @@ class RollbackCommand(MigrationCommand):
                 expecting=progress.expect,
                 notice=self.notice,
             )
-        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
-        return run_code(stop, done)
+        return self.print_run(stop, done, following=elsewhere)

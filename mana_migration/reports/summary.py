@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mana_migration.domain.results import RunSummary
+from mana_migration.reports.next_steps import next_steps
 
 
 def as_json(summary: RunSummary) -> dict[str, Any]:
@@ -35,25 +36,32 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
     }
 
 
-def as_lines(summary: RunSummary) -> Iterator[str]:
-    """Yield one line per outcome."""
+def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool = False) -> Iterator[str]:
+    """Yield one line per outcome, then what to do next.
+
+    ``interrupted``: this command was asked to end and the run is open.  ``following``: others do the
+    work, so that they go on.
+    """
     totals = summary.totals
     rollback = summary.kind == "rollback"
-    if summary.dry_run:
-        yield "dry run: nothing was written" if summary.status == "dry_run" else summary.status
-    else:
-        yield f"run {summary.run} ({summary.kind}): {summary.status.replace('_', ' ')}" + (
-            f" - {summary.reason}" if summary.reason else ""
-        )
-    yield f"  users      {totals.selected:,} {'would be handled' if summary.dry_run else 'handled'}"
-    yield f"  {'rolled back' if rollback else 'migrated':<10} {totals.rolled_back if rollback else totals.migrated:,}"
-    yield f"  skipped    {totals.skipped:,}{_reasons(totals.skips)}"
-    yield f"  failed     {totals.failed:,}{_reasons(totals.errors)}"
-    done = "given back" if rollback else "converted"
-    yield f"  wishes     {totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red {done}"
-    yield f"  mana       {totals.mana:,} {'debited' if rollback else 'credited'}"
+    label = "rolled back" if rollback else "migrated"
+    width = 12 if rollback else 11
+    yield _headline(summary, interrupted=interrupted and not following)
+    rows = [
+        ("users", f"{totals.selected:,} {'would be handled' if summary.dry_run else 'handled'}"),
+        (label, f"{totals.rolled_back if rollback else totals.migrated:,}"),
+        ("skipped", f"{totals.skipped:,}{_reasons(totals.skips)}"),
+        ("failed", f"{totals.failed:,}{_reasons(totals.errors)}"),
+        (
+            "wishes",
+            f"{totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red "
+            f"{'given back' if rollback else 'converted'}",
+        ),
+        ("mana", f"{totals.mana:,} {'debited' if rollback else 'credited'}"),
+    ]
     if totals.shortfall:
-        yield f"  shortfall  {totals.shortfall:,} mana had been spent and is written off"
+        rows.append(("shortfall", f"{totals.shortfall:,} mana had been spent and is written off"))
+    yield from (f"  {name:<{width}}{value}" for name, value in rows)
     back = summary.extra.get("rollback")
     if back:
         yield (
@@ -63,9 +71,20 @@ def as_lines(summary: RunSummary) -> Iterator[str]:
     drift = summary.extra.get("drift")
     if drift is not None:
         differs = ", ".join(f"{name} {value:+,}" for name, value in drift.items() if value)
-        yield f"  plan       {differs or 'exactly as promised'}{' against the promise' if differs else ''}"
+        yield f"  {'plan':<{width}}{differs or 'exactly as promised'}{' against the promise' if differs else ''}"
     if not summary.dry_run:
-        yield f"  time       {summary.seconds:,.1f} s, {summary.users_per_minute:,} users per minute"
+        yield f"  {'time':<{width}}{summary.seconds:,.1f} s, {summary.users_per_minute:,} users per minute"
+        yield from (f"next: {step}" for step in next_steps(summary, following=following))
+
+
+def _headline(summary: RunSummary, *, interrupted: bool) -> str:
+    if summary.dry_run:
+        return "dry run: nothing was written" if summary.status == "dry_run" else summary.status
+    status = summary.status.replace("_", " ")
+    if interrupted:  # of a run that is paused or being taken back this alone would hide what matters
+        status = "interrupted" if summary.status in ("running", "checking") else f"{status}, interrupted"
+        status += "; what was done stands, the run stays open"
+    return f"run {summary.run} ({summary.kind}): {status}" + (f" - {summary.reason}" if summary.reason else "")
 
 
 def _reasons(reasons: dict[str, int]) -> str:

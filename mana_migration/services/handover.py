@@ -121,7 +121,10 @@ def work(
         if run is not None:
             notice(f"{run.get_kind_display().lower()} run {run.pk}: going to work on it")
             summary = migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
-            notice(f"run {run.pk} is {summary.status}: {summary.totals.selected:,} users accounted for")
+            how = f"is {summary.status.replace('_', ' ')}"
+            if summary.status in OPEN_STATUSES:  # this process was asked to end, or others check the books
+                how = "stays open, any worker goes on with it"
+            notice(f"run {run.pk} {how}: {summary.totals.selected:,} users accounted for")
             done.append(summary)
             if summary.status not in OPEN_STATUSES:
                 continue

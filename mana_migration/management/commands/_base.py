@@ -20,6 +20,7 @@ from mana_migration.domain.results import RunSummary
 from mana_migration.engine import failures
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
+from mana_migration.reports import summary
 from mana_migration.services import logs
 from mana_migration.services.worker import StopFlag
 from wishes.errors import WishesError
@@ -183,6 +184,12 @@ class MigrationCommand(BaseCommand):
         for line in lines:
             self.put(for_database(line, self.using))
 
+    def print_run(self, stop: StopFlag, done: RunSummary, *, following: bool = False) -> int:
+        """Print what a run did and what to do next; return the exit code.  ``following``: others did the work."""
+        interrupted = stop.requested and not has_ended(done)
+        self.print_result(summary.as_json(done), summary.as_lines(done, interrupted=interrupted, following=following))
+        return run_code(stop, done)
+
     def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:
         """Ask on a terminal; refuse without one unless ``--no-input`` was given.
 
@@ -229,11 +236,15 @@ def signal_code(flag: StopFlag, code: int, *, ended: bool = False) -> int:
     return 128 + flag.signal if flag.requested and flag.signal and not ended else code
 
 
+def has_ended(done: RunSummary) -> bool:
+    """Say whether nothing is left to do on a run, nor on the one that takes it back."""
+    undone = done.extra.get("rollback", {}).get("status", "")
+    return done.status not in UNFINISHED and undone not in UNFINISHED
+
+
 def run_code(flag: StopFlag, done: RunSummary) -> int:
     """Return the exit code of a command that worked on a run."""
-    undone = done.extra.get("rollback", {}).get("status", "")
-    ended = done.status not in UNFINISHED and undone not in UNFINISHED
-    return signal_code(flag, outcome_code(done), ended=ended)
+    return signal_code(flag, outcome_code(done), ended=has_ended(done))
 
 
 def outcome_code(done: RunSummary) -> int:

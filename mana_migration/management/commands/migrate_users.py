@@ -79,8 +79,7 @@ class Command(RollbackCommand):
             )
         if promise is not None:
             done = plans.with_drift(done, promise)
-        self.print_result(summary_report.as_json(done), summary_report.as_lines(done))
-        return run_code(stop, done)
+        return self.print_run(stop, done, following=elsewhere)
 
     def join(self, options: dict[str, Any]) -> int:
         """Lend a hand to a run that is open."""
@@ -100,9 +99,10 @@ class Command(RollbackCommand):
                 expecting=progress.expect,
                 notice=self.notice,
             )
-        late = not done.seconds  # the run was closed, which has been said
-        self.print_result(summary_report.as_json(done), () if late else summary_report.as_lines(done))
-        return run_code(stop, done)
+        if not done.seconds:  # the run was closed, which has been said
+            self.print_result(summary_report.as_json(done), ())
+            return run_code(stop, done)
+        return self.print_run(stop, done, following=elsewhere)
 
     def help_out(self, options: dict[str, Any]) -> int:
         """Work beside the process that started this one; its run's outcome is for that one to tell."""

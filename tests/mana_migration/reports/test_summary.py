@@ -24,8 +24,15 @@ BACK = RunSummary(
 )  # fmt: skip
 
 
-def lines(done: RunSummary) -> list[str]:
-    return list(summary.as_lines(done))
+WELL = replace(DONE, totals=Totals(selected=9, migrated=9))
+
+
+def lines(done: RunSummary, **how: bool) -> list[str]:
+    return list(summary.as_lines(done, **how))
+
+
+def next_of(done: RunSummary, **how: bool) -> list[str]:
+    return [line.removeprefix("next: ") for line in lines(done, **how) if line.startswith("next: ")]
 
 
 def test_json_has_exact_integers_of_any_size() -> None:
@@ -50,19 +57,24 @@ def test_a_migration_is_told_line_by_line() -> None:
         f"  wishes     10 green, 20 blue, {2**64:,} red converted",
         f"  mana       {2**74:,} credited",
         "  time       61.2 s, 980 users per minute",
+        "next: monitor_migration --report --run 7 says what the users failed for; cure the cause, then "
+        "migrate_users --retry-failed",
+        "next: migrate_users takes up those who were skipped",
     ]
 
 
-def test_a_rollback_is_told_line_by_line() -> None:
-    assert lines(BACK)[:2] == ["run 8 (rollback): completed", "  users      10 handled"]
-    for line in (
+def test_a_rollback_is_told_line_by_line_with_all_figures_in_one_column() -> None:
+    assert lines(BACK)[:-1] == [
+        "run 8 (rollback): completed",
+        "  users       10 handled",
         "  rolled back 9",
-        "  skipped    1 (shortfall 1)",
-        "  wishes     1 green, 0 blue, 0 red given back",
-        "  mana       90 debited",
-        "  shortfall  5 mana had been spent and is written off",
-    ):
-        assert line in lines(BACK)
+        "  skipped     1 (shortfall 1)",
+        "  failed      0",
+        "  wishes      1 green, 0 blue, 0 red given back",
+        "  mana        90 debited",
+        "  shortfall   5 mana had been spent and is written off",
+        "  time        1.0 s, 600 users per minute",
+    ]
 
 
 def test_the_reason_of_an_early_end_is_told() -> None:
@@ -94,3 +106,86 @@ def test_a_dry_run_says_that_nothing_was_written_and_tells_no_speed() -> None:
     assert told[0] == "dry run: nothing was written"
     assert "would be handled" in told[1]
     assert not any("time" in line for line in told)
+    assert not any(line.startswith("next") for line in told)
+
+
+def test_a_run_that_was_interrupted_is_not_called_running_and_the_same_command_goes_on() -> None:
+    told = lines(replace(DONE, status="running"), interrupted=True)
+    assert told[0] == "run 7 (migration): interrupted; what was done stands, the run stays open"
+    assert told[1] == "  users      1,234,567 handled"
+    assert told[-1] == "next: the same command goes on with run 7; migrate_users --stop 7 would end it for good"
+
+
+def test_an_interruption_hides_neither_a_pause_nor_a_rollback() -> None:
+    paused = lines(replace(WELL, status="paused"), interrupted=True)
+    assert (paused[0], paused[-1]) == (
+        "run 7 (migration): paused, interrupted; what was done stands, the run stays open",
+        "next: migrate_users --resume 7, then the same command goes on with it",
+    )
+    back = lines(replace(WELL, status="rolling_back", reason="7 of 50 failed"), interrupted=True)
+    assert back[0].startswith("run 7 (migration): rolling back, interrupted; ")
+    assert back[0].endswith(" - 7 of 50 failed")
+    assert back[-1] == "next: the same command goes on with taking back"
+
+
+def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
+    told = lines(replace(WELL, status="running"), interrupted=True, following=True)
+    assert (told[0], told[-1]) == ("run 7 (migration): running", "next: monitor_migration --watch")
+
+
+@pytest.mark.parametrize(
+    ("done", "steps"),
+    [
+        (WELL, ["validate_migration, then monitor_migration --report --run 7"]),
+        (replace(WELL, run=None), ["validate_migration"]),
+        (
+            replace(WELL, totals=Totals(selected=3, skipped=3, skips=Counter(overflow=3))),
+            ["validate_migration --pre-migration lists what is wrong with those who were skipped"],
+        ),
+        (replace(WELL, totals=Totals(selected=3, skipped=3, skips=Counter(already_migrated=3))), []),
+        (
+            replace(WELL, status="rolled_back", reason="7 of 50 failed"),
+            [
+                "monitor_migration --report --run 7 says what the users failed for; cure the cause, then the same "
+                "command begins anew"
+            ],
+        ),
+        (
+            replace(WELL, status="stopped", reason="breaker tripped: 7 of 50 failed"),
+            [
+                "monitor_migration --report --run 7 says what the users failed for; then rollback_migration --run 7, "
+                "or cure the cause and give the same command again"
+            ],
+        ),
+        (
+            replace(WELL, status="stopped"),
+            [
+                "monitor_migration shows how all stands; the same command opens a new run for those who are left",
+            ],
+        ),
+        (
+            replace(BACK, status="stopped"),
+            ["monitor_migration shows how all stands; the same command takes back the rest"],
+        ),
+        (
+            replace(WELL, status="failed"),
+            ["validate_migration shows what is wrong; do not begin another run before that is clear"],
+        ),
+        (
+            BACK,
+            [
+                "who has spent part of the mana stays migrated; the same command with --on-shortfall write-off gives "
+                "their wishes back too and writes the rest off"
+            ],
+        ),
+        (
+            replace(BACK, totals=Totals(selected=2, failed=2)),
+            [
+                "monitor_migration --report --run 8 says what the users failed for; cure the cause, then the same "
+                "command"
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_useful_next_follows_from_how_the_run_stands(done: RunSummary, steps: list[str]) -> None:
+    assert next_of(done) == steps
