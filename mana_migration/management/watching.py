@@ -71,7 +71,7 @@ class Watch:
         """Yield what there is to see, look after look, until the run is over or a signal comes.
 
         Raises:
-            django.db.Error: the database failed at the first look, or cannot do what is asked.
+            django.db.Error: the database refuses the connection for good, or cannot do what is asked.
         """
         seen, was_open, lost_since = None, False, ""
         while not self._stop.is_set():
@@ -80,18 +80,18 @@ class Watch:
                 trouble = f"the database is back; it was gone from {lost_since}" if lost_since else ""
                 lost_since = ""
             except (DatabaseError, InterfaceError) as error:
-                if seen is None or failures.judge(error) not in _WAITED_OUT:
+                if failures.judge(error) not in _WAITED_OUT:
                     raise
                 lost_since = lost_since or clock(self._now(), self._zone)
+                what = "does not answer" if seen is None else "is lost"
                 reason = one_line(failures.describe(error), 120)
-                trouble = (
-                    f"The database is lost since {lost_since} ({reason}); trying again every {self._interval:g} s."
-                )
+                trouble = f"The database {what} since {lost_since} ({reason}); trying again every {self._interval:g} s."
                 with contextlib.suppress(DatabaseError, InterfaceError):
                     connections[self._using].close()
             was_open = was_open or (seen is not None and seen.is_open)
             over = seen is not None and not seen.is_open and (was_open or self._follow)
-            yield View(seen, trouble, bool(lost_since), waiting=not over and (seen is None or not seen.is_open))
+            nothing_open = not over and (not seen.is_open if seen is not None else not lost_since)
+            yield View(seen, trouble, bool(lost_since), waiting=nothing_open)
             if over and not lost_since:
                 return
             self._stop.wait(self._interval)
@@ -120,7 +120,7 @@ class Watch:
         with self.ended_by_signals(), Live(last, console=console, screen=True, refresh_per_second=4) as live:
             for view in self.views():
                 if view.seen is None:
-                    last = screens.nothing_yet(f"{NO_RUN} Waiting for it; {hint}.")
+                    last = screens.nothing_yet(view.trouble if view.lost else f"{NO_RUN} Waiting for it; {hint}.")
                     live.update(last, refresh=True)
                     continue
                 foot = f"{WAITING}, {hint}" if view.waiting else hint

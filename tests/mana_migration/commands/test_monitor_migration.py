@@ -351,9 +351,31 @@ def test_a_watch_survives_a_lost_database_and_says_when_it_is_back() -> None:
     assert lines[4].startswith("12:00:09 run")
 
 
-def test_a_database_that_was_never_there_is_an_error() -> None:
+def test_a_watch_that_is_begun_while_the_database_is_down_waits_for_it() -> None:
+    run = make_run(status=RunStatus.RUNNING, expected=1000)
+    lines = watched(lost(), lost(), seen(run, 9), stop_after=4)
+    assert lines[0] == (
+        "The database does not answer since 12:00:00 (server closed the connection unexpectedly); "
+        "trying again every 0.001 s."
+    )
+    assert lines[1] == lines[0]
+    assert lines[2] == "the database is back; it was gone from 12:00:00"
+    assert lines[3].startswith("12:00:09 run")
+
+
+def test_nobody_says_that_there_is_no_run_before_the_database_has_said_so() -> None:
+    lines = watched(lost(), None, stop_after=3)
+    assert [line.partition(" (")[0] for line in lines] == [
+        "The database does not answer since 12:00:00",
+        "the database is back; it was gone from 12:00:00",
+        "There is no run yet; start one with migrate_users.",
+    ]
+
+
+def test_a_server_that_refuses_the_connection_for_good_is_an_error() -> None:
+    error = OperationalError("no such table: mana_migration_migrationrun")
     with pytest.raises(OperationalError):
-        watched(lost())
+        watched(error)
 
 
 def test_a_database_that_cannot_answer_is_an_error_even_later() -> None:
@@ -384,13 +406,26 @@ def test_watch_of_a_closed_run_ends_with_0() -> None:
     assert f"run {run.pk} completed" in monitor("--watch", "--run", run.pk)
 
 
-def _terminal(argv: list[str], until: bytes, number: signal.Signals) -> tuple[int, bytes]:
+@pytest.mark.slow
+def test_the_live_screen_waits_for_a_database_that_is_down() -> None:
+    nowhere = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"}
+    ended, shown = _terminal(
+        ["monitor_migration", "--watch", "--interval", "0.2"], b"trying again every", signal.SIGINT, nowhere
+    )
+    assert ended == 130
+    assert b"Connection refused" in shown
+    assert b"Traceback" not in shown
+
+
+def _terminal(
+    argv: list[str], until: bytes, number: signal.Signals, env: dict[str, str] | None = None
+) -> tuple[int, bytes]:
     """Run a command on a terminal of its own, signal it once it has shown something, return its code and output."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "manage.py", *argv],
         cwd=PROJECT,
-        env=manage_environment({"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}),
+        env=manage_environment({"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"} | (env or {})),
         stdin=follower,
         stdout=follower,
         stderr=follower,
