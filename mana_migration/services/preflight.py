@@ -55,10 +55,15 @@ def _check_schema(using: str) -> None:
     executor = MigrationExecutor(connections[using])
     targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in APPS]
     pending = [f"{migration.app_label}.{migration.name}" for migration, _ in executor.migration_plan(targets)]
-    if pending:
-        raise PreflightError(
-            f"database {using!r} lacks the schema migrations {', '.join(pending)}; run: python manage.py migrate"
-        )
+    if not pending:
+        return
+    if not any(app in APPS for app, _ in executor.loader.applied_migrations):
+        raise PreflightError(f"database {using!r} has no tables of this project yet; run: python manage.py migrate")
+    raise PreflightError(
+        f"database {using!r} lacks the schema migrations {', '.join(pending)}, which this code needs; nothing was done. "
+        "End all processes that still work with the old code, then run: python manage.py migrate, then python "
+        "manage.py install_guards, then the same command"
+    )
 
 
 def _check_tables(using: str) -> None:

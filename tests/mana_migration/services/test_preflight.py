@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.migrations.recorder import MigrationRecorder
 
 from mana_migration import guards
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
@@ -29,6 +30,27 @@ def test_another_database_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(connection, "vendor", "oracle")
     with pytest.raises(PreflightError, match="works on PostgreSQL and SQLite only"):
         preflight.check()
+
+
+def test_new_code_on_the_old_schema_says_what_is_to_be_done_and_in_which_order() -> None:
+    recorder = MigrationRecorder(connection)
+    recorder.record_unapplied("mana_migration", "0003_chain")
+    with pytest.raises(PreflightError) as caught:
+        preflight.check(read_only=True)
+    assert str(caught.value) == (
+        "database 'default' lacks the schema migrations mana_migration.0003_chain, which this code needs; nothing was "
+        "done. End all processes that still work with the old code, then run: python manage.py migrate, then python "
+        "manage.py install_guards, then the same command"
+    )
+
+
+def test_a_database_without_any_of_the_tables_is_said_to_be_new() -> None:
+    recorder = MigrationRecorder(connection)
+    for app, name in recorder.applied_migrations():
+        if app in preflight.APPS:
+            recorder.record_unapplied(app, name)
+    with pytest.raises(PreflightError, match="has no tables of this project yet; run: python manage.py migrate$"):
+        preflight.check(read_only=True)
 
 
 def test_every_missing_table_is_named() -> None:
