@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from mana_migration.domain.progress import rates_over_time
 from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, Stage, UserDetail
 from mana_migration.domain.validation import BY_ID
 from mana_migration.reports.facts import controls_words
 from mana_migration.reports.formatting import number, one_line
 
 Cell = int | float | str | datetime | None
+
+#: Lines of the table of users over time; the JSON has all points.
+SPEED_ROWS: Final = 20
 
 #: Columns that hold seconds, shares and moments are named so; all other numbers are counts or amounts.
 USER_COLUMNS: Final = UserDetail._fields
@@ -200,9 +204,30 @@ def _durations(report: RunReport) -> Section:
 
 
 def _speed(report: RunReport) -> Section:
-    handled = dict(report.performance.progress)
-    rows = [(at, handled.get(at), round(rate, 1)) for at, rate in report.performance.users_per_minute]
-    return Section("speed", "Users over time", "", ("time", "users handled so far", "users per minute"), rows)
+    start = report.snapshot.started_at
+    shown = _thinned(start, report.performance.progress)
+    rates = rates_over_time(start, shown)
+    rows = [(at, users, round(rate, 1)) for (at, users), (_, rate) in zip(shown, rates, strict=True)]
+    columns = ("time", "users handled so far", "users per minute")
+    return Section("speed", "Users over time", "", columns, rows if len(rows) > 1 else [])
+
+
+def _thinned(start: datetime, series: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, int]]:
+    """Return points of a series with at least a second between them, evenly spread, at most SPEED_ROWS; the last is in.
+
+    A time is written to the second, so that of points that are closer nobody could tell which is which.
+    """
+    if not series:
+        return []
+    end = series[-1][0]
+    least = max((end - start).total_seconds() / SPEED_ROWS, 1.0) * 0.999  # the points are not quite evenly spread
+    found: list[tuple[datetime, int]] = []
+    for at, users in reversed(series):
+        before = found[-1][0] if found else None
+        far_enough = before is None or (before - at).total_seconds() >= least
+        if far_enough and (before is None or (at - start).total_seconds() >= least):
+            found.append((at, users))
+    return found[::-1]
 
 
 def _slowest(report: RunReport) -> Section:

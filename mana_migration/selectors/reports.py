@@ -140,7 +140,7 @@ def _problem_classes(run: MigrationRun, counts: Mapping[str, int], status: str, 
 
 def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performance:
     """Read every batch once; only their durations, eight bytes each, stay in memory."""
-    durations, spread = array("d"), _Spread(seen.started_at, seen.last_progress)
+    durations, spread = array("d"), _Spread(seen.started_at, seen.last_progress, seen.batches)
     slowest: list[tuple[float, int, BatchLine]] = []
     last = 0
     while True:
@@ -174,25 +174,30 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
 
 
 class _Spread:
-    """Users by the time at which they were done, in as many equal parts of the run's time as a chart can show."""
+    """Users by the time at which they were done, in as many equal parts of the run's time as a chart can show.
 
-    def __init__(self, start: datetime, end: datetime | None) -> None:
+    A run of few batches has no more parts than batches: what lies between two of them says nothing.
+    """
+
+    def __init__(self, start: datetime, end: datetime | None, batches: int) -> None:
         self._start, self._end = start, end or start
-        self._parts = [0] * POINTS
+        self._parts = [0] * max(1, min(POINTS, batches))
 
     def add(self, at: datetime | None, users: int) -> None:
         """Count the users of one batch."""
         whole = (self._end - self._start).total_seconds()
         passed = (at - self._start).total_seconds() if at else 0.0
-        place = -(-passed * POINTS // whole) - 1 if whole > 0 else 0
-        self._parts[int(min(max(place, 0), POINTS - 1))] += users
+        count = len(self._parts)
+        place = -(-passed * count // whole) - 1 if whole > 0 else 0
+        self._parts[int(min(max(place, 0), count - 1))] += users
 
     def series(self) -> list[tuple[datetime, int]]:
         """Return (time, users done by then); empty where nothing was done."""
         if not any(self._parts):
             return []
-        step = (self._end - self._start) / POINTS
-        ends = [*(self._start + step * number for number in range(1, POINTS)), self._end]
+        count = len(self._parts)
+        step = (self._end - self._start) / count
+        ends = [*(self._start + step * number for number in range(1, count)), self._end]
         return list(zip(ends, accumulate(self._parts), strict=True))
 
 

@@ -60,8 +60,8 @@ def _check_schema(using: str) -> None:
     if not any(app in APPS for app, _ in executor.loader.applied_migrations):
         raise PreflightError(f"database {using!r} has no tables of this project yet; run: python manage.py migrate")
     raise PreflightError(
-        f"database {using!r} lacks the schema migrations {', '.join(pending)}, which this code needs; nothing was done. "
-        "End all processes that still work with the old code, then run: python manage.py migrate, then python "
+        f"database {using!r} lacks the schema migrations {', '.join(pending)}, which this code needs; nothing was "
+        "done. End all processes that still work with the old code, then run: python manage.py migrate, then python "
         "manage.py install_guards, then the same command"
     )
 

@@ -49,7 +49,7 @@ def test_a_database_without_any_of_the_tables_is_said_to_be_new() -> None:
     for app, name in recorder.applied_migrations():
         if app in preflight.APPS:
             recorder.record_unapplied(app, name)
-    with pytest.raises(PreflightError, match="has no tables of this project yet; run: python manage.py migrate$"):
+    with pytest.raises(PreflightError, match=r"has no tables of this project yet; run: python manage.py migrate$"):
         preflight.check(read_only=True)
 
 
