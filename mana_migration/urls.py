@@ -16,6 +16,7 @@ urlpatterns = [
     path("runs/<int:run_id>/pause", actions.pause, name="pause"),
     path("runs/<int:run_id>/resume", actions.resume, name="resume"),
     path("runs/<int:run_id>/stop", actions.stop, name="stop"),
+    path("runs/<int:run_id>/send-again", actions.send_again, name="send_again"),
     path("runs/<int:run_id>/rollback", actions.roll_back_run, name="rollback_run"),
     path("runs/<int:run_id>/report", reports.report, name="report"),
     path("runs/<int:run_id>/report/<str:kind>", reports.download, name="download"),

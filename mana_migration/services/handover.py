@@ -15,11 +15,12 @@ from mana_migration import conf
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import ProgressCallback, RunSummary
 from mana_migration.engine import failures
+from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import broker, migrate, preflight, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
-from mana_migration.states import OPEN_STATUSES, RunStatus
+from mana_migration.states import OPEN_STATUSES, EventKind, RunStatus
 
 WORKER_COMMAND: Final = "python manage.py work_migration"
 
@@ -56,6 +57,37 @@ def ask_for_rollback(options: RollbackOptions, *, actor: Actor, using: str = "de
     return _hand_over(rollback.open_rollback(options, actor=actor, using=using), using)
 
 
+def check_send_again(run_id: int, using: str = "default") -> MigrationRun:
+    """Return the open run whose message can be sent once more.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        RunConflictError: workers here look for runs themselves, or the run is closed or paused.
+    """
+    run = runs.get_run(run_id, using=using)
+    if conf.executor() != CELERY:
+        raise RunConflictError(f"workers find run {run.pk} by themselves: start one with {worker_command(using)}")
+    if not run.is_open:
+        raise RunConflictError(f"run {run.pk} is {run.get_status_display().lower()}: nothing is left to do")
+    if run.status == RunStatus.PAUSED:
+        raise RunConflictError(f"run {run.pk} is paused: resume it, and its workers go on")
+    return run
+
+
+def send_again(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> MigrationRun:
+    """Send the workers the message of an open run once more, in case it was lost; one too many does no harm.
+
+    Raises:
+        RunNotFoundError, RunConflictError: see ``check_send_again``.
+        PreflightError, UsageError, BrokerUnavailableError: it cannot be sent now.
+    """
+    run = check_send_again(run_id, using)
+    _check(using)
+    message = f"sent to the workers again: {reason}" if reason else "sent to the workers again"
+    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=message, using=using)
+    return _hand_over(run, using)
+
+
 def worker_command(using: str = "default") -> str:
     """Return how to start a worker that takes up what pages ask for."""
     if conf.executor() == CELERY:
@@ -78,7 +110,7 @@ def _check(using: str) -> None:
 
 
 def _hand_over(run: MigrationRun, using: str) -> MigrationRun:
-    """Send a run that was just opened to the workers, once it can be seen by them; a page does not follow it."""
+    """Send a run to the workers, once it can be seen by them; a page does not follow it."""
     if conf.executor() == CELERY:
         transaction.on_commit(lambda: broker.send(run, using=using, times=conf.celery_workers()), using=using)
     return run

@@ -183,6 +183,40 @@ def stop(request: HttpRequest, run_id: int) -> HttpResponseBase:
     return _change(request, run_id, "stop")
 
 
+# --- Send again -------------------------------------------------------------------------------------------------------
+
+
+@require_POST
+@staff_only("mana_migration.resume_run")
+def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    """Send the workers the message of an open run once more, which may be lost."""
+    using = alias_of(request)
+    run = _run(request, run_id)
+    page = address(request, "run", run.pk)
+
+    def prepare() -> Mapping[str, Any]:
+        handover.check_send_again(run.pk, using)
+        return {"run": run, "totals": totals_of([run], using=using)[run.pk], "action": "send_again"}
+
+    def perform(reason: str) -> tuple[str, str]:
+        handover.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
+        return f"Run {run.pk} is sent to the workers again.", page
+
+    return ask(
+        request,
+        Question(
+            action="send_again",
+            target=f"{using}:{run.pk}",
+            title=f"Send run {run.pk} to the workers again?",
+            button=f"Send run {run.pk} again",
+            template="confirm_change.html",
+            back=page,
+            prepare=prepare,
+            perform=perform,
+        ),
+    )
+
+
 # --- Start ------------------------------------------------------------------------------------------------------------
 
 

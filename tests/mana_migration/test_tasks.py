@@ -19,11 +19,11 @@ from django.test import Client
 
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.services import broker, dispatch, handover, runs
+from mana_migration.services import broker, dispatch, handover, migrate, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
 from mana_migration.states import RunKind
-from tests.mana_migration.running import balanced, people, planted, refusal, status, told
+from tests.mana_migration.running import balanced, people, planted, refusal, status, told, wallet
 from tests.support.commands import PROJECT, manage_environment, run_manage
 from tests.support.oracle import assert_nothing_changes
 from tests.support.processes import Running, manage, run
@@ -457,6 +457,26 @@ def test_buttons_hand_the_run_to_the_workers_where_a_setting_says_so(crew: list[
     assert refused.status_code == 409
     assert "does not answer" in refused.content.decode()
     assert MigrationRun.objects.count() == 2
+
+
+@committed
+def test_a_run_whose_message_was_lost_is_sent_again_from_its_page_and_twice_does_no_harm(
+    crew: list[Worker], settings: Any
+) -> None:
+    settings.MANA_MIGRATION_EXECUTOR = "celery"
+    keys = people(30)
+    with balanced():
+        opened = migrate.start(MigrationOptions(), actor=Actor("sam", "web-1"))  # its message never arrived
+        get_user_model().objects.create_superuser("boss", password="x" * 16)
+        client = Client()
+        client.login(username="boss", password="x" * 16)
+        page = f"/migration/runs/{opened.pk}/send-again"
+        tokens = [client.post(page).context["token"] for _ in range(2)]
+        answers = [client.post(page, {"token": token, "reason": "lost"}).status_code for token in tokens]
+        assert set(answers) <= {302, 409}  # the second is refused where the first was quick
+        assert answers[0] == 302
+        until(lambda: status(opened.pk) == "completed")
+    assert all(wallet(key)[4] for key in keys)
 
 
 @pytest.mark.django_db

@@ -3,16 +3,18 @@
 import html
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core import signing
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.models import MigrationRun, RunEvent, UserMigration
-from mana_migration.services import migrate
+from mana_migration.services import broker, migrate
 from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind, RunKind, RunStatus
 from mana_migration.views import confirmation
@@ -91,6 +93,65 @@ def test_a_change_that_the_status_does_not_allow_is_refused(action: str, status:
     assert response.status_code == (200 if status in allowed else 409)
     assert ('name="token"' in response.content.decode()) == (status in allowed)
     assert before != after
+
+
+@pytest.fixture
+def sent(settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Let workers be sent messages; return the run and the number of each that is sent."""
+    found: list[tuple[int, int]] = []
+    settings.MANA_MIGRATION_EXECUTOR = "celery"
+    monkeypatch.setattr(broker, "check", lambda: None)
+    monkeypatch.setattr(broker, "send", lambda run, *, using, times: found.append((run.pk, times)))
+    return found
+
+
+def test_a_run_whose_message_was_lost_is_sent_again(
+    sign_in: SignIn, sent: list[tuple[int, int]], django_capture_on_commit_callbacks: Any
+) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("resume_run", name="sam")
+    asked = client.post(url("send_again", run.pk))
+    assert (asked.status_code, sent) == (200, [])
+    assert "no harm is done" in text_of(asked)
+    with django_capture_on_commit_callbacks(execute=True):
+        done = client.post(url("send_again", run.pk), {"token": token_of(asked), "reason": "Redis was emptied"})
+    assert (done.status_code, done.headers["Location"]) == (302, url("run", run.pk))
+    assert sent == [(run.pk, 1)]
+    event = RunEvent.objects.get(run=run, kind=EventKind.RESUMED_WORK)
+    assert (event.actor, event.message) == ("sam", "sent to the workers again: Redis was emptied")
+
+
+@pytest.mark.parametrize(
+    "status", [status for status in RunStatus if status not in (RunStatus.RUNNING, RunStatus.CHECKING)]
+)
+def test_only_a_run_that_workers_can_do_is_sent_again(
+    status: RunStatus, sign_in: SignIn, sent: list[tuple[int, int]]
+) -> None:
+    run = make_run(status=status)
+    response = sign_in("resume_run").post(url("send_again", run.pk))
+    assert (response.status_code, sent) == (409, [])
+
+
+def test_where_workers_look_for_runs_themselves_nothing_is_sent_again(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    response = sign_in("resume_run").post(url("send_again", run.pk))
+    assert response.status_code == 409
+    assert "start one with python manage.py work_migration" in text_of(response)
+
+
+def test_the_button_is_there_for_who_may_when_nobody_works_and_messages_are_sent(
+    sign_in: SignIn, settings: Any
+) -> None:
+    run = make_run(status=RunStatus.RUNNING, created_at=timezone.now() - timedelta(minutes=5))
+    button = f'action="{url("send_again", run.pk)}"'
+    boss, viewer = sign_in("resume_run", name="boss"), sign_in(name="viewer")
+    assert button not in boss.get(url("run", run.pk)).content.decode()
+    settings.MANA_MIGRATION_EXECUTOR = "celery"
+    for page in (url("run", run.pk), url("run_fragment", run.pk), url("overview")):
+        assert button in boss.get(page).content.decode(), page
+        seen = viewer.get(page).content.decode()
+        assert button not in seen, page
+        assert f"--join {run.pk} --executor celery" in seen, page
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "\n\t", "\x00\x1b"])
