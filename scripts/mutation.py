@@ -4,19 +4,18 @@
     python scripts/mutation.py breaker rates         those whose names contain a word
     python scripts/mutation.py posting --every 5     one in five of the changes
 
-The changes are Cosmic Ray's, and changes of the SQL inside texts, which Cosmic Ray leaves alone and where most of this
-project's arithmetic is. One that leaves the meaning as it is (an annotation, how an argument is passed) is not
-counted. Each change is tried in a fork of a process that has loaded everything but this project, with a few fast tests
-chosen for the module, on SQLite. It prints a Markdown table and the changes that no test noticed, and ends with 1 if
-there are more of those than --survivors.
+The changes are Cosmic Ray's, changes of the SQL inside texts, which Cosmic Ray leaves alone and where most of this
+project's arithmetic is, and values that get into HTML unescaped. One that leaves the meaning as it is (an annotation,
+how an argument is passed) is not counted. Each change is tried in a fork of a process that has loaded everything and
+seen the tests pass (see trials.py), with a few fast tests chosen for the module, on SQLite; with --postgres those that
+survive there are tried on PostgreSQL as well. It prints a Markdown table and the changes that no test noticed, and ends
+with 1 if there are more of those than --survivors.
 """
 
 import argparse
-import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import io
 import itertools
 import os
 import re
@@ -25,24 +24,37 @@ import signal
 import sys
 import tempfile
 import time
-import tokenize
 import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import hypothesis
 import pytest
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator, operator_names
+from mutants import Change, changes_of
+from trials import LEAST_PATIENCE, PATIENCE, QUICK, changed_function, try_warm
 
 PROJECT = Path(__file__).resolve().parent.parent
 
 #: Everything that can happen to a user, with the oracle after each step: the quickest to notice a wrong balance.
 ECONOMY = "tests/support/test_oracle.py::test_nothing_that_the_product_does_breaks_a_rule"
+
+#: Modules that build HTML, and of which only that is changed: what gets into it unescaped.
+BUILDERS = (
+    "mana_migration/templatetags/mana.py",
+    "mana_migration/reports/charts.py",
+    "mana_migration/admin/lists.py",
+    "mana_migration/admin/runs.py",
+    "mana_migration/admin/users.py",
+    "wishes/admin.py",
+)
+
+CHECKS = (
+    "tests/mana_migration/services/test_findings.py",
+    "tests/mana_migration/services/test_validation.py",
+    # findings.txt says the same of each, and more
+    "--deselect=tests/mana_migration/services/test_validation.py::test_every_planted_violation_is_seen_by_its_check",
+)
 
 #: The modules whose mistakes cost money or open a door, each with tests that are quick and close to it.
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -51,6 +63,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "mana_migration/domain/pacing.py": ("tests/mana_migration/domain/test_pacing.py",),
     "mana_migration/domain/pressure.py": ("tests/mana_migration/domain/test_pressure.py",),
     "mana_migration/reports/cells.py": ("tests/mana_migration/reports/test_cells.py",),
+    **dict.fromkeys(BUILDERS, ("tests/mana_migration/test_escaping.py",)),
     "wishes/posting.py": (
         ECONOMY,
         "tests/mana_migration/engine/test_conversion.py",
@@ -60,62 +73,28 @@ TARGETS: dict[str, tuple[str, ...]] = {
     ),
     "mana_migration/engine/conversion.py": (
         ECONOMY,
+        "tests/mana_migration/engine/test_terms_of_statements.py",
         "tests/mana_migration/engine/test_conversion.py",
         "tests/mana_migration/services/test_dry_run.py",
         "tests/mana_migration/services/test_named.py",
     ),
     "mana_migration/engine/reversal.py": (
         ECONOMY,
+        "tests/mana_migration/engine/test_terms_of_reversals.py",
         "tests/mana_migration/engine/test_reversal.py",
         "tests/mana_migration/services/test_rollback.py",
     ),
-    "mana_migration/engine/integrity/wallets.py": ("tests/mana_migration/services/test_validation.py",),
-    "mana_migration/engine/integrity/ledger.py": ("tests/mana_migration/services/test_validation.py",),
-    "mana_migration/engine/integrity/records.py": ("tests/mana_migration/services/test_validation.py",),
-    "mana_migration/engine/integrity/value.py": ("tests/mana_migration/services/test_validation.py",),
-    "mana_migration/engine/integrity/states.py": ("tests/mana_migration/services/test_validation.py",),
+    **{
+        f"mana_migration/engine/integrity/{module}.py": CHECKS
+        for module in ("wallets", "ledger", "records", "value", "states", "runs", "counting", "findings", "scope")
+    },
 }
 
 #: Modules that are plain Python, as are their tests: no settings, no database, no plugin is needed.
 PLAIN = re.compile(r"domain/|wishes/rates|reports/cells")
 
-#: Words of SQL, and what they become.  A space on each side keeps to operators.
-SQL_CHANGES: tuple[tuple[str, str], ...] = (
-    (" + ", " - "),
-    (" - ", " + "),
-    (" AND ", " OR "),
-    (" OR ", " AND "),
-    (" = ", " <> "),
-    (" <> ", " = "),
-    (" < ", " <= "),
-    (" < ", " > "),
-    (" > ", " >= "),
-    (" > ", " < "),
-    (" <= ", " < "),
-    (" >= ", " > "),
-    ("IS NULL", "IS NOT NULL"),
-    ("IS NOT NULL", "IS NULL"),
-    ("NOT EXISTS", "EXISTS"),
-    ("WHERE NOT ", "WHERE "),
-    ("-debit", "debit"),
-    (" = 0", " = 1"),
-    ("THEN 0", "THEN 1"),
-    ("ELSE 0", "ELSE 1"),
-    (" DESC", " ASC"),
-)
-SQL = re.compile(r"\b(SELECT|WHERE|UPDATE|INSERT|DELETE|FROM|CASE|WHEN|AND|OR|NULL|EXISTS|BETWEEN)\b|\w\.\w+ [-<>=+]")
-#: After so many times what the tests take without a change, and never before so many seconds, a change is taken to have
-#: made them endless, which they notice.
-PATIENCE, LEAST_PATIENCE = 5, 60
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of a module: where, what, and the module's text with it."""
-
-    line: int
-    what: str
-    text: str
+#: How many changes were tried, which no test noticed, and the seconds that it took.
+Outcome = tuple[int, list[Change], float]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,22 +103,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", help="parts of the modules' names; none is all of them")
     parser.add_argument("--every", type=int, default=1, help="try one in so many changes (default 1: all)")
     parser.add_argument("--survivors", type=int, default=0, help="how many unnoticed changes are accepted (default 0)")
+    parser.add_argument("--postgres", action="store_true", help="try what survives on SQLite on PostgreSQL as well")
     parser.add_argument("--list", action="store_true", help="only count the changes")
     options = parser.parse_args(arguments)
     os.chdir(PROJECT)
     sys.path.insert(0, str(PROJECT))
     chosen = [name for name in TARGETS if not options.words or any(word in name for word in options.words)]
-    changes = {name: list(itertools.islice(changes_of(Path(name)), 0, None, options.every)) for name in chosen}
+    changes = {
+        name: list(itertools.islice(changes_of(Path(name), escaping_alone=name in BUILDERS), 0, None, options.every))
+        for name in chosen
+    }
     if options.list:
         for name, found in changes.items():
             print(f"{name}: {len(found)}")
         return 0
     load_libraries()
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        return report({name: try_all(name, found, Path(folder)) for name, found in changes.items()}, options)
+        return report({name: try_all(name, found, Path(folder), options) for name, found in changes.items()}, options)
 
 
-def report(outcomes: dict[str, tuple[int, list[Change], float]], options: argparse.Namespace) -> int:
+def report(outcomes: dict[str, Outcome], options: argparse.Namespace) -> int:
     """Print the table and the survivors."""
     print("| module | changes | noticed | share | seconds |\n| --- | ---: | ---: | ---: | ---: |")
     for name, (count, survivors, seconds) in outcomes.items():
@@ -150,81 +133,6 @@ def report(outcomes: dict[str, tuple[int, list[Change], float]], options: argpar
         for change in survivors:
             print(f"{name}:{change.line}: {change.what}")
     return int(sum(len(survivors) for _, survivors, _ in outcomes.values()) > options.survivors)
-
-
-# --- The changes ------------------------------------------------------------------------------------------------------
-
-
-def changes_of(path: Path) -> Iterator[Change]:
-    """Yield every change of a module that changes what it means, each once."""
-    text = path.read_text()
-    seen = {meaning(text)}
-    for change in itertools.chain(of_cosmic_ray(text), of_sql(text)):
-        try:
-            now = meaning(change.text)
-        except SyntaxError:
-            continue
-        if now not in seen:
-            seen.add(now)
-            yield change
-
-
-def meaning(text: str) -> str:
-    """Return what is left of a module without annotations, docstrings and the marks of how arguments are passed."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        if isinstance(node, ast.arguments):  # by place or by name is how, not what
-            node.args, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
-            node.defaults = [*node.defaults, *(default for default in node.kw_defaults if default)]
-            node.kwonlyargs, node.kw_defaults = [], []
-        if isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(None)
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [one for one in body if not is_text(one)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def is_text(node: ast.AST) -> bool:
-    """Say whether a statement is a text and nothing else."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def of_cosmic_ray(text: str) -> Iterator[Change]:
-    """Yield the changes that Cosmic Ray's operators make."""
-    tree = get_ast(text)
-    for name in operator_names():
-        operator_class = get_operator(name)
-        if operator_class.arguments():
-            continue
-        operator: Any = operator_class()
-        positions = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
-        for occurrence, (start, _) in enumerate(positions):
-            changed = mutate_code(text, operator, occurrence)
-            if changed is not None:
-                yield Change(start[0], name.removeprefix("core/"), changed)
-
-
-def of_sql(text: str) -> Iterator[Change]:
-    """Yield the changes of SQL in texts."""
-    lines = text.splitlines(keepends=True)
-    offsets = list(itertools.accumulate((len(line) for line in lines), initial=0))
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type != tokenize.STRING or token.string.lstrip("rf").startswith('"""') or not SQL.search(token.string):
-            continue
-        begin = offsets[token.start[0] - 1] + token.start[1]
-        for old, new in SQL_CHANGES:
-            for found in re.finditer(re.escape(old), token.string):
-                place = begin + found.start()
-                yield Change(
-                    token.start[0],
-                    f"{old.strip()} -> {new.strip()} in {token.string[max(0, found.start() - 25) : found.end() + 25]}",
-                    text[:place] + new + text[place + len(old) :],
-                )
 
 
 # --- The trials -------------------------------------------------------------------------------------------------------
@@ -243,23 +151,74 @@ def load_libraries() -> None:
             continue
 
 
-def try_all(name: str, changes: list[Change], folder: Path) -> tuple[int, list[Change], float]:
+def try_all(name: str, changes: list[Change], folder: Path, options: argparse.Namespace) -> Outcome:
     """Try the changes of one module; return how many there were, which survived, and the seconds that it took."""
     begun = time.monotonic()
-    template = folder / "template.sqlite3"
+    original = Path(name).read_text()
+    warm: list[tuple[Change, tuple[str, ...]]] = []
+    cold: list[Change] = []
+    for change in changes:
+        function = None if PLAIN.search(name) else changed_function(original, change.text)
+        if function is None:
+            cold.append(change)
+        else:
+            warm.append((change, function))
+    survivors = try_in_functions(name, warm, "sqlite")
+    if survivors and options.postgres:
+        survivors = try_in_functions(name, survivors, "postgres")
+    left = [change for change, _ in survivors] + try_around_functions(name, cold, folder)
+    return len(changes), sorted(left, key=lambda change: change.line), time.monotonic() - begun
+
+
+def try_in_functions(
+    name: str, changes: list[tuple[Change, tuple[str, ...]]], database: str
+) -> list[tuple[Change, tuple[str, ...]]]:
+    """Return the changes of functions' code that no test notices on one database."""
+    if not changes:
+        return []
+    told = try_warm(name, [change for change, _ in changes], [path for _, path in changes], TARGETS[name], database)
+    first = next(told, {"problem": "the tests could not be run"})
+    if "problem" in first:
+        raise SystemExit(f"{name} on {database}: fails before anything is changed: {first['problem']}")
+    say(
+        f"{name} on {database}: {first['tests']} tests in {first['seconds']:.1f} s, {len(changes)} changes of functions"
+    )
+    survivors = []
+    count = 0
+    for count, outcome in enumerate(told, 1):
+        change = changes[outcome["change"]][0]
+        if outcome["survived"]:
+            survivors.append(changes[outcome["change"]])
+            say(f"{name}:{change.line}: survived {outcome['tests']} tests on {database}: {change.what}")
+        if count % 25 == 0:
+            say(f"{name} on {database}: {count} of {len(changes)}, {len(survivors)} unnoticed")
+    if count < len(changes):
+        raise SystemExit(f"{name} on {database}: only {count} of {len(changes)} changes were tried")
+    return survivors
+
+
+def try_around_functions(name: str, changes: list[Change], folder: Path) -> list[Change]:
+    """Return the changes, of any kind, that no test notices in processes that import the changed module."""
+    if not changes:
+        return []
+    begun = time.monotonic()
+    template = folder / f"{name.replace('/', '.')}.sqlite3"
     tests = TARGETS[name]
     original = Change(0, "nothing", Path(name).read_text())
     if not passes(name, original, tests, template, seconds=3600, keep=True):
         raise SystemExit(f"{', '.join(tests)}: fails before anything is changed")
     patience = max(LEAST_PATIENCE, round(PATIENCE * (time.monotonic() - begun)))
     survivors = []
-    for number, change in enumerate(changes, 1):
+    for change in changes:
         if passes(name, change, tests, template, seconds=patience):
             survivors.append(change)
-            print(f"{name}:{change.line}: survived: {change.what}", file=sys.stderr, flush=True)
-        if number % 25 == 0:
-            print(f"{name}: {number} of {len(changes)}, {len(survivors)} unnoticed", file=sys.stderr, flush=True)
-    return len(changes), survivors, time.monotonic() - begun
+            say(f"{name}:{change.line}: survived: {change.what}")
+    return survivors
+
+
+def say(text: str) -> None:
+    """Tell how it goes on."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def passes(
@@ -292,7 +251,7 @@ def run_tests(name: str, change: Change, tests: tuple[str, ...], template: Path,
             os.dup2(silent, descriptor)
 
     # a slow machine is no notice of a change
-    hypothesis.settings.register_profile("mutation", deadline=None, derandomize=True)
+    hypothesis.settings.register_profile("mutation", QUICK)
     hypothesis.settings.load_profile("mutation")
     if PLAIN.search(name):
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"

@@ -62,7 +62,8 @@ def count_balances(
 ) -> dict[str, int]:
     """Count orphaned_mana and, unless only unmigrated wallets are looked at, ledger_mismatch; in one pass.
 
-    ``entries``: how many there are in all; fewer with a wallet betray those without one, who count as well.
+    Users with entries and without a wallet count as well: among those named, or among all, where ``entries``, how many
+    there are altogether, are more than those with a wallet.
     """
     vendor = connection.vendor
     joined = "COALESCE(SUM(x.entries), 0)"
@@ -75,7 +76,7 @@ def count_balances(
     orphaned, mismatched, seen = map(int, row)
     if unmigrated_only:
         return {"orphaned_mana": orphaned}
-    if scope.everybody and entries not in (None, seen):
+    if scope.users or (scope.everybody and entries not in (None, seen)):
         mismatched += _count(connection, _strays(scope), scope)
     return {"orphaned_mana": orphaned, "ledger_mismatch": mismatched}
 
