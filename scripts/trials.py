@@ -75,7 +75,7 @@ def plain_function(found: Any) -> FunctionType:
         elif isinstance(found, staticmethod | classmethod):
             found = found.__func__
         else:
-            found = found.__wrapped__
+            found = found.__wrapped__ if hasattr(found, "__wrapped__") else found.func
     return found
 
 
