@@ -9,15 +9,23 @@ from typing import BinaryIO, Final
 
 from mana_migration.domain.report import RunReport
 from mana_migration.files import free_name, new_file, refuse_taken
-from mana_migration.reports import report_csv, report_html, report_json, report_xlsx
+from mana_migration.reports import report_csv, report_html, report_json
 
 Writer = Callable[[RunReport, BinaryIO], None]
+
+
+def _write_xlsx(report: RunReport, stream: BinaryIO) -> None:
+    # its library alone would be a fifth of the start of every command
+    from mana_migration.reports import report_xlsx  # noqa: PLC0415
+
+    report_xlsx.write(report, stream)
+
 
 _WRITERS: Final[Mapping[str, Writer]] = {
     "json": report_json.write,
     "csv": report_csv.write_users,
     "html": report_html.write,
-    "xlsx": report_xlsx.write,
+    "xlsx": _write_xlsx,
 }
 
 #: The formats a report can be written in.

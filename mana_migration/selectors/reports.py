@@ -31,7 +31,7 @@ from mana_migration.domain.report import (
 )
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
-from mana_migration.engine import totals
+from mana_migration.engine import dialect, totals
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
@@ -69,6 +69,7 @@ def open_report(
         run = find_run(using, run_id)
         if run is None:
             raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
+        dialect.read_whole_tables(connections[using])
         seen = run_snapshot(using, run.pk)
         if seen is not None:
             yield _gather(run, seen, using, validation)
@@ -76,8 +77,7 @@ def open_report(
 
 def _gather(run: MigrationRun, seen: RunSnapshot, using: str, validation: ValidationReport | None) -> RunReport:
     connection = connections[using]
-    sums = record_sums.record_sums(connection, run)
-    shortfall_users, shortfalls = record_sums.largest_shortfalls(connection, run, SHORTFALLS)
+    sums, sizes, shortfalls = record_sums.record_sums(connection, run)
     records = sum(part.users for part in sums)
     return RunReport(
         generated_at=seen.taken_at,
@@ -88,12 +88,12 @@ def _gather(run: MigrationRun, seen: RunSnapshot, using: str, validation: Valida
         records_deleted=max(0, seen.totals.selected - records),
         errors=_problem_classes(run, seen.totals.errors, UserStatus.FAILED, using),
         skips=_problem_classes(run, seen.totals.skips, UserStatus.SKIPPED, using),
-        sizes=record_sums.size_classes(connection, run),
+        sizes=sizes,
         performance=_performance(run, seen, using),
         stages=_stages(using),
         reversals=_reversals(sums, rollback=run.kind == RunKind.ROLLBACK),
-        shortfalls=shortfalls,
-        shortfall_users=shortfall_users,
+        shortfalls=record_sums.largest_shortfalls(connection, run, SHORTFALLS) if shortfalls else [],
+        shortfall_users=shortfalls,
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
         details=RunDetails.of(run, using),

@@ -24,7 +24,7 @@ from mana_migration.domain.validation import (
     ValidationReport,
     checks_of,
 )
-from mana_migration.engine import chain
+from mana_migration.engine import chain, dialect
 from mana_migration.engine.integrity import wallets
 from mana_migration.engine.integrity.counting import Counts, Look, count, look_at
 from mana_migration.engine.integrity.findings import findings_in
@@ -79,6 +79,8 @@ def validate(
     chains = chains and phase != PRE and not users
     checks = _checks(using, phase, run, chains=chains)
     with read_only_snapshot(using):
+        if not users:
+            dialect.read_whole_tables(connections[using])
         scope = Scope(users=tuple(users), run=run)
         look = look_at(using, connections[using], phase, scope, _terms(using, run))
         found = count(look)

@@ -8,18 +8,29 @@ from typing import Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine import dialect
-from mana_migration.engine.integrity.ledger import CONVERTED, entry_of_record
+from mana_migration.engine.integrity.ledger import entry_of_record
 from mana_migration.engine.integrity.scope import Scope, rows
+from mana_migration.states import UserStatus
 from wishes.rates import BIGINT_MAX, COLOURS, RATE_MAX
 
-#: Figures summed over records, by name.
-_FIGURES: Final = {"green": "r.green", "blue": "r.blue", "red": "r.red", "mana": "r.mana_credited"}
-_REVERSED: Final = {"debited": "COALESCE(r.mana_debited, 0)", "shortfall": "COALESCE(r.shortfall, 0)"}
+#: Figures summed over records, by name: of conversions, and of those that were taken back.
+_CONVERTED: Final = {
+    "green": "r.green",
+    "blue": "r.blue",
+    "red": "r.red",
+    "mana": "r.mana_credited",
+    "credited_entries": "CASE WHEN r.mana_credited <> 0 THEN COALESCE(e.amount, 0) ELSE 0 END",
+}
+_REVERSED: Final = {
+    "debited": "COALESCE(r.mana_debited, 0)",
+    "shortfall": "COALESCE(r.shortfall, 0)",
+    "debited_entries": "CASE WHEN COALESCE(r.mana_debited, 0) <> 0 THEN COALESCE(-v.amount, 0) ELSE 0 END",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RecordSums:
-    """Records of one run that the same rollback took back (None: none did): numbers, and exact sums by name.
+    """Records of one run with one status that the same rollback took back (None: none did): numbers, and exact sums.
 
     Sums are over conversions that took place.  ``credited_entries`` and ``debited_entries`` are what the records' own
     entries in the ledger say.
@@ -85,56 +96,62 @@ def _of_run(scope: Scope) -> str:
     return people if scope.run is None else f"{people} AND (r.run_id = %(run)s OR r.reversal_run_id = %(run)s)"
 
 
-_CREDITED: Final = f"({CONVERTED} AND r.mana_credited <> 0)"
-_DEBITED: Final = "(r.status = 'rolled_back' AND COALESCE(r.mana_debited, 0) <> 0)"
-
-#: What is counted over record ``r``, its entries ``e`` and ``v`` and its migrated wallet ``w``.
-_NUMBERS: Final = {
-    "migrated": "r.status = 'migrated'",
-    "rolled_back": "r.status = 'rolled_back'",
-    "skipped": "r.status = 'skipped'",
-    "failed": "r.status = 'failed'",
-    "conversions": f"{_CREDITED} AND e.id IS NOT NULL",
-    "reversals": f"{_DEBITED} AND v.id IS NOT NULL",
-    "lacking_conversion": f"{_CREDITED} AND COALESCE(e.amount <> r.mana_credited, 1 = 1)",
-    "lacking_reversal": f"{_DEBITED} AND COALESCE(v.amount <> -r.mana_debited, 1 = 1)",
-    "unflagged": "r.status = 'migrated' AND w.user_id IS NULL",
-    "reflagged": "r.status <> 'migrated' AND w.user_id IS NOT NULL",
+#: What is counted over records ``r`` of one status, their entries ``e`` and ``v`` and their migrated wallet ``w``.
+_ENTERED: Final = {
+    "conversions": "r.mana_credited <> 0 AND e.id IS NOT NULL",
+    "lacking_conversion": "r.mana_credited <> 0 AND COALESCE(e.amount <> r.mana_credited, 1 = 1)",
+}
+_TAKEN_BACK: Final = {
+    "reversals": "r.mana_debited <> 0 AND v.id IS NOT NULL",
+    "lacking_reversal": "r.mana_debited <> 0 AND COALESCE(v.amount <> -r.mana_debited, 1 = 1)",
 }
 
 
 def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
-    """Look at every record beside its entries and its wallet, in one pass; see ``RecordScan``."""
+    """Look at every record beside its entries and its wallet, in one pass; see ``RecordScan``.
+
+    Grouped by status, so that no condition and no sum has to ask for it row by row.
+    """
     vendor = connection.vendor
-    names = (*_FIGURES, *_REVERSED, "credited_entries", "debited_entries")
-    expressions = [
-        *(f"CASE WHEN {CONVERTED} THEN {expression} ELSE 0 END" for expression in _FIGURES.values()),
-        *(f"CASE WHEN r.status = 'rolled_back' THEN {expression} ELSE 0 END" for expression in _REVERSED.values()),
-        f"CASE WHEN {_CREDITED} THEN COALESCE(e.amount, 0) ELSE 0 END",
-        f"CASE WHEN {_DEBITED} THEN COALESCE(-v.amount, 0) ELSE 0 END",
-    ]
-    conditions = _NUMBERS | {"mismatched": mismatch_sql(vendor)}
+    conditions = {"flagged": "w.user_id IS NOT NULL", "mismatched": mismatch_sql(vendor)} | _ENTERED | _TAKEN_BACK
+    expressions = _CONVERTED | _REVERSED
     numbers = ", ".join(f"COUNT(*) FILTER (WHERE {condition})" for condition in conditions.values())
     found = rows(
         connection,
-        f"{_terms(connection)} SELECT r.run_id, r.reversal_run_id, {numbers}, "
-        f"{', '.join(dialect.exact_sum(vendor, expression) for expression in expressions)} "
+        f"{_terms(connection)} SELECT r.run_id, r.reversal_run_id, r.status, COUNT(*), {numbers}, "
+        f"{', '.join(dialect.exact_sum(vendor, expression) for expression in expressions.values())} "
         "FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id "
         f"{entry_of_record(vendor, 'conversion', 'e')} "
         f"{entry_of_record(vendor, 'reversal', 'v')} AND r.status = 'rolled_back' "
         "LEFT JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NOT NULL "
-        f"WHERE {_of_run(scope)} GROUP BY r.run_id, r.reversal_run_id",
+        f"WHERE {_of_run(scope)} GROUP BY r.run_id, r.reversal_run_id, r.status",
         scope,
     )
     parts = []
-    for run, reversal_run, *figures in found:
+    for run, reversal_run, status, records, *figures in found:
         counted, halves = figures[: len(conditions)], figures[len(conditions) :]
         sums = {
             name: dialect.combine(vendor, first, second)
-            for name, first, second in zip(names, halves[::2], halves[1::2], strict=True)
+            for name, first, second in zip(expressions, halves[::2], halves[1::2], strict=True)
         }
-        parts.append(RecordSums(run, reversal_run, dict(zip(conditions, map(int, counted), strict=True)), sums))
+        counts = dict(zip(conditions, map(int, counted), strict=True))
+        _judge(status, int(records), counts, sums)
+        parts.append(RecordSums(run, reversal_run, counts, sums))
     return RecordScan(parts)
+
+
+def _judge(status: str, records: int, numbers: dict[str, int], sums: dict[str, int]) -> None:
+    """Complete what was counted of so many records of one status, and take out what does not count for it."""
+    flagged = numbers.pop("flagged")
+    live = status == UserStatus.MIGRATED
+    numbers |= {name: records if name == status else 0 for name in UserStatus.values}
+    numbers |= {"unflagged": records - flagged if live else 0, "reflagged": 0 if live else flagged}
+    if status != UserStatus.ROLLED_BACK:
+        numbers |= dict.fromkeys(_TAKEN_BACK, 0)
+        sums |= dict.fromkeys(_REVERSED, 0)
+        if not live:
+            numbers |= dict.fromkeys(_ENTERED, 0)
+            sums |= dict.fromkeys(_CONVERTED, 0)
 
 
 def mismatch_hits_sql(connection: BaseDatabaseWrapper, scope: Scope) -> str:

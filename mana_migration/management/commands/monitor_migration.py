@@ -120,7 +120,7 @@ class Command(MigrationCommand):
         """Print reports: as text, or one as its JSON."""
         zone = timezone.get_current_timezone()
         for run_id in self.chosen_runs(options):
-            with reporting.run_report(options["database"], run_id) as report:
+            with reporting.run_report(options["database"], run_id, validate=options["validation"]) as report:
                 if self.json_output:
                     report_json.write(report, TextSink(self.stdout))
                 else:
@@ -136,7 +136,9 @@ class Command(MigrationCommand):
         written: list[dict[str, Any]] = []
         with ended_by_sigterm():
             for run_id in runs:
-                run, files = write_export(options["database"], run_id, options["export"], output)
+                run, files = write_export(
+                    options["database"], run_id, options["export"], output, validate=options["validation"]
+                )
                 written.append({"run": run, "format": options["export"], "files": [str(file) for file in files]})
                 if not self.json_output:
                     self.stdout.write(f"Report of run {run}: {', '.join(map(str, files))}")
@@ -163,11 +165,13 @@ class Command(MigrationCommand):
         return bool(self.stdout.isatty()) and os.environ.get("TERM", "") not in ("", "dumb")
 
 
-def write_export(using: str, run_id: int | None, format_: str, output: Path | None) -> tuple[int, list[Path]]:
+def write_export(
+    using: str, run_id: int | None, format_: str, output: Path | None, *, validate: bool = True
+) -> tuple[int, list[Path]]:
     """Write one run's report, by default into the reports' folder; return the run and the files."""
     if output is not None:
         export.refuse_names_taken(output, format_)  # before any work
-    with reporting.run_report(using, run_id) as report:
+    with reporting.run_report(using, run_id, validate=validate) as report:
         run = report.snapshot.run
         path = output
         if path is None:
@@ -188,6 +192,8 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise UsageError("--run names one run and --since many: give one of them")
     if options["output"] is not None and not options["export"]:
         raise UsageError(f"--output says where --export writes: give --export {'|'.join(export.FORMATS)} as well")
+    if not (options["validation"] or options["report"] or options["export"]):
+        raise UsageError("--no-validation is about --report and --export: give one of them as well")
     if options["watch"] and options["export"]:
         raise UsageError("--watch shows a run and --export writes a file: give one of them")
     if options["watch"] and json_text:
@@ -222,6 +228,13 @@ def add_monitor_options(parser: CommandParser) -> None:
         metavar="PATH",
         help="Where --export writes, never over an existing file (default: migration-report-DATE-runN.FORMAT in the "
         "folder that MANA_MIGRATION_REPORT_DIR names).",
+    )
+    parser.add_argument(
+        "--no-validation",
+        action="store_false",
+        dest="validation",
+        help="Leave out of --report and --export what validate_migration finds for the run, which takes most of their "
+        "time after a large run; they say so then (default: find it).",
     )
     parser.add_argument(
         "--run",

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+from openpyxl import load_workbook
 
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.management.watching import Watch
@@ -227,6 +229,35 @@ def test_an_export_is_a_new_private_file_in_the_folder_of_the_reports(reports: P
     assert stat.S_IMODE(reports.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in reports.iterdir()} == {0o600}
     assert len(list(reports.iterdir())) == (2 if format_ == "csv" else 1)
+
+
+def test_a_report_without_validation_says_so_in_every_format(tmp_path: Path) -> None:
+    make_wallets([(3, 2, 1)] * 5)
+    migrate()
+    with CaptureQueriesContext(connection) as queries:
+        for format_ in ("json", "csv", "html", "xlsx"):
+            monitor("--export", format_, "--no-validation", "--output", tmp_path / f"without.{format_}")
+    assert not any("LEFT JOIN" in query["sql"] for query in queries)  # nobody's wallet was held against the ledger
+    assert json.loads((tmp_path / "without.json").read_text())["integrity"] is None
+    assert "integrity,all checks,findings,not made\n" in (tmp_path / "without-summary.csv").read_text()
+    assert "Not checked for this report." in (tmp_path / "without.html").read_text()
+    sheet = load_workbook(tmp_path / "without.xlsx")["Summary"]
+    assert ("all checks", "not made") in {row[:2] for row in sheet.iter_rows(values_only=True)}
+    assert "Data integrity\n  Not checked for this report.\n" in monitor("--report", "--no-validation")
+
+
+def test_the_users_are_the_same_without_validation(tmp_path: Path) -> None:
+    make_wallets([(3, 2, 1)] * 5)
+    migrate()
+    for name, options in (("with", []), ("without", ["--no-validation"])):
+        monitor("--export", "csv", "--output", tmp_path / f"{name}.csv", *options)
+    assert (tmp_path / "with.csv").read_bytes() == (tmp_path / "without.csv").read_bytes()
+
+
+def test_a_screen_that_checks_nothing_needs_no_option_for_it() -> None:
+    for what in ([], ["--watch"]):
+        error = monitor(*what, "--no-validation", code=2)
+        assert error.endswith("--no-validation is about --report and --export: give one of them as well\n")
 
 
 def test_a_second_export_on_the_same_day_gets_a_number(reports: Path) -> None:
