@@ -138,7 +138,8 @@ LIFT: Final = "SET LOCAL wishes.reversal = 'on'"
 
 #: What a prepared statement needs to keep its plan, whatever the tables grow to.
 PLANNER: Final = (
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off"
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; "
+    "SET enable_nestloop = off; SET jit = off"
 )
 
 #: The ways in which each piece of work is written: its statements, and whether they are prepared.

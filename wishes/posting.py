@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from typing import Final
 
+from wishes.rates import BIGINT_MAX
+
 #: Columns that ``picked`` must have for a conversion: the wallet as locked, what it is worth, and whether
 #: this user is converted at all.  Its rows are in the order of the keys.
 CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "sound")
+
+
+def handled_sql(columns: str) -> str:
+    """Return the relation ``handled``: these columns of the sound rows of ``picked``, to join what is updated with.
+
+    The LIMIT, which nothing reaches, keeps PostgreSQL from merging it with the rest: it would then
+    carry the whole row of ``picked`` along for each row that is updated, and sort it.
+    """
+    return f"(SELECT {columns} FROM picked WHERE sound LIMIT {BIGINT_MAX}) handled"
 
 
 def insert_conversion_entries(reference: str, now: str) -> str:
@@ -33,9 +44,9 @@ def update_converted_wallets(now: str, within: str) -> str:
     so that the wallets are read in one go.
     """
     return (
-        "UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = wishes_wallet.mana + picked.credit, "
+        "UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = wishes_wallet.mana + handled.credit, "
         f"migrated_at = {now}, updated_at = {now} "
-        f"FROM picked WHERE {within} AND wishes_wallet.user_id = picked.user_id AND picked.sound"
+        f"FROM {handled_sql('user_id, credit')} WHERE {within} AND wishes_wallet.user_id = handled.user_id"
     )
 
 
@@ -58,10 +69,11 @@ def update_reversed_wallets(now: str, within: str) -> str:
     conversion.  The wallet guard must be lifted in this transaction (``wishes.guards``).
     """
     return (
-        "UPDATE wishes_wallet SET green = wishes_wallet.green + picked.green, "
-        "blue = wishes_wallet.blue + picked.blue, red = wishes_wallet.red + picked.red, "
-        f"mana = wishes_wallet.mana - picked.debit, migrated_at = NULL, updated_at = {now} "
-        f"FROM picked WHERE {within} AND wishes_wallet.user_id = picked.user_id AND picked.sound"
+        "UPDATE wishes_wallet SET green = wishes_wallet.green + handled.green, "
+        "blue = wishes_wallet.blue + handled.blue, red = wishes_wallet.red + handled.red, "
+        f"mana = wishes_wallet.mana - handled.debit, migrated_at = NULL, updated_at = {now} "
+        f"FROM {handled_sql('user_id, green, blue, red, debit')} "
+        f"WHERE {within} AND wishes_wallet.user_id = handled.user_id"
     )
 
 

@@ -9,8 +9,8 @@ settings are ``SET LOCAL`` in that same message and end with it.
 # Note [Plans]
 To plan the statement takes longer than to convert fifty users, so it is prepared once a session,
 with a plan for any batch.  A plan that is made while a table is empty must not be one that reads
-the whole table later: sequential scans and hash joins are switched off for the statement, whose
-every table is read by a range of keys, in the keys' order.  Behind a connection pooler the next
+the whole table later: sequential scans, hash joins and nested loops are switched off for the statement,
+whose every table is read by a range of keys, in the keys' order, and merged.  Behind a connection pooler the next
 message may reach another session: the server then says that it does not know the statement, which
 nothing has happened in, and it is sent again with its text.  Where the site has said that session
 state is not its own (``DISABLE_SERVER_SIDE_CURSORS``), nothing is prepared at all.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -44,7 +44,9 @@ _REASONS: Final = {"failed": "errors", "skipped": "skips"}
 #: The clock at the end of a batch; PostgreSQL's statement time is that of its beginning.
 _FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
 
-_PLANNER: Final = f"{dialect.KEYED_PLANS}; SET LOCAL plan_cache_mode = force_generic_plan; "
+_PLANNER: Final = (
+    f"{dialect.KEYED_PLANS}; SET LOCAL enable_nestloop = off; SET LOCAL plan_cache_mode = force_generic_plan; "
+)
 
 #: Times that a session did not know a prepared statement after which it is taken for a pooler's.
 _FORGETFUL: Final = 3
@@ -98,7 +100,6 @@ class BatchWrites:
         picked: the SELECT that picks, locks and judges them; its condition holds ``{claimed}``.
         writes: INSERT, UPDATE or DELETE statements over ``picked``.
         sums: SQL over ``picked`` by the money column of the batch that it is summed up in, for the sound.
-        problems: what ``problem`` may be, apart from nothing.
         handled: the figure that counts the sound: migrated or rolled_back.
         left_out: the figure that counts the others: failed or skipped.
         locks_first: the statement that locks the users before they are picked, where their
@@ -110,7 +111,6 @@ class BatchWrites:
     picked: str
     writes: Sequence[str]
     sums: Mapping[str, str]
-    problems: Collection[str]
     handled: str
     left_out: str
     locks_first: str = ""
@@ -199,9 +199,9 @@ class BatchStatement:
 
     def _one_statement(self, of_running_run: bool, even_if_empty: bool) -> str:
         wanted = self._writes
-        problems = _REASONS[wanted.left_out]
-        counts = ", ".join(
-            f"'{problem}', NULLIF(COUNT(*) FILTER (WHERE problem = '{problem}'), 0)" for problem in wanted.problems
+        classes = (
+            f"CASE WHEN f.{wanted.left_out} = 0 THEN '{{}}' ELSE (SELECT jsonb_object_agg(problem, users) FROM "
+            "(SELECT problem, COUNT(*) AS users FROM picked WHERE NOT sound GROUP BY problem) p) END"
         )
         sums = {name: f"COALESCE(SUM({sql}) FILTER (WHERE sound), 0)" for name, sql in wanted.sums.items()}
         figures = {
@@ -209,8 +209,6 @@ class BatchStatement:
             wanted.handled: "COUNT(*) FILTER (WHERE sound)",
             wanted.left_out: "COUNT(*) FILTER (WHERE NOT sound)",
             **sums,
-            problems: f"CASE WHEN COUNT(*) FILTER (WHERE NOT sound) = 0 THEN '{{}}' ELSE jsonb_strip_nulls("
-            f"jsonb_build_object({counts})) END",
             "digest": chain.digest_sql("line", chain.order_sql(self._vendor, "user_id")),
         }
         parts = [
@@ -223,7 +221,7 @@ class BatchStatement:
         finished = f"CASE WHEN {written} >= 0 THEN {_FINISHED[self._vendor]} END"
         return (
             f"WITH {', '.join(parts)} UPDATE mana_migration_migrationbatch b SET status = 'done', "
-            f"{', '.join(f'{name} = f.{name}' for name in figures)}, "
+            f"{', '.join(f'{name} = f.{name}' for name in figures)}, {_REASONS[wanted.left_out]} = {classes}, "
             f"started_at = {dialect.now(self._vendor)}, finished_at = {finished}, worker = %(worker)s "
             f"FROM (SELECT {', '.join(f'{sql} AS {name}' for name, sql in figures.items())} FROM picked) f "
             "WHERE b.id = %(batch)s AND EXISTS (SELECT 1 FROM claimed)"
@@ -283,11 +281,13 @@ def claim_sql(vendor: str, *, of_running_run: bool) -> str:
     if not of_running_run:
         own = "SELECT b.id, NULL AS controls FROM mana_migration_migrationbatch b"
         return f"{own} WHERE b.id = %(batch)s AND b.status = 'planned' {dialect.lock(vendor, 'b')}"
+    run = "FROM mana_migration_migrationrun r WHERE r.id = b.run_id"
     return (
-        "SELECT b.id, r.controls FROM mana_migration_migrationbatch b "
-        "JOIN mana_migration_migrationrun r ON r.id = b.run_id "
+        # subselects: a merge join would read all runs
+        f"SELECT b.id, (SELECT r.controls {run}) AS controls FROM mana_migration_migrationbatch b "
         # a batch that was halved meanwhile is another one
-        "WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned' AND r.status = 'running' "
+        "WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned' "
+        f"AND (SELECT r.status {run}) = 'running' "
         f"{dialect.lock(vendor, 'b', skip_locked=True)}"
     )
 

@@ -178,7 +178,6 @@ def _statement(vendor: str, terms: ConversionTerms) -> BatchStatement:
                 posting.update_converted_wallets(now, f"wishes_wallet.user_id {in_range}"),
             ),
             sums={"green": "green", "blue": "blue", "red": "red", "mana": "credit"},
-            problems=PROBLEMS,
             handled="migrated",
             left_out=rejected,
             # a ledger that is read before the wallet is locked may lack its newest entries

@@ -137,16 +137,17 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
         f"CASE problem {messages} ELSE '' END, CASE WHEN problem = 'shortfall' THEN credited - mana END, "
         f"{chain.mark_sql(vendor, 'line')}, {now} FROM picked WHERE NOT sound"
     )
+    handled = posting.handled_sql("user_id, record_id, debit, credited, line")
     theirs = (
-        f"mana_migration_usermigration.user_id {in_range} AND mana_migration_usermigration.user_id = picked.user_id "
-        "AND mana_migration_usermigration.id = picked.record_id AND picked.sound"
+        f"mana_migration_usermigration.user_id {in_range} AND mana_migration_usermigration.user_id = handled.user_id "
+        "AND mana_migration_usermigration.id = handled.record_id"
     )
     if terms.preserve_logs:
         records = (
             f"UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = {terms.run}, "
-            f"reversed_at = {now}, mana_debited = picked.debit, shortfall = picked.credited - picked.debit, "
-            f"reversal_batch_id = %(batch)s, reversal_mark = {chain.mark_sql(vendor, 'picked.line')} "
-            f"FROM picked WHERE {theirs}"
+            f"reversed_at = {now}, mana_debited = handled.debit, shortfall = handled.credited - handled.debit, "
+            f"reversal_batch_id = %(batch)s, reversal_mark = {chain.mark_sql(vendor, 'handled.line')} "
+            f"FROM {handled} WHERE {theirs}"
         )
     else:
         records = (
@@ -172,7 +173,6 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
                 posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
             ),
             sums=_SUMS,
-            problems=PROBLEMS,
             handled="rolled_back",
             left_out="skipped",
             reverses=True,
