@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def growth(stage: Stage, sizes: Sizes) -> Iterator[Row]:
         stage.fill(size)
         with tempfile.TemporaryDirectory(prefix="growth-") as folder, books_balance():
             found = {
-                name: measured(*argv)
+                name: _told(size, name, measured(*argv))
                 for name, argv in {
                     "migrate": ("migrate_users", "--no-input"),
                     "validate": ("validate_migration",),
@@ -72,6 +73,14 @@ def growth(stage: Stage, sizes: Sizes) -> Iterator[Row]:
             figures={f"{name}, MiB": round(peak) for name, (_, peak) in found.items()},
         )
         size *= 10
+
+
+def _told(users: int, name: str, found: tuple[float, float]) -> tuple[float, float]:
+    """Say at once what was measured: the largest size takes an hour, and may be interrupted."""
+    seconds, peak = found
+    sys.stderr.write(f"{users:,} users, {name}: {seconds:,.1f} s, {peak:,.0f} MiB\n")
+    sys.stderr.flush()
+    return found
 
 
 def waits(stage: Stage, sizes: Sizes) -> Iterator[Row]:
