@@ -29,10 +29,12 @@ COLUMNS: Final = (
 )
 
 #: Text is short and ours, but a class of errors could be named by a site's own code: no cell starts a formula.
+#: Nearly everybody has none, and looking for a formula in nothing costs half as much as writing the whole line.
 _COPY_COLUMNS: Final = COLUMNS.replace(
     "error_class",
+    "CASE error_class WHEN '' THEN '' ELSE "
     "CASE WHEN error_class ~ E'^[-=+@|%%\\t\\r\\n\\\\uFF0B\\\\uFF0D\\\\uFF1D\\\\uFF20]' THEN '''' ELSE '' END "
-    "|| translate(error_class, E'\\t\\r\\n', '   ')",
+    "|| translate(error_class, E'\\t\\r\\n', '   ') END",
 )
 
 

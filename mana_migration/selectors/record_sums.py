@@ -39,7 +39,7 @@ class RecordFigures(NamedTuple):
 def record_sums(connection: BaseDatabaseWrapper, run: MigrationRun) -> RecordFigures:
     """Sum up the records that a run is about, in one pass."""
     condition, parameters = records_of(run)
-    sums = ", ".join(dialect.exact_sum(connection.vendor, f"COALESCE({column}, 0)") for column in _MONEY)
+    sums = ", ".join(dialect.exact_sum(connection.vendor, column) for column in _MONEY)
     cases = " ".join(f"WHEN mana_credited < {10**digits} THEN {digits}" for digits in range(1, DIGITS + 1))
     digits = f"CASE WHEN mana_credited = 0 THEN 0 {cases} ELSE {DIGITS + 1} END"
     with connection.cursor() as cursor:

@@ -19,12 +19,12 @@ _CONVERTED: Final = {
     "blue": "r.blue",
     "red": "r.red",
     "mana": "r.mana_credited",
-    "credited_entries": "CASE WHEN r.mana_credited <> 0 THEN COALESCE(e.amount, 0) ELSE 0 END",
+    "credited_entries": "CASE WHEN r.mana_credited <> 0 THEN e.amount END",
 }
 _REVERSED: Final = {
-    "debited": "COALESCE(r.mana_debited, 0)",
-    "shortfall": "COALESCE(r.shortfall, 0)",
-    "debited_entries": "CASE WHEN COALESCE(r.mana_debited, 0) <> 0 THEN COALESCE(-v.amount, 0) ELSE 0 END",
+    "debited": "r.mana_debited",
+    "shortfall": "r.shortfall",
+    "debited_entries": "CASE WHEN r.mana_debited <> 0 THEN -v.amount END",
 }
 
 
