@@ -70,7 +70,10 @@ def changes_of(path: Path, *, escaping_alone: bool = False) -> Iterator[Change]:
 
 
 def meaning(text: str) -> str:
-    """Return what is left of a module without annotations, docstrings and the marks of how arguments are passed."""
+    """Return what is left of a module without annotations, docstrings and what only says how it is done.
+
+    That is how arguments are passed, and whether an answer is kept (``lru_cache``) and how an object is (``slots``).
+    """
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
@@ -81,6 +84,10 @@ def meaning(text: str) -> str:
             node.args, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
             node.defaults = [*node.defaults, *(default for default in node.kw_defaults if default)]
             node.kwonlyargs, node.kw_defaults = [], []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            node.decorator_list = [one for one in node.decorator_list if not ast.unparse(one).startswith("lru_cache")]
+        if isinstance(node, ast.Call):
+            node.keywords = [one for one in node.keywords if one.arg != "slots"]
         if isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
         body = getattr(node, "body", None)

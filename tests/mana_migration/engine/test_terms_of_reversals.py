@@ -86,6 +86,15 @@ class TestFourUsers:
         found = reversal.shortfalls(connection, TERMS, limit=5)
         assert [row[0] for row in found] == [self.record(key) for key in (self.poor, self.even, self.broke)]
 
+    def test_the_largest_is_what_lacks_most_however_little_was_credited(self) -> None:
+        services.spend_mana(self.even, 50, reference="shop too")
+        found = reversal.shortfalls(connection, TERMS, limit=5)
+        assert found == [
+            (self.record(self.even), 50, 50),
+            (self.record(self.poor), 1230, 30),
+            (self.record(self.broke), 10, 10),
+        ]
+
     def test_whoever_is_left_keeps_a_record_of_what_was_there_and_what_is_lacking(self) -> None:
         back = open_run(RunKind.ROLLBACK)
         done = reverse(back, [self.poor, self.broke])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.results import Totals
-from mana_migration.engine import conversion
-from mana_migration.engine.conversion import ConversionTerms, cohort_sql, picked_sql, problem_sql
+from mana_migration.engine import conversion, reversal
+from mana_migration.engine.conversion import ConversionTerms, cohort_sql, picked_sql, problem_sql, selection_sql
+from mana_migration.engine.reversal import ReversalTerms
 from tests.factories import make_wallets
 from tests.mana_migration.engine.one_batch import RATES
 from wishes.rates import Rates
@@ -100,6 +102,28 @@ def test_a_forecast_is_of_the_users_named_and_of_the_first_so_many() -> None:
     assert [row[0] for row in conversion.largest(connection, TERMS, count=3)] == [keys[2], keys[3], keys[1]]
     assert [row[0] for row in conversion.largest(connection, TERMS, count=9, limit=2)] == [keys[1], keys[0]]
     assert [row[0] for row in conversion.largest(connection, TERMS, count=9, users_named=named)] == [keys[2], keys[0]]
+
+
+@pytest.mark.django_db
+def test_a_forecast_locks_nobody() -> None:
+    make_wallets([(1, 0, 0)])
+    with CaptureQueriesContext(connection) as captured:
+        conversion.forecast(connection, TERMS)
+        conversion.largest(connection, TERMS, count=1)
+        reversal.forecast(connection, ReversalTerms(run=0))
+        reversal.shortfalls(connection, ReversalTerms(run=0), limit=1)
+    assert len(captured) == 4
+    for query in captured:
+        assert "FOR NO KEY UPDATE" not in query["sql"]
+        assert " AS line" not in query["sql"]  # what is picked to be written
+
+
+def test_a_run_that_is_not_open_yet_has_handled_nobody() -> None:
+    assert selection_sql(TERMS) == "w.migrated_at IS NULL"
+    assert selection_sql(ConversionTerms(run=5, rates=RATES)) == (
+        "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
+        "WHERE r.user_id = w.user_id AND r.run_id = 5)"
+    )
 
 
 def test_other_rates_have_other_bounds() -> None:
