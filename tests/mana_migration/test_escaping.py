@@ -121,7 +121,15 @@ def test_hostile_text_in_one_place_of_a_chart_is_inert(chart: str) -> None:
 
 def test_a_moment_is_written_for_people_and_machines() -> None:
     at = timezone.datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone.get_fixed_timezone(0))
+    assert mana.moment(None) == "-"
     assert mana.moment(at) == '<time datetime="2026-03-04T05:06:07+00:00">2026-03-04 05:06:07 UTC</time>'
+
+
+def test_figures_are_written_as_reports_write_them() -> None:
+    assert (mana.number(1234567), mana.number(None)) == ("1,234,567", "-")
+    assert (mana.signed(1234), mana.signed(-5), mana.signed(0)) == ("+1,234", "-5", "+0")
+    assert mana.duration(7500) == "2 h 05 min"
+    assert mana.percent(None) == "-"
 
 
 def test_nothing_is_called_safe_and_no_template_turns_the_escaping_off() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mana_migration.domain import breaker
@@ -41,6 +42,7 @@ def test_more_than_the_threshold_trips(failed: int, attempted: int, threshold: s
     assert breaker.exceeds(failed, attempted, Decimal(threshold)) is trips
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # on a busy machine fractions take their time
 @given(
     attempted=st.integers(1, 10**12),
     share=st.fractions(0, 1),
@@ -88,3 +90,15 @@ def test_a_small_window_at_the_end_has_its_minimum() -> None:
 def test_a_breaker_that_holds_has_neither_figures_nor_a_reason() -> None:
     held = judge(totals(1, 99))
     assert (held.tripped, held.failed, held.attempted, held.scope, held.reason) == (False, 0, 0, "", "")
+
+
+def test_few_users_do_not_trip_it_before_the_end_unless_said() -> None:
+    few = totals(5, 0)
+    assert not breaker.judge(few, few, TEN).tripped
+    assert breaker.judge(few, few, TEN, final=True).tripped
+
+
+def test_a_verdict_is_not_changed_afterwards() -> None:
+    verdict = judge(totals(0, 1))
+    with pytest.raises(FrozenInstanceError):
+        verdict.tripped = True  # type: ignore[misc]

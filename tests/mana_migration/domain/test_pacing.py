@@ -133,3 +133,33 @@ def test_the_word_for_automatic_may_come_from_anywhere() -> None:
 def test_the_bounds_are_those_that_the_documentation_names() -> None:
     assert (START, SMALLEST, LARGEST) == (50, 10, 10_000)
     assert (AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST) == (20_000, 4, 200)
+
+
+@pytest.mark.parametrize(
+    ("users", "seconds", "current", "growing"),
+    [
+        (480, TARGET_SECONDS, 480, True),  # a fifth more is just what the target allows
+        (476, TARGET_SECONDS, 476, False),
+        (484, TARGET_SECONDS, 480, True),
+        (400, TARGET_SECONDS * 400 / 442.6, 443, False),  # rounded, not cut off
+    ],
+)
+def test_it_grows_while_the_target_allows_the_whole_next_step(
+    users: int, seconds: float, current: int, growing: bool
+) -> None:
+    size = BatchSize(AUTO, current=400)
+    size.observe(users, seconds)
+    assert (size.current, size.growing) == (current, growing)
+
+
+def test_a_small_remainder_that_is_just_on_target_ends_the_growth() -> None:
+    size = BatchSize(AUTO, current=400)
+    assert size.growing
+    size.observe(100, TARGET_SECONDS / 4)
+    assert (size.current, size.growing) == (400, False)
+
+
+def test_automatic_is_what_the_word_says_and_not_which_object_it_is() -> None:
+    size = BatchSize("".join(("au", "to")), current=400)
+    size.observe(400, 0.001)
+    assert size.current == 480

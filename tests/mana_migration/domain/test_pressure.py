@@ -20,9 +20,13 @@ USUAL = Usual(active_sessions=3.0, batch_seconds=0.25)
         (Health(active_sessions=10), 0.25, Pressure.NONE, ""),  # three times the usual, but few
         (Health(active_sessions=11), 0.25, Pressure.SOFT, "11 active sessions, usual 3"),
         (Health(active_sessions=13), 0.25, Pressure.HARD, "13 active sessions, usual 3"),
+        (Health(active_sessions=12), 0.25, Pressure.SOFT, "12 active sessions, usual 3"),
+        (Health(replication_lag=10.0), 0.25, Pressure.SOFT, "replication lag 10.0 s, limit 1.5 s"),
+        (Health(waiting_locks=20), 0.25, Pressure.SOFT, "20 sessions wait for locks, limit 5"),
         (Health(archiving_fails=True), 0.25, Pressure.SOFT, "the archiving of WAL fails"),
         (Health(), 1.25, Pressure.NONE, ""),
         (Health(), 1.3, Pressure.SOFT, "a batch took 1.30 s, usual 0.25 s"),
+        (Health(), 5.0, Pressure.SOFT, "a batch took 5.00 s, usual 0.25 s"),
         (Health(), 5.1, Pressure.HARD, "a batch took 5.10 s, usual 0.25 s"),
     ],
 )
@@ -42,8 +46,18 @@ def test_nothing_is_unusual_before_anything_is_usual() -> None:
     assert judge(Health(active_sessions=90), Usual(), 60.0)[0] is Pressure.NONE
 
 
+@pytest.mark.parametrize(
+    ("active", "pressure"), [(40, Pressure.NONE), (41, Pressure.SOFT), (80, Pressure.SOFT), (81, Pressure.HARD)]
+)
+def test_where_many_sessions_are_usual_twice_as_many_are_a_sign_and_four_times_hold(
+    active: int, pressure: Pressure
+) -> None:
+    assert judge(Health(active_sessions=active), Usual(active_sessions=20.0, batch_seconds=0.25), 0.25)[0] is pressure
+
+
 def test_a_short_batch_is_never_slow() -> None:
-    assert judge(Health(), Usual(batch_seconds=0.001), 0.4)[0] is Pressure.NONE
+    assert judge(Health(), Usual(batch_seconds=0.001), 0.5)[0] is Pressure.NONE
+    assert judge(Health(), Usual(batch_seconds=0.001), 0.51)[0] is Pressure.HARD
 
 
 def test_the_usual_is_learnt_slowly() -> None:

@@ -9,17 +9,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.models import CharField, IntegerField, UUIDField
 
 from mana_migration.domain.repairs import Balances, LedgerState, UserState
 from mana_migration.domain.validation import POST, PRE, Finding
 from mana_migration.engine.integrity import counting, states
 from mana_migration.engine.integrity import scope as scopes
 from mana_migration.engine.integrity.scope import Scope
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import validation
 from tests.support.economy import Economy, live_through
 from tests.support.violations import PLANTED, disarm, rearm
@@ -158,6 +160,17 @@ def test_a_run_is_told_of_as_it_is_among_all(
     assert sorted(told.elements()) == paragraph
 
 
+def test_a_forgotten_pair_explains_itself_when_the_wallet_is_gone_as_well(economy: Economy) -> None:
+    names = Names(economy)
+    before = findings(names)
+    Wallet.objects.filter(pk=economy.key("forgotten")).delete()
+    assert {line.partition(":")[0] for line in findings(names) - before} == {
+        "ledger_mismatch forgotten",
+        "no_wallet forgotten",
+        "unbooked_change run 4",
+    }
+
+
 def test_the_sums_are_exact(economy: Economy) -> None:
     both = validation.validate(chains=False)
     assert both.totals == {
@@ -246,3 +259,19 @@ def test_a_scope_says_whom_it_leaves_out() -> None:
     assert Scope(run=1, users=("1",), after="3", until="4", first="2", last="5").people() == Scope(
         users=("1",), after="3", until="4", first="2", last="5"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "last"), [(UUIDField(), "1", "3"), (CharField(), None, None), (IntegerField(), "1", "20")]
+)
+def test_the_keys_of_a_run_are_known_where_their_texts_are_ordered_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, key: Any, first: str | None, last: str | None
+) -> None:
+    run = MigrationRun.objects.create(kind="migration", status="stopped", rates={}, actor="x", host="x")
+    for low, high, selected in (("3", "20", 4), ("1", "3", 2)):
+        MigrationBatch.objects.create(
+            run=run, first_user=low, last_user=high, planned=4, selected=selected, migrated=selected, status="done"
+        )
+    monkeypatch.setattr(counting, "get_user_model", lambda: SimpleNamespace(_meta=SimpleNamespace(pk=key)))
+    scope, handled = counting._range_of_run(connection, Scope(run=run.pk))
+    assert (scope.run, scope.first, scope.last, handled) == (run.pk, first, last, 6)
