@@ -95,6 +95,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "mana_migration/engine/reversal.py": (
         ECONOMY,
         "tests/mana_migration/engine/test_terms_of_reversals.py",
+        "tests/mana_migration/engine/test_terms_of_statements.py",
         "tests/mana_migration/engine/test_reversal.py",
         "tests/mana_migration/services/test_rollback.py",
     ),

@@ -66,3 +66,7 @@ def test_the_usual_is_learnt_slowly() -> None:
     assert (usual.active_sessions, usual.batch_seconds) == (4.0, 1.0)
     usual.learn(Health(active_sessions=14), 2.0)
     assert (usual.active_sessions, usual.batch_seconds) == (pytest.approx(5.0), pytest.approx(1.1))
+
+
+def test_a_database_that_shows_nothing_is_well() -> None:
+    assert Health() == Health(replication_lag=0.0, waiting_locks=0, active_sessions=0, archiving_fails=False)

@@ -19,13 +19,16 @@ from django.db.models import CharField, IntegerField, UUIDField
 from mana_migration.domain.repairs import Balances, LedgerState, UserState
 from mana_migration.domain.validation import POST, PRE, Finding
 from mana_migration.engine.integrity import counting, states
+from mana_migration.engine.integrity import findings as told
 from mana_migration.engine.integrity import scope as scopes
 from mana_migration.engine.integrity.scope import Scope
+from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import validation
 from tests.support.economy import Economy, live_through
 from tests.support.violations import PLANTED, disarm, rearm
 from wishes.models import ManaEntry, Wallet
+from wishes.rates import Rates
 
 pytestmark = pytest.mark.django_db
 
@@ -275,3 +278,24 @@ def test_the_keys_of_a_run_are_known_where_their_texts_are_ordered_as_they_are(
     monkeypatch.setattr(counting, "get_user_model", lambda: SimpleNamespace(_meta=SimpleNamespace(pk=key)))
     scope, handled = counting._range_of_run(connection, Scope(run=run.pk))
     assert (scope.run, scope.first, scope.last, handled) == (run.pk, first, last, 6)
+
+
+def test_the_users_of_a_check_are_named_once_and_in_the_order_of_keys(
+    economy: Economy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(economy)
+    ManaEntry.objects.filter(user_id=economy.key("active"), kind__in=("earn", "spend")).update(balance_after=-1)
+    Wallet.objects.filter(pk=economy.key("empty")).update(mana=-1)
+    Wallet.objects.filter(pk=economy.key("late")).delete()
+    terms = WalletTerms(Rates(), large=1)
+
+    def hit(check: str) -> list[str]:
+        return [names.users[key] for key in told.users_hit(connection, check, Scope(), terms)]
+
+    assert hit("negative_mana") == ["empty", "active"]  # wallets first
+    assert hit("no_wallet") == ["late"]
+    assert hit("negative_balance") == ["skipped", "failed"]
+    assert hit("zero_balance") == []
+    before = findings(names)
+    monkeypatch.setattr(told, "_PAGE", 1)
+    assert findings(names) == before
