@@ -52,6 +52,7 @@ BUILDERS = (
 VALIDATION = "tests/mana_migration/services/test_validation.py"
 CHECKS = (
     "tests/mana_migration/services/test_findings.py",
+    "tests/mana_migration/engine/test_terms_of_statements.py",
     VALIDATION,
     # what findings.txt says more exactly, and what takes seconds
     *(

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from mana_migration.domain.results import Totals
 from mana_migration.engine import conversion, reversal
 from mana_migration.engine.conversion import ConversionTerms, cohort_sql, picked_sql, problem_sql, selection_sql
+from mana_migration.engine.integrity.records import mismatch_sql
 from mana_migration.engine.reversal import ReversalTerms
 from tests.factories import make_wallets
 from tests.mana_migration.engine.one_batch import RATES
@@ -129,3 +130,12 @@ def test_a_run_that_is_not_open_yet_has_handled_nobody() -> None:
 def test_other_rates_have_other_bounds() -> None:
     sql = problem_sql("sqlite", Rates(1, 2, 3), look_closer=False)
     assert "w.green BETWEEN 0 AND 2305843009213693951 AND w.blue BETWEEN 0 AND 1152921504606846975" in sql
+
+
+@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
+def test_a_record_is_multiplied_in_bigint_where_no_rate_can_take_it_beyond(vendor: str) -> None:
+    """A quarter of BIGINT for each colour, at the highest rate there is."""
+    assert (
+        "CASE WHEN r.green BETWEEN 0 AND 2305843009 AND r.blue BETWEEN 0 AND 2305843009 "
+        "AND r.red BETWEEN 0 AND 2305843009 THEN r.green * t.green + "
+    ) in mismatch_sql(vendor)
