@@ -80,9 +80,9 @@ def cohort_sql(column: str, permyriad: int) -> str:
 
     The first eight hex digits of the key's MD5 are compared with the share of 2**32.
     """
-    bound = format(min(permyriad * 2**32 // 10_000, 2**32 - 1), "08x")
     if permyriad >= 10_000:
         return "1 = 1"
+    bound = format(permyriad * 2**32 // 10_000, "08x")
     return f"substr(md5(CAST({column} AS text)), 1, 8) < '{bound}'"
 
 
