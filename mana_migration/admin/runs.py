@@ -15,6 +15,7 @@ from mana_migration.admin.lists import PageAdmin, changelist_link, find_users, n
 from mana_migration.domain.results import Totals
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.run_list import totals_of
+from mana_migration.selectors.runs import event_line
 from mana_migration.states import UserStatus
 
 #: Events shown on a run's page; the rest is one link away.
@@ -159,8 +160,7 @@ class MigrationRunAdmin(PageAdmin):
         """Return what happened last, newest first."""
         events = run.events.order_by("-id")[:EVENTS_SHOWN]
         rows = (
-            (f"{event.created_at:%Y-%m-%d %H:%M:%S}", event.get_kind_display(), event.actor, event.message)
-            for event in events
+            (f"{line.at:%Y-%m-%d %H:%M:%S}", line.label, line.actor, line.message) for line in map(event_line, events)
         )
         return format_html(
             '<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{} <b>{}</b> <bdi>{}</bdi> {}</li>", rows)

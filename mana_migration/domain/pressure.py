@@ -84,23 +84,39 @@ def _level(value: float, soft: float, hard: float) -> Pressure:
     return Pressure.SOFT if value > soft else Pressure.NONE
 
 
+def _limit(value: float, soft: float, hard: float) -> float:
+    """Return the limit that a value has passed: whoever reads it shall see when it will be over."""
+    return hard if value > hard else soft
+
+
+def in_words(pressure: Pressure, reason: str) -> str:
+    """Say what is done about a pressure: the one sentence for the terminal, the monitor, the pages and the events."""
+    if pressure is Pressure.NONE:
+        return "the database is well again: going on"
+    if pressure is Pressure.SOFT:
+        return f"going at half the pace: {reason}"
+    return f"waiting until the database is well: {reason}"
+
+
 def judge(health: Health, usual: Usual, batch_seconds: float) -> Judgement:
     """Return what the worst sign asks for, which sign it is, and the sentence that explains it with value and limit."""
     signs = [
         Judgement(
             _level(health.replication_lag, LAG_SOFT, LAG_HARD),
             Sign.REPLICATION_LAG,
-            f"replication lag {health.replication_lag:.1f} s, limit {LAG_SOFT} s",
+            f"a standby is {health.replication_lag:.1f} s behind, "
+            f"more than {_limit(health.replication_lag, LAG_SOFT, LAG_HARD):g} s",
         ),
         Judgement(
             _level(health.waiting_locks, LOCKS_SOFT, LOCKS_HARD),
             Sign.WAITING_LOCKS,
-            f"{health.waiting_locks} sessions wait for locks, limit {LOCKS_SOFT}",
+            f"{health.waiting_locks} sessions wait for locks, "
+            f"more than {_limit(health.waiting_locks, LOCKS_SOFT, LOCKS_HARD):g}",
         ),
         Judgement(
             Pressure.SOFT if health.archiving_fails else Pressure.NONE,
             Sign.ARCHIVING,
-            "the archiving of WAL fails",
+            "the archive_command of the server fails",
         ),
     ]
     if usual.active_sessions is not None and health.active_sessions >= usual.active_sessions + SESSIONS_LEAST:
@@ -110,7 +126,7 @@ def judge(health: Health, usual: Usual, batch_seconds: float) -> Judgement:
                     health.active_sessions, SESSIONS_SOFT * usual.active_sessions, SESSIONS_HARD * usual.active_sessions
                 ),
                 Sign.ACTIVE_SESSIONS,
-                f"{health.active_sessions} active sessions, usual {usual.active_sessions:.0f}",
+                f"{health.active_sessions} sessions are at work, usual are {usual.active_sessions:.0f}",
             )
         )
     if usual.batch_seconds is not None and batch_seconds > BATCH_LEAST:
@@ -118,7 +134,7 @@ def judge(health: Health, usual: Usual, batch_seconds: float) -> Judgement:
             Judgement(
                 _level(batch_seconds, BATCH_SOFT * usual.batch_seconds, BATCH_HARD * usual.batch_seconds),
                 Sign.BATCH_TIME,
-                f"a batch took {batch_seconds:.2f} s, usual {usual.batch_seconds:.2f} s",
+                f"a batch took {batch_seconds:.2f} s, usual is {usual.batch_seconds:.2f} s",
             )
         )
     return max(signs, key=lambda judgement: judgement.pressure)

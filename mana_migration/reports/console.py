@@ -79,7 +79,7 @@ def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
     elif seen.standstill:
         parts.append(seen.standstill)
     elif seen.waiting:
-        parts.append(f"waiting: {seen.waiting}")
+        parts.append(seen.waiting)
     elif progress.remaining is not None:
         parts.append(f"{span(progress.remaining.low, progress.remaining.high)} left")
     return one_line(f"{clock(seen.taken_at, zone)} {'; '.join(parts)}", 400)

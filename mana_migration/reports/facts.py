@@ -62,7 +62,7 @@ def facts(seen: RunSnapshot, zone: tzinfo | None = None) -> list[Fact]:
         found.append(Fact("Skipped", counts_words(seen.totals.skips), WARN))
     found.append(_check(seen, zone))
     if seen.waiting:
-        found.append(Fact("Waiting", one_line(seen.waiting), WARN))
+        found.append(Fact("Held up", one_line(seen.waiting), WARN))
     found.append(Fact("Settings", controls_words(seen)))
     if seen.reason:
         found.append(Fact("Reason", one_line(seen.reason)))
@@ -112,6 +112,8 @@ def remaining_fact(seen: RunSnapshot) -> Fact:
     why = "not told before 1 % is done"
     if seen.status == "checking":
         why = "everybody is accounted for; the books are being checked"
+    elif seen.waiting:
+        why = "not told while it is held up"
     elif progress.expected is None:
         why = "unknown, nobody counted the users first"
     return Fact("Remaining", why)

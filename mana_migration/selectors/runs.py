@@ -7,7 +7,7 @@ few hundred batches of an open run and a handful of events; never a wallet or a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 
 from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
+from mana_migration.domain.pressure import Pressure, in_words
 from mana_migration.domain.results import Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.engine import totals as figures
@@ -153,6 +154,8 @@ def _judge(seen: _Seen) -> RunSnapshot:
         waits=paused or run.status == RunStatus.CHECKING,
     )
     waiting = _waiting(seen.wait, last_progress)
+    if waiting:  # nobody can know for how long
+        progress = replace(progress, remaining=None)
     return RunSnapshot(
         taken_at=now,
         run=run.pk,
@@ -187,7 +190,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         standstill=_standstill(run, progress, waiting, seen.marks),
         waiting=waiting,
         waiting_for=_waiting_for(seen.wait) if waiting else "",
-        events=[_event_line(event) for event in seen.events],
+        events=[event_line(event) for event in seen.events],
     )
 
 
@@ -233,17 +236,26 @@ def _check(event: RunEvent | None) -> CheckOutcome | None:
         return None
     ok = event.details.get("ok")
     return CheckOutcome(
-        event.created_at, ok if isinstance(ok, bool) else None, _event_line(event).message, event.details
+        event.created_at, ok if isinstance(ok, bool) else None, event_line(event).message, event.details
     )
 
 
 def _waiting(event: RunEvent | None, last_progress: datetime | None) -> str:
-    """Return why the run waits for the database, if it said so after its last progress."""
+    """Return why the run goes slowly or not at all, if it said so after its last progress."""
     if event is None or (last_progress is not None and event.created_at <= last_progress):
         return ""
     if event.details.get("wait") == "none":  # it is well again
         return ""
+    if pressure := _pressure(event):  # events of earlier versions put it in other words
+        return in_words(pressure, event.details["reason"])
     return event.message or EventKind(event.kind).label.lower()
+
+
+def _pressure(event: RunEvent) -> Pressure:
+    """Return what an unwell database asked for, by an event that tells its reason; else none."""
+    word = str(event.details.get("wait", "")).upper()
+    known = event.kind == EventKind.THROTTLED and event.details.get("reason") and word in Pressure.__members__
+    return Pressure[word] if known else Pressure.NONE
 
 
 def _waiting_for(event: RunEvent | None) -> str:
@@ -266,15 +278,22 @@ def _standstill(run: MigrationRun, progress: speed.Progress, waiting: str, marks
     if not progress.stalled:
         return ""
     if waiting:
-        return f"waiting for the database because {waiting}"
+        return waiting
     if latest is not None and latest.kind == EventKind.INTERRUPTED:
         return "its process was asked to end; give the same command again to go on"
     return "no process seems to work on it; give the same command again to go on"
 
 
-def _event_line(event: RunEvent) -> EventLine:
-    """Return an event with a message, made from its details where nobody wrote one."""
-    details, message = event.details, event.message
+#: What a wait is called among the events, by what the event says of it.
+_WAIT_LABELS: Final = {"hard": "Waiting", "wallets": "Waiting", "soft": "Slowed down", "none": "Going on"}
+
+
+def event_line(event: RunEvent) -> EventLine:
+    """Return an event in words, with a message made from its details where nobody wrote one."""
+    details, message, label = event.details, event.message, event.get_kind_display()
+    if event.kind == EventKind.THROTTLED and details.get("wait") in _WAIT_LABELS:
+        label = _WAIT_LABELS[details["wait"]]
+        message = "the database is well again" if details["wait"] == "none" else details.get("reason") or message
     if event.kind == EventKind.SETTING_CHANGED and "setting" in details:
         change = f"{details['setting']} from {details.get('old')} to {details.get('new')}"
         message = f"{change}: {message}" if message else change
@@ -285,7 +304,7 @@ def _event_line(event: RunEvent) -> EventLine:
     return EventLine(
         at=event.created_at,
         kind=event.kind,
-        label=event.get_kind_display(),
+        label=label,
         actor=event.actor,
         message=message,
         details=details,

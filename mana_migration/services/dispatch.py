@@ -23,6 +23,7 @@ from mana_migration.domain.results import BatchResult, ProgressCallback, RunSumm
 from mana_migration.engine import failures, totals
 from mana_migration.errors import BrokerUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationRun, RunEvent
+from mana_migration.selectors.runs import event_line
 from mana_migration.services import broker, logs, migrate, pool, preflight, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import Attendance, StopFlag
@@ -195,8 +196,9 @@ class Follower:
         for event in events.order_by("id"):
             self._event, self._moved = event.pk, moment
             if event.kind in _TOLD:
-                what = event.get_kind_display().lower()
-                said = event.message if event.message.startswith(what) else f"{what}: {event.message}".rstrip(": ")
+                line = event_line(event)
+                what = line.label.lower()
+                said = line.message if line.message.startswith(what) else f"{what}: {line.message}".rstrip(": ")
                 self._notice(f"run {event.run_id}: {said}")
         if done.selected:
             self._moved = moment

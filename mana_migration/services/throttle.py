@@ -9,7 +9,7 @@ from django.db import connections
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
-from mana_migration.domain.pressure import Pressure, Sign, Usual, judge
+from mana_migration.domain.pressure import Pressure, Sign, Usual, in_words, judge
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
@@ -77,8 +77,7 @@ class Throttle:
         self._looked = time.monotonic()
 
     def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
-        held = {Pressure.NONE: "the database is well again: going on", Pressure.SOFT: f"slowing down: {reason}"}
-        sentence = held.get(pressure, f"holding: {reason}")
+        sentence = in_words(pressure, reason)
         self._notice(sentence)
         runs.add_event(
             self._run_id,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mana_migration.domain.pressure import Health, Pressure, Usual, judge
+from mana_migration.domain.pressure import Health, Pressure, Usual, in_words, judge
 
 USUAL = Usual(active_sessions=3.0, batch_seconds=0.25)
 
@@ -12,22 +12,22 @@ USUAL = Usual(active_sessions=3.0, batch_seconds=0.25)
     [
         (Health(), 0.25, Pressure.NONE, ""),
         (Health(replication_lag=1.5), 0.25, Pressure.NONE, ""),
-        (Health(replication_lag=1.6), 0.25, Pressure.SOFT, "replication lag 1.6 s, limit 1.5 s"),
-        (Health(replication_lag=10.1), 0.25, Pressure.HARD, "replication lag 10.1 s, limit 1.5 s"),
+        (Health(replication_lag=1.6), 0.25, Pressure.SOFT, "a standby is 1.6 s behind, more than 1.5 s"),
+        (Health(replication_lag=10.1), 0.25, Pressure.HARD, "a standby is 10.1 s behind, more than 10 s"),
         (Health(waiting_locks=5), 0.25, Pressure.NONE, ""),
-        (Health(waiting_locks=6), 0.25, Pressure.SOFT, "6 sessions wait for locks, limit 5"),
-        (Health(waiting_locks=21), 0.25, Pressure.HARD, "21 sessions wait for locks, limit 5"),
+        (Health(waiting_locks=6), 0.25, Pressure.SOFT, "6 sessions wait for locks, more than 5"),
+        (Health(waiting_locks=21), 0.25, Pressure.HARD, "21 sessions wait for locks, more than 20"),
         (Health(active_sessions=10), 0.25, Pressure.NONE, ""),  # three times the usual, but few
-        (Health(active_sessions=11), 0.25, Pressure.SOFT, "11 active sessions, usual 3"),
-        (Health(active_sessions=13), 0.25, Pressure.HARD, "13 active sessions, usual 3"),
-        (Health(active_sessions=12), 0.25, Pressure.SOFT, "12 active sessions, usual 3"),
-        (Health(replication_lag=10.0), 0.25, Pressure.SOFT, "replication lag 10.0 s, limit 1.5 s"),
-        (Health(waiting_locks=20), 0.25, Pressure.SOFT, "20 sessions wait for locks, limit 5"),
-        (Health(archiving_fails=True), 0.25, Pressure.SOFT, "the archiving of WAL fails"),
+        (Health(active_sessions=11), 0.25, Pressure.SOFT, "11 sessions are at work, usual are 3"),
+        (Health(active_sessions=13), 0.25, Pressure.HARD, "13 sessions are at work, usual are 3"),
+        (Health(active_sessions=12), 0.25, Pressure.SOFT, "12 sessions are at work, usual are 3"),
+        (Health(replication_lag=10.0), 0.25, Pressure.SOFT, "a standby is 10.0 s behind, more than 1.5 s"),
+        (Health(waiting_locks=20), 0.25, Pressure.SOFT, "20 sessions wait for locks, more than 5"),
+        (Health(archiving_fails=True), 0.25, Pressure.SOFT, "the archive_command of the server fails"),
         (Health(), 1.25, Pressure.NONE, ""),
-        (Health(), 1.3, Pressure.SOFT, "a batch took 1.30 s, usual 0.25 s"),
-        (Health(), 5.0, Pressure.SOFT, "a batch took 5.00 s, usual 0.25 s"),
-        (Health(), 5.1, Pressure.HARD, "a batch took 5.10 s, usual 0.25 s"),
+        (Health(), 1.3, Pressure.SOFT, "a batch took 1.30 s, usual is 0.25 s"),
+        (Health(), 5.0, Pressure.SOFT, "a batch took 5.00 s, usual is 0.25 s"),
+        (Health(), 5.1, Pressure.HARD, "a batch took 5.10 s, usual is 0.25 s"),
     ],
 )
 def test_each_sign_asks_for_what_it_is_worth(health: Health, seconds: float, pressure: Pressure, reason: str) -> None:
@@ -39,7 +39,7 @@ def test_each_sign_asks_for_what_it_is_worth(health: Health, seconds: float, pre
 
 def test_the_worst_sign_counts() -> None:
     found, sign, reason = judge(Health(replication_lag=2.0, waiting_locks=30), USUAL, 0.25)
-    assert (found, sign, reason) == (Pressure.HARD, "waiting_locks", "30 sessions wait for locks, limit 5")
+    assert (found, sign, reason) == (Pressure.HARD, "waiting_locks", "30 sessions wait for locks, more than 20")
 
 
 def test_nothing_is_unusual_before_anything_is_usual() -> None:
@@ -70,3 +70,11 @@ def test_the_usual_is_learnt_slowly() -> None:
 
 def test_a_database_that_shows_nothing_is_well() -> None:
     assert Health() == Health(replication_lag=0.0, waiting_locks=0, active_sessions=0, archiving_fails=False)
+
+
+def test_what_is_done_about_it_is_said_in_plain_words() -> None:
+    assert [in_words(pressure, "the reason") for pressure in Pressure] == [
+        "the database is well again: going on",
+        "going at half the pace: the reason",
+        "waiting until the database is well: the reason",
+    ]

@@ -9,6 +9,8 @@ from mana_migration.domain.results import Totals
 from mana_migration.engine import totals as figures
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
+from mana_migration.reports.console import plain_line
+from mana_migration.reports.facts import facts
 from mana_migration.selectors.runs import run_snapshot, runs_since
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
@@ -153,13 +155,42 @@ def test_a_throttled_run_says_what_it_waits_for_until_it_progresses() -> None:
     make_event(run, EventKind.THROTTLED, 10, message="replication lag is 12 s", details=held)
     seen = snapshot(run, at=after(20))
     assert (seen.waiting, seen.waiting_for, seen.standstill) == ("replication lag is 12 s", "replication_lag", "")
-    assert snapshot(run, at=after(90)).standstill == "waiting for the database because replication lag is 12 s"
+    assert snapshot(run, at=after(90)).standstill == "replication lag is 12 s"
     make_event(run, EventKind.DATABASE_LOST, 90, message="the database was gone")
     assert snapshot(run, at=after(90)).waiting_for == "database_lost"
     make_event(run, EventKind.THROTTLED, 91, message="the database is well again", details={"wait": "none"})
     assert (snapshot(run, at=after(92)).waiting, snapshot(run, at=after(92)).waiting_for) == ("", "")
     make_batch(run, done(100), start=93)
     assert snapshot(run, at=after(95)).waiting == ""
+
+
+@pytest.mark.parametrize(
+    ("wait", "waiting", "label"),
+    [
+        ("hard", "waiting until the database is well: 24 sessions wait", "Waiting"),
+        ("soft", "going at half the pace: 24 sessions wait", "Slowed down"),
+    ],
+)
+def test_a_wait_is_told_in_the_same_words_everywhere(wait: str, waiting: str, label: str) -> None:
+    run = running(expected=1000)
+    make_batch(run, done(100), start=0)
+    details = {"wait": wait, "sign": "waiting_locks", "reason": "24 sessions wait"}
+    make_event(run, EventKind.THROTTLED, 10, message="as an earlier version put it: 24 sessions wait", details=details)
+    seen = snapshot(run, at=after(20))
+    assert seen.waiting == waiting
+    assert ("Held up", waiting) in [(fact.label, fact.value) for fact in facts(seen)]
+    assert ("Remaining", "not told while it is held up") in [(fact.label, fact.value) for fact in facts(seen)]
+    assert seen.progress.remaining is None
+    assert waiting in plain_line(seen)
+    assert (seen.events[0].label, seen.events[0].message) == (label, "24 sessions wait")
+    assert snapshot(run, at=after(90)).standstill == waiting
+
+
+def test_the_end_of_a_wait_is_called_going_on() -> None:
+    run = running()
+    make_event(run, EventKind.THROTTLED, 10, message="well again", details={"wait": "none", "sign": "", "reason": ""})
+    (event,) = snapshot(run, at=after(20)).events
+    assert (event.label, event.message) == ("Going on", "the database is well again")
 
 
 def test_a_closed_run_neither_waits_nor_stands_still() -> None:

@@ -114,7 +114,10 @@ def test_an_unwell_database_is_waited_for_with_the_reason_once(
     health[:] = [BEHIND, BEHIND, BEHIND, WELL]
     throttled(run, clock, said)(controls("auto"), 0.1)
     assert clock.waits == [1.0, 1.0, 1.0]
-    assert said == ["holding: replication lag 99.0 s, limit 1.5 s", "the database is well again: going on"]
+    assert said == [
+        "waiting until the database is well: a standby is 99.0 s behind, more than 10 s",
+        "the database is well again: going on",
+    ]
     first, last = RunEvent.objects.order_by("id")
     assert (first.kind, first.details["wait"], last.details["wait"]) == ("throttled", "hard", "none")
     assert (first.details["sign"], last.details["sign"]) == ("replication_lag", "")
