@@ -40,7 +40,8 @@ class Forecast:
 
     ``blocked``: why the run would be refused as things stand, empty where it would start.
     ``expected_seconds``: how long it would take at ``rate`` users per second, which ``rate_source``
-    explains; ``seconds``: what the look itself took.
+    explains; ``seconds``: what the look itself took.  ``goes_on_with``: the open run that the same
+    command would go on with; ``takes_back``: the run that it takes back, whose breaker tripped.
     """
 
     options: MigrationOptions
@@ -54,6 +55,7 @@ class Forecast:
     rate_source: str
     seconds: float
     goes_on_with: int | None = None
+    takes_back: int | None = None
 
     def promise(self) -> dict[str, Any]:
         """Return what is binding: options, rates, findings, users and sums."""

@@ -121,10 +121,14 @@ class RollbackForecast:
     """What a rollback would do now.
 
     ``shortfalls``: the largest, as (record id, mana credited, mana lacking); ``stops_run``: the open
-    migration that would be stopped first; ``seconds``: what the look took.
+    migration that would be stopped first; ``seconds``: what the look took.  ``blocked``: why the
+    rollback would be refused as things stand; ``goes_on_with``: the open rollback that the same
+    command would go on with.
     """
 
     totals: Totals
     shortfalls: list[tuple[int, int, int]]
     stops_run: int | None
     seconds: float
+    blocked: str = ""
+    goes_on_with: int | None = None

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mana_migration.domain.options import CELERY, RollbackOptions
-from mana_migration.errors import UsageError
+from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports.progress import ProgressDisplay
@@ -39,7 +39,9 @@ class RollbackCommand(MigrationCommand):
             told = rollback.forecast_rollback(asked, using=using)
         if told is not None and options["dry_run"]:
             self.print_result(rollback_report.forecast_json(told), rollback_report.forecast_lines(told))
-            return PARTLY if told.totals.skipped else DONE
+            return PARTLY if told.totals.skipped or told.blocked else DONE
+        if told is not None and told.blocked:  # before anybody is asked
+            raise RunConflictError(told.blocked)
         if told is not None and told.totals.selected:
             for line in rollback_report.forecast_lines(told, headline="this would happen:"):
                 self.notice(line)

@@ -16,6 +16,7 @@ def as_json(told: Forecast) -> dict[str, Any]:
     return summary.as_json(_as_summary(told)) | {
         "rates": told.rates,
         "blocked": told.blocked,
+        "goes_on_with": told.goes_on_with,
         "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in told.findings],
         "largest": [
             {"user": row.user, "green": row.green, "blue": row.blue, "red": row.red, "mana": row.mana}
@@ -34,7 +35,8 @@ def as_lines(told: Forecast) -> Iterator[str]:
     expected = duration(told.expected_seconds)
     yield f"  duration   about {expected} at {told.rate:,.0f} users per second ({told.rate_source})"
     if told.goes_on_with is not None:
-        yield f"  run {told.goes_on_with} is open: the same command goes on with it"
+        what = "is open" if told.takes_back is None else f"takes run {told.takes_back} back, whose breaker tripped"
+        yield f"  run {told.goes_on_with} {what}: the same command goes on with it"
     yield "findings:"
     for finding in told.findings:
         yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}"

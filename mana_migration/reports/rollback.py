@@ -17,6 +17,8 @@ def forecast_json(told: RollbackForecast) -> dict[str, Any]:
             for record, credited, lacking in told.shortfalls
         ],
         "stops_run": told.stops_run,
+        "blocked": told.blocked,
+        "goes_on_with": told.goes_on_with,
     }
 
 
@@ -27,10 +29,14 @@ def forecast_lines(told: RollbackForecast, *, headline: str = "") -> Iterator[st
     yield from others
     if told.stops_run is not None:
         yield f"  the open migration run {told.stops_run} would be stopped first"
+    if told.goes_on_with is not None:
+        yield f"  run {told.goes_on_with} is open: the same command goes on with it"
     if told.shortfalls:
         yield "  largest shortfalls:"
     for record, credited, lacking in told.shortfalls:
         yield f"    record {record}: {credited:,} mana credited, {lacking:,} of it already spent"
+    if told.blocked:
+        yield f"the rollback would be refused: {told.blocked}"
 
 
 def _as_summary(told: RollbackForecast) -> RunSummary:

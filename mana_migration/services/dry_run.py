@@ -53,14 +53,11 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
             connection, terms, count=LARGEST, users_named=options.users, limit=options.limit, fixed=options.auto_fix
         )  # fmt: skip
         rate, source = expected_rate(using)
-        blocked = _other_rates(rates, using)
-    findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
-    errors = sum(finding.count for finding in findings if finding.severity == "error")
-    if not blocked and errors and not (options.skip_invalid or options.auto_fix or options.users):
-        blocked = (
-            f"{errors:,} error-level findings stand in the way: "
-            "use --auto-fix to clear them or --skip-invalid to leave those users out"
-        )
+        findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
+        blocked = _conflict(open_run, options)
+        goes_on_with = None if open_run is None or options.users or blocked else open_run
+        if goes_on_with is None and not blocked:  # whoever goes on with a run has passed these checks
+            blocked = _other_rates(rates, using) or _obstacles(findings, options)
     return Forecast(
         options=options,
         rates=rates.as_dict(),
@@ -72,7 +69,32 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
         rate=rate,
         rate_source=source,
         seconds=time.monotonic() - begun,
-        goes_on_with=open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
+        goes_on_with=None if goes_on_with is None else goes_on_with.pk,
+        takes_back=None if goes_on_with is None else goes_on_with.target_run_id,
+    )
+
+
+def _conflict(open_run: MigrationRun | None, options: MigrationOptions) -> str:
+    """Return why an open run would refuse these options; empty where it would be gone on with or let be."""
+    if open_run is None:
+        return ""
+    if options.users:
+        return runs.describe_conflict(open_run) if open_run.kind == RunKind.ROLLBACK else ""
+    try:
+        migrate.refuse_to_join(open_run, options)
+    except RunConflictError as error:
+        return str(error)
+    return ""
+
+
+def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
+    """Return why error-level findings would refuse a run; empty where they would not."""
+    errors = sum(finding.count for finding in findings if finding.severity == "error")
+    if not errors or options.skip_invalid or options.auto_fix or options.users:
+        return ""
+    return (
+        f"{errors:,} error-level findings stand in the way: "
+        "use --auto-fix to clear them or --skip-invalid to leave those users out"
     )
 
 

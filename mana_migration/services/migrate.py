@@ -242,16 +242,33 @@ def join(
     """Go on with the open run, if it is one that this request can mean.
 
     Raises:
+        RunConflictError: see ``refuse_to_join``.
+    """
+    refuse_to_join(run, options)
+    if run.kind == RunKind.ROLLBACK:
+        notice(f"run {run.pk} takes run {run.target_run_id} back, whose breaker tripped: going on with it")
+        runs.note_resumed_work(run.pk, actor=actor, using=using)
+        return
+    figures = totals.folded_figures(run, using)
+    last = figures["last_progress"]
+    ago = f"{runs.seconds_since(last):.0f} s ago" if last else "not yet"
+    notice(
+        f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}, last progress {ago}: going on"
+    )
+    runs.note_resumed_work(run.pk, actor=actor, using=using)
+
+
+def refuse_to_join(run: MigrationRun, options: MigrationOptions) -> None:
+    """Refuse a request that the open run cannot be meant by; a breaker's rollback can be.
+
+    Raises:
         RunConflictError: it is a rollback, it is paused, or its frozen options or rates contradict the request.
     """
-    by_breaker = run.kind == RunKind.ROLLBACK and RollbackOptions.from_dict(run.options, run.controls).breaker
-    if run.kind == RunKind.ROLLBACK and not by_breaker:
+    if run.kind == RunKind.ROLLBACK and not run.options.get("breaker"):
         raise RunConflictError(runs.describe_conflict(run))
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    if by_breaker:
-        notice(f"run {run.pk} takes run {run.target_run_id} back, whose breaker tripped: going on with it")
-        runs.note_resumed_work(run.pk, actor=actor, using=using)
+    if run.kind == RunKind.ROLLBACK:
         return
     frozen, asked, default = run.options, options.as_dict(), MigrationOptions().as_dict()
     contradictions = [
@@ -270,13 +287,6 @@ def join(
             + ("change them with migrate_users --set NAME=VALUE, " if in_force else "")
             + f"or stop it with migrate_users --stop {run.pk}"
         )
-    figures = totals.folded_figures(run, using)
-    last = figures["last_progress"]
-    ago = f"{runs.seconds_since(last):.0f} s ago" if last else "not yet"
-    notice(
-        f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}, last progress {ago}: going on"
-    )
-    runs.note_resumed_work(run.pk, actor=actor, using=using)
 
 
 def work_on_run(

@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypedDict
 
 from django.db import connections, transaction
 from django.db.models import Count
@@ -102,7 +103,25 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
             reversal.shortfalls(connection, terms, limit=largest),
             open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
             time.monotonic() - begun,
+            **_fate(open_run, options),
         )
+
+
+class _Fate(TypedDict, total=False):
+    """What would become of a request beside an open rollback; fields of ``RollbackForecast``."""
+
+    blocked: str
+    goes_on_with: int
+
+
+def _fate(open_run: MigrationRun | None, options: RollbackOptions) -> _Fate:
+    if open_run is None or open_run.kind != RunKind.ROLLBACK:
+        return {}
+    try:
+        refuse_to_join(open_run, options)
+    except RunConflictError as error:
+        return {"blocked": str(error)}
+    return {"goes_on_with": open_run.pk}
 
 
 def check_target(options: RollbackOptions, using: str) -> None:
@@ -236,7 +255,18 @@ def join(
     """Go on with the open rollback, if it is the one that this request means.
 
     Raises:
-        RunConflictError: it takes something else back, or on other terms.
+        RunConflictError: see ``refuse_to_join``.
+    """
+    refuse_to_join(run, options)
+    notice(f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}: going on")
+    runs.note_resumed_work(run.pk, actor=actor, using=using)
+
+
+def refuse_to_join(run: MigrationRun, options: RollbackOptions) -> None:
+    """Refuse a request that the open rollback cannot be meant by.
+
+    Raises:
+        RunConflictError: it takes something else back, or on other terms, or is paused.
     """
     frozen, asked = run.options, options.as_dict()
     contradictions = [
@@ -252,8 +282,6 @@ def join(
         )
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    notice(f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}: going on")
-    runs.note_resumed_work(run.pk, actor=actor, using=using)
 
 
 def work_on_rollback(

@@ -735,6 +735,72 @@ def test_options_that_contradict_the_open_run_are_refused_with_both_values(
         assert word in message
 
 
+@pytest.mark.parametrize("argv", [("--limit", "21"), ("--batch-size", "50"), ("--skip-invalid",)])
+def test_a_dry_run_says_that_the_open_run_would_refuse_these_options(
+    open_run: MigrationRun, argv: tuple[str, ...]
+) -> None:
+    people(3)
+    with assert_nothing_changes():
+        told_ = run_command("migrate_users", "--dry-run", *argv)
+        message = refusal(run_command("migrate_users", *argv))
+    assert told_.code == 3
+    assert told_.out.splitlines()[-1] == f"the run would be refused: {message.removeprefix('CommandError: ').strip()}"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"status": "paused"}, "is paused; let it go on with migrate_users --resume"),
+        ({"kind": "rollback", "options": {"everything": True}}, "is running since"),
+    ],
+)
+def test_a_dry_run_says_that_a_run_would_be_refused_beside_the_open_one(
+    open_run: MigrationRun, change: dict[str, Any], words: str
+) -> None:
+    MigrationRun.objects.filter(pk=open_run.pk).update(**change)
+    people(3)
+    with assert_nothing_changes():
+        told_ = told(run_command("migrate_users", "--format", "json", "--dry-run"), 3)
+        refused = refusal(run_command("migrate_users"))
+    assert told_["goes_on_with"] is None
+    assert words in told_["blocked"]
+    assert told_["blocked"] in refused
+
+
+def test_a_dry_run_names_the_run_that_a_real_one_would_go_on_with_whatever_the_findings(open_run: MigrationRun) -> None:
+    make_wallets([(-1, 0, 0)])  # came up after the run was opened, which passed its checks
+    with assert_nothing_changes():
+        text = run_command("migrate_users", "--dry-run", "--limit", "20")
+        told_ = told(run_command("migrate_users", "--format", "json", "--dry-run", "--limit", "20"), 3)  # that user
+    assert f"  run {open_run.pk} is open: the same command goes on with it" in text.out.splitlines()
+    assert (told_["goes_on_with"], told_["blocked"]) == (open_run.pk, "")
+
+
+def test_a_dry_run_names_the_rollback_of_a_tripped_breaker_that_a_real_one_would_go_on_with(
+    open_run: MigrationRun,
+) -> None:
+    tripped = MigrationRun.objects.create(kind="migration", status="rolling_back")
+    options = {"everything": False, "run": tripped.pk, "breaker": True}
+    MigrationRun.objects.filter(pk=open_run.pk).update(kind="rollback", options=options, target_run=tripped)
+    with assert_nothing_changes():
+        text = run_command("migrate_users", "--dry-run")
+    assert text.code == 0
+    assert (
+        f"  run {open_run.pk} takes run {tripped.pk} back, whose breaker tripped: the same command goes on with it"
+        in text.out.splitlines()
+    )
+
+
+def test_a_dry_run_of_named_users_minds_an_open_rollback_only(open_run: MigrationRun) -> None:
+    (key,) = people(1)
+    assert (
+        told(run_command("migrate_users", "--format", "json", "--dry-run", "--user-id", f"pk:{key}"))["blocked"] == ""
+    )
+    MigrationRun.objects.filter(pk=open_run.pk).update(kind="rollback", options={"everything": True})
+    result = run_command("migrate_users", "--format", "json", "--dry-run", "--user-id", f"pk:{key}")
+    assert "is running since" in told(result, 3)["blocked"]
+
+
 def test_options_that_agree_with_the_open_run_go_on_with_it(open_run: MigrationRun) -> None:
     people(3)
     argv = ("--batch-size", "5", "--error-threshold", "25.0", "--limit", "20")

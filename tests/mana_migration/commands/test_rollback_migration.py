@@ -399,6 +399,28 @@ def test_the_same_command_goes_on_with_an_open_rollback(migrated: list[Any]) -> 
     assert not any(wallet(key)[4] for key in migrated)
 
 
+def test_a_dry_run_names_the_rollback_that_a_real_one_would_go_on_with(migrated: list[Any]) -> None:
+    run = open_rollback()
+    with assert_nothing_changes():
+        told_ = roll_back("--all", "--dry-run")
+        text = run_command("rollback_migration", "--all", "--dry-run")
+    assert (told_["goes_on_with"], told_["blocked"]) == (run.pk, "")
+    assert f"  run {run.pk} is open: the same command goes on with it" in text.out.splitlines()
+
+
+@pytest.mark.parametrize("argv", [("--all", "--emergency"), ("--all", "--batch-size", "50"), ("--since", "2024-01-01")])
+def test_a_dry_run_says_that_the_open_rollback_would_refuse_these_options(
+    migrated: list[Any], argv: tuple[str, ...]
+) -> None:
+    run = open_rollback()
+    with assert_nothing_changes():
+        told_ = roll_back(*argv, "--dry-run", code=3)
+        text = run_command("rollback_migration", *argv, "--dry-run")
+    assert told_["goes_on_with"] is None
+    assert f"rollback run {run.pk} is open with other options" in told_["blocked"]
+    assert text.out.splitlines()[-1] == f"the rollback would be refused: {told_['blocked']}"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
