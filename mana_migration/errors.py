@@ -69,6 +69,10 @@ class FindingsError(MigrationError):
     """Error-level findings stand in the way of a run."""
 
 
+class NothingToMigrateError(MigrationError):
+    """Nobody is there whom the options select; the one error after which all is well: commands end with 0."""
+
+
 class NothingToRollBackError(MigrationError):
     """The selection holds no conversion that could be taken back."""
 

@@ -46,6 +46,8 @@ def as_lines(told: Forecast) -> Iterator[str]:
         yield f"  user {row.user}: {row.green:,} green, {row.blue:,} blue, {row.red:,} red = {row.mana:,} mana"
     if told.blocked:
         yield f"the run would be refused: {told.blocked}"
+    elif told.options.retry_failed and told.goes_on_with is None and not told.totals.selected:
+        yield "nobody who failed in an earlier run is left to be migrated: the same command would open no run"
     else:
         yield "next: the same command without --dry-run"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mana_migration.domain.results import RunSummary
+from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.reports.next_steps import next_steps
 
 
@@ -34,6 +34,13 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         "users_per_minute": summary.users_per_minute,
         **summary.extra,
     }
+
+
+def nothing_json() -> dict[str, Any]:
+    """Return the same object where nobody was there to migrate and no run was opened."""
+    return as_json(
+        RunSummary(run=None, kind="migration", dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0)
+    )
 
 
 def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool = False) -> Iterator[str]:

@@ -16,7 +16,7 @@ from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.planning import Slice
-from mana_migration.errors import FindingsError, RunConflictError
+from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import autofix, logs, named, preflight, rollback, runs, throttle, validation
 from mana_migration.services.runs import Actor
@@ -108,6 +108,7 @@ def migrate(
 
     Raises:
         PreflightError: the database is not fit.
+        NothingToMigrateError: only those who failed earlier were to be converted, and nobody did.
         FindingsError: error-level findings stand in the way.
         RunConflictError: another run is open, or this one with other options, or other rates are in force.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
@@ -174,11 +175,13 @@ def start(
     """Check everything that must hold before and open a run; nobody is converted yet.
 
     Raises:
+        NothingToMigrateError: only those who failed earlier were to be converted, and nobody did.
         FindingsError: error-level findings stand in the way.
         RunConflictError: another mass run is open, or the rates differ from those of live conversions.
     """
     rates = wishes_conf.rates()
     refuse_other_rates(rates, using)
+    failed = _failed_before(options, rates, using) if options.retry_failed else None
     report = validation.precheck(using)
     fixes = None
     if options.auto_fix and report.error_count:
@@ -200,13 +203,34 @@ def start(
         controls=options.controls,
         actor=actor,
         reason=reason,
-        expected=report.expected(limit=options.limit, cohort=options.cohort),
+        expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
         baseline=report.baseline,
     )
     if fixes is not None:
         autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)
     notice(f"run {run.pk} is open on {actor.host}: about {run.expected:,} users to migrate")
     return run
+
+
+def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
+    """Return how many users a run would take up of those who failed in an earlier one.
+
+    Raises:
+        NothingToMigrateError: there is none.
+    """
+    terms = ConversionTerms(
+        run=conversion.NO_RUN,
+        rates=rates,
+        skip_invalid=options.skip_invalid,
+        cohort=options.cohort,
+        retry_failed=True,
+    )
+    users = conversion.forecast(connections[using], terms, limit=options.limit).selected
+    if not users:
+        raise NothingToMigrateError(
+            "nobody who failed in an earlier run is left to be migrated: no run was opened, nothing was changed"
+        )
+    return users
 
 
 def refuse_other_rates(rates: Rates, using: str) -> None:

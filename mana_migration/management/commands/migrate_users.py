@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
+from mana_migration.errors import NothingToMigrateError
 from mana_migration.management.commands._base import DONE, PARTLY, run_code
 from mana_migration.management.migration_options import (
     add_control_options,
@@ -53,12 +54,15 @@ class Command(RollbackCommand):
         asked = read_options(users, options)
         if options["dry_run"] or options["validate_only"]:
             return self.tell(asked, options)
-        promise = None
+        return self.migrate(asked, options)
+
+    def migrate(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
+        """Convert those who were asked for, by a saved plan if one is named."""
+        using, promise = options["database"], None
         if options["plan"] is not None:
             promise = plans.read(options["plan"])
             asked = plans.options_of(promise, asked)
             plans.verify(promise, asked, using=using)
-        actor = runs.current_actor()
         elsewhere = options["executor"] == CELERY
         here = partial(pool.migrate_together, arguments=("--log-level", options["log_level"]))
         work = dispatch.migrate_elsewhere if elsewhere else here
@@ -66,17 +70,21 @@ class Command(RollbackCommand):
             self.stop_on_signals(following=elsewhere) as stop,
             ProgressDisplay(self.progress_stream, verb="migrated") as progress,
         ):
-            done = work(
-                asked,
-                options["workers"] or 1,
-                actor=actor,
-                reason=options["reason"],
-                using=using,
-                stop=stop,
-                progress=progress,
-                expecting=progress.expect,
-                notice=self.notice,
-            )
+            try:
+                done = work(
+                    asked,
+                    options["workers"] or 1,
+                    actor=runs.current_actor(),
+                    reason=options["reason"],
+                    using=using,
+                    stop=stop,
+                    progress=progress,
+                    expecting=progress.expect,
+                    notice=self.notice,
+                )
+            except NothingToMigrateError as nobody:
+                self.print_result(summary_report.nothing_json(), (str(nobody),))
+                return DONE
         if promise is not None:
             done = plans.with_drift(done, promise)
         return self.print_run(stop, done, following=elsewhere)

@@ -493,6 +493,42 @@ def test_a_cohort_is_the_same_users_each_time_and_grows_with_its_share() -> None
         assert migrate("--cohort", "100%")["users"]["migrated"] == 300 - share - larger
 
 
+@pytest.mark.parametrize("also", [(), ("--auto-fix",), ("--limit", "3"), ("--cohort", "50%")])
+def test_retry_failed_opens_no_run_where_nobody_failed(also: tuple[str, ...]) -> None:
+    people(3)  # not migrated, but they never failed either
+    with assert_nothing_changes():
+        told_ = run_command("migrate_users", "--retry-failed", *also)
+        found = migrate("--retry-failed", *also)
+        dry = run_command("migrate_users", "--retry-failed", *also, "--dry-run")
+    assert (told_.code, told_.err) == (0, "")
+    assert told_.out == (
+        "nobody who failed in an earlier run is left to be migrated: no run was opened, nothing was changed\n"
+    )
+    assert (found["run"], found["status"], found["users"]["selected"]) == (None, "nothing_to_do", 0)
+    assert (dry.code, dry.out.splitlines()[-1]) == (
+        0,
+        "nobody who failed in an earlier run is left to be migrated: the same command would open no run",
+    )
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_retry_failed_opens_no_run_with_several_workers_either() -> None:
+    people(3)
+    done = run_command("migrate_users", "--retry-failed", "--workers", "2")
+    assert (done.code, MigrationRun.objects.count()) == (0, 0)
+    assert "no run was opened" in done.out
+
+
+def test_retry_failed_expects_those_who_failed_and_not_everybody() -> None:
+    keys = people(200)
+    refuse_records(keys[:3])
+    migrate("--limit", "100", code=3)
+    cure()
+    assert "is open on" in run_command("migrate_users", "--retry-failed", "--limit", "50").out
+    assert MigrationRun.objects.latest("id").expected == 3
+
+
 def test_retry_failed_takes_up_those_who_failed_and_nobody_else() -> None:
     keys = people(20)
     refuse_records(keys[:1])
