@@ -357,6 +357,41 @@ def test_a_deadlock_is_tried_again_and_is_no_failure() -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.parametrize("table", ["wishes_wallet", "mana_migration_usermigration"])
+def test_a_schema_change_meanwhile_is_waited_for_and_is_no_failure(table: str) -> None:
+    town(60)
+    try:
+        with balanced(), other_session() as other, manage(*MIGRATE, "--delay", "0.02") as running:
+            running.until(done_batches)
+            other.execute(f"ALTER TABLE {table} ADD COLUMN noted integer DEFAULT 7")  # holds the table until committed
+            running.until(waits_for_a_lock)
+            other.connection.commit()  # the plans that the run has prepared are of the old table
+            done = running.told()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE {table} DROP COLUMN IF EXISTS noted")
+    assert (done["status"], done["users"]["migrated"], done["users"]["failed"]) == ("completed", 60, 0)
+
+
+@pytest.mark.postgres
+def test_a_server_that_ends_idle_transactions_finds_none() -> None:
+    town(60)
+    name = connection.settings_dict["NAME"]
+    with connection.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{name}" SET idle_in_transaction_session_timeout = 500')  # ms
+    try:
+        with balanced(), manage(*MIGRATE, "--delay", "0.1") as running:  # it waits for longer than that in all
+            done = running.told()
+        assert (done["status"], done["users"]["migrated"], done["users"]["failed"]) == ("completed", 60, 0)
+        assert "database_lost" not in [kind for (kind,) in RunEvent.objects.values_list("kind")]
+        with balanced(), manage("rollback_migration", "--all", "--no-input", "--format", "json") as running:
+            assert running.told()["users"]["rolled_back"] == 60
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f'ALTER DATABASE "{name}" RESET idle_in_transaction_session_timeout')
+
+
+@pytest.mark.postgres
 def test_a_lost_connection_is_waited_for_and_is_no_failure() -> None:
     keys = town(60)
     with balanced(), manage(*MIGRATE, "--delay", "0.02") as running:
