@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mana_migration import guards
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, MigrationOptions, RollbackOptions
-from mana_migration.errors import FindingsError, NothingToRollBackError, RunConflictError
+from mana_migration.errors import FindingsError, NothingToMigrateError, NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import autofix, migrate, preflight, rollback, runs, validation
 from mana_migration.services.runs import Actor
@@ -219,6 +219,9 @@ class MigrationMachine(RuleBasedStateMachine):
             refused(RunConflictError, lambda: migrate.migrate(options, actor=ACTOR))
             return
         eligible = self.eligible(options)
+        if options.retry_failed and self.open is None and not eligible:
+            refused(NothingToMigrateError, lambda: migrate.migrate(options, actor=ACTOR))
+            return
         negative = [one for one in self.people if one.negative and not one.migrated]
         if options.auto_fix and self.open is None:
             for one in negative:

@@ -158,9 +158,9 @@ def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
         (("migrate_users",), set()),
         (
             ("migrate_users", "--dry-run"),
-            {"findings", "largest", "blocked", "expected_seconds", "expected_rate", "rates"},
+            {"findings", "largest", "blocked", "goes_on_with", "expected_seconds", "expected_rate", "rates"},
         ),
-        (("rollback_migration", "--all", "--dry-run"), {"shortfalls", "stops_run"}),
+        (("rollback_migration", "--all", "--dry-run"), {"shortfalls", "stops_run", "blocked", "goes_on_with"}),
         (("rollback_migration", "--all", "--no-input"), set()),
     ],
 )
