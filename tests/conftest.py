@@ -10,10 +10,14 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.postgres import Postgres
+
+if TYPE_CHECKING:
+    from tests.support.economy import Economy
 
 FOLDER = pytest.StashKey[str]()
 SERVER = pytest.StashKey[Postgres]()
@@ -121,3 +125,15 @@ def own_postgres() -> Iterator[Postgres]:
     """Return an empty PostgreSQL server of the test's own, to crash and restart at will (mark the test postgres)."""
     with Postgres(durable=True) as server:
         yield server
+
+
+@pytest.fixture
+def economy(db: None) -> Iterator["Economy"]:
+    """Return an economy in which everything has happened, in a database that refuses nothing any more."""
+    from tests.support.economy import live_through
+    from tests.support.violations import disarm, rearm
+
+    economy = live_through()
+    disarm()
+    yield economy
+    rearm()

@@ -9,11 +9,12 @@ settings are ``SET LOCAL`` in that same message and end with it.
 # Note [Plans]
 To plan the statement takes longer than to convert fifty users, so it is prepared once a session,
 with a plan for any batch.  A plan that is made while a table is empty must not be one that reads
-the whole table later: sequential scans, hash joins and nested loops are switched off for the statement,
-whose every table is read by a range of keys, in the keys' order, and merged.  Behind a connection pooler the next
-message may reach another session: the server then says that it does not know the statement, which
-nothing has happened in, and it is sent again with its text.  Where the site has said that session
-state is not its own (``DISABLE_SERVER_SIDE_CURSORS``), nothing is prepared at all.
+the whole table later, nor look up its rows one by one: sequential scans, hash joins and nested loops
+are switched off for the statement, whose every table is read by a range of keys, in the keys' order,
+and merged.  Behind a connection pooler the next message may reach another session: the server then
+says that it does not know the statement, which nothing has happened in, and it is sent again with its
+text.  Where the site has said that session state is not its own (``DISABLE_SERVER_SIDE_CURSORS``),
+nothing is prepared at all.
 """
 
 from __future__ import annotations

@@ -158,8 +158,8 @@ def _agreements(report: RunReport) -> Section:
 def _integrity(report: RunReport) -> Section:
     validation = report.validation
     if validation is None:
-        columns, note = ("check", "findings"), "Not checked for this report."
-        return Section("integrity", "Data integrity", note, columns, [("all checks", "not made")])
+        made = [("all checks", "not made")]
+        return Section("integrity", "Data integrity", "Not checked for this report.", ("check", "findings"), made)
     rows = [
         (check.id, check.severity, check.count, check.fixed, BY_ID[check.id].sentence if check.id in BY_ID else "")
         for check in validation.checks
@@ -169,14 +169,8 @@ def _integrity(report: RunReport) -> Section:
         if validation.ok
         else f"{number(validation.error_count)} error-level findings; see validate_migration."
     )
-    return Section(
-        "integrity",
-        "Data integrity",
-        note,
-        ("check", "severity", "findings", "fixed", "meaning"),
-        rows,
-        ok=validation.ok,
-    )
+    columns = ("check", "severity", "findings", "fixed", "meaning")
+    return Section("integrity", "Data integrity", note, columns, rows, ok=validation.ok)
 
 
 def _problems(key: str, title: str, note: str, problems: Sequence[ProblemClass]) -> Section:

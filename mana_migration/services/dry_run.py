@@ -10,7 +10,6 @@ from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, Larg
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.engine import conversion, totals
-from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
@@ -37,14 +36,8 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
     with read_only_snapshot(using):
         connection = connections[using]
         open_run = runs.open_run_or_none(using)
-        terms = ConversionTerms(
-            run=open_run.pk if open_run is not None else conversion.NO_RUN,
-            rates=rates,
-            skip_invalid=options.skip_invalid,
-            cohort=options.cohort,
-            retry_failed=options.retry_failed,
-            look_closer=bool(options.users),
-        )
+        run = open_run.pk if open_run is not None else conversion.NO_RUN
+        terms = migrate.terms_of_request(options, rates, run=run, look_closer=bool(options.users))
         report = validation.precheck(using)
         figures = conversion.forecast(
             connection, terms, users_named=options.users, limit=options.limit, fixed=options.auto_fix

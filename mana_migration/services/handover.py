@@ -84,8 +84,9 @@ def send_again(run_id: int, *, actor: Actor, reason: str, using: str = "default"
     run = check_send_again(run_id, using)
     _check(using)
     message = f"sent to the workers again: {reason}" if reason else "sent to the workers again"
+    _hand_over(run, using)
     runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=message, using=using)
-    return _hand_over(run, using)
+    return run
 
 
 def worker_command(using: str = "default") -> str:

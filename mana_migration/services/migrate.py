@@ -37,6 +37,20 @@ def terms_of(run: MigrationRun) -> ConversionTerms:
     )
 
 
+def terms_of_request(
+    options: MigrationOptions, rates: Rates, *, run: int = conversion.NO_RUN, look_closer: bool = False
+) -> ConversionTerms:
+    """Return what a migration that is asked for would freeze; ``run``: the open one that it would go on with."""
+    return ConversionTerms(
+        run=run,
+        rates=rates,
+        skip_invalid=options.skip_invalid,
+        cohort=options.cohort,
+        retry_failed=options.retry_failed,
+        look_closer=look_closer,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationWork:
     """What a worker does for a migration; see ``worker.Work``."""
@@ -218,13 +232,7 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
     Raises:
         NothingToMigrateError: there is none.
     """
-    terms = ConversionTerms(
-        run=conversion.NO_RUN,
-        rates=rates,
-        skip_invalid=options.skip_invalid,
-        cohort=options.cohort,
-        retry_failed=True,
-    )
+    terms = terms_of_request(options, rates)
     users = conversion.forecast(connections[using], terms, limit=options.limit).selected
     if not users:
         raise NothingToMigrateError(

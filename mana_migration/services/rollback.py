@@ -6,7 +6,6 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypedDict
 
 from django.db import connections, transaction
 from django.db.models import Count
@@ -98,30 +97,26 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 lacking += reversal.shortfalls(connection, terms, limit=largest, keys=(user, user))
             lacking = sorted(lacking, key=lambda row: -row[2])[:largest]
             return RollbackForecast(whole, lacking, None, time.monotonic() - begun)
+        blocked, goes_on_with = _beside(open_run, options)
         return RollbackForecast(
             reversal.forecast(connection, terms),
             reversal.shortfalls(connection, terms, limit=largest),
             open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
             time.monotonic() - begun,
-            **_fate(open_run, options),
+            blocked,
+            goes_on_with,
         )
 
 
-class _Fate(TypedDict, total=False):
-    """What would become of a request beside an open rollback; fields of ``RollbackForecast``."""
-
-    blocked: str
-    goes_on_with: int
-
-
-def _fate(open_run: MigrationRun | None, options: RollbackOptions) -> _Fate:
+def _beside(open_run: MigrationRun | None, options: RollbackOptions) -> tuple[str, int | None]:
+    """Return why an open rollback refuses these options, and else which it is that they go on with."""
     if open_run is None or open_run.kind != RunKind.ROLLBACK:
-        return {}
+        return "", None
     try:
         refuse_to_join(open_run, options)
     except RunConflictError as error:
-        return {"blocked": str(error)}
-    return {"goes_on_with": open_run.pk}
+        return str(error), None
+    return "", open_run.pk
 
 
 def check_target(options: RollbackOptions, using: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from django.contrib import messages
@@ -136,25 +137,45 @@ def _change(request: HttpRequest, run_id: int, action: str) -> HttpResponseBase:
     target, service, outcome = _CHANGES[action]
     page = address(request, "run", run.pk)
 
-    def prepare() -> Mapping[str, Any]:
+    def check() -> None:
         check_transition(run.pk, run.status, target)
         if action == "resume" and run.status != RunStatus.PAUSED:
             raise MigrationError(f"run {run.pk} is {run.get_status_display().lower()}, not paused")
-        return {"run": run, "totals": totals_of([run], using=using)[run.pk], "action": action}
 
     def perform(reason: str) -> tuple[str, str]:
         changed = service(run.pk, actor=actor_of(request), reason=reason, using=using)
         return f"Run {run.pk} is {outcome}." if changed else f"Run {run.pk} was {outcome} already.", page
 
+    label = f"{action.capitalize()} run {run.pk}"
+    return _ask_about(request, run, action, (f"{label}?", label), check=check, perform=perform)
+
+
+def _ask_about(
+    request: HttpRequest,
+    run: MigrationRun,
+    action: str,
+    labels: tuple[str, str],
+    *,
+    check: Callable[[], object],
+    perform: Callable[[str], tuple[str, str]],
+) -> HttpResponseBase:
+    """Ask before something is done about an open run; ``labels``: of the page and of its button."""
+    title, button = labels
+
+    def prepare() -> Mapping[str, Any]:
+        check()
+        totals = totals_of([run], using=alias_of(request))[run.pk]
+        return {"run": run, "totals": totals, "action": action}
+
     return ask(
         request,
         Question(
             action=f"{action}_run",
-            target=f"{using}:{run.pk}",
-            title=f"{action.capitalize()} run {run.pk}?",
-            button=f"{action.capitalize()} run {run.pk}",
+            target=f"{alias_of(request)}:{run.pk}",
+            title=title,
+            button=button,
             template="confirm_change.html",
-            back=page,
+            back=address(request, "run", run.pk),
             prepare=prepare,
             perform=perform,
             danger=action == "stop",
@@ -192,28 +213,18 @@ def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Send the workers the message of an open run once more, which may be lost."""
     using = alias_of(request)
     run = _run(request, run_id)
-    page = address(request, "run", run.pk)
-
-    def prepare() -> Mapping[str, Any]:
-        handover.check_send_again(run.pk, using)
-        return {"run": run, "totals": totals_of([run], using=using)[run.pk], "action": "send_again"}
 
     def perform(reason: str) -> tuple[str, str]:
         handover.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
-        return f"Run {run.pk} is sent to the workers again.", page
+        return f"Run {run.pk} is sent to the workers again.", address(request, "run", run.pk)
 
-    return ask(
+    return _ask_about(
         request,
-        Question(
-            action="send_again",
-            target=f"{using}:{run.pk}",
-            title=f"Send run {run.pk} to the workers again?",
-            button=f"Send run {run.pk} again",
-            template="confirm_change.html",
-            back=page,
-            prepare=prepare,
-            perform=perform,
-        ),
+        run,
+        "send_again",
+        (f"Send run {run.pk} to the workers again?", f"Send run {run.pk} again"),
+        check=partial(handover.check_send_again, run.pk, using),
+        perform=perform,
     )
 
 

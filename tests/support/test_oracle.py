@@ -1,6 +1,5 @@
 """The oracle sees every kind of violation, and none in what the product does."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,20 +17,11 @@ from tests.support.oracle import (
     endowment,
     violations,
 )
-from tests.support.violations import PLANTED, disarm, rearm, wallet
+from tests.support.violations import PLANTED, wallet
 from wishes.models import ManaEntry, Wallet
 from wishes.services import earn_mana
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def economy() -> Iterator[Economy]:
-    """Return an economy in which everything has happened, in a database that refuses nothing any more."""
-    economy = live_through()
-    disarm()
-    yield economy
-    rearm()
 
 
 def test_nothing_that_the_product_does_breaks_a_rule() -> None:

@@ -7,7 +7,6 @@ is planted are the first paragraph and not repeated. Digests of the chains have 
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +24,8 @@ from mana_migration.engine.integrity.scope import Scope
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import validation
-from tests.support.economy import Economy, live_through
-from tests.support.violations import PLANTED, disarm, rearm
+from tests.support.economy import Economy
+from tests.support.violations import PLANTED
 from wishes.models import ManaEntry, Wallet
 from wishes.rates import Rates
 
@@ -39,14 +38,6 @@ def expected() -> dict[str, list[str]]:
     """Return the lines of each paragraph by its name."""
     paragraphs = (paragraph.splitlines() for paragraph in EXPECTED.read_text().split("\n\n"))
     return {lines[0].removesuffix(":"): [line.strip() for line in lines[1:]] for lines in paragraphs}
-
-
-@pytest.fixture
-def economy() -> Iterator[Economy]:
-    economy = live_through()
-    disarm()
-    yield economy
-    rearm()
 
 
 class Names:

@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from mana_migration.states import RunKind
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.support.economy import Economy, live_through
 from tests.support.oracle import assert_nothing_changes
-from tests.support.violations import PLANTED, SEEN_BY, SEEN_BY_RULE, disarm, rearm, wallet
+from tests.support.violations import PLANTED, SEEN_BY, SEEN_BY_RULE, wallet
 from wishes.models import ManaEntry, Wallet
 from wishes.rates import BIGINT_MAX
 from wishes.services import earn_mana, earn_wishes, spend_mana
@@ -44,14 +43,6 @@ def counts(**options: Any) -> dict[str, int]:
     """Return the checks with findings."""
     report, _ = validate(**options)
     return {check.id: check.count for check in report.checks if check.count}
-
-
-@pytest.fixture
-def economy() -> Iterator[Economy]:
-    economy = live_through()
-    disarm()
-    yield economy
-    rearm()
 
 
 # --- Before a migration -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from django.test import Client
 from django.utils import timezone
 
 from mana_migration.domain.options import MigrationOptions
+from mana_migration.errors import BrokerUnavailableError
 from mana_migration.models import MigrationRun, RunEvent, UserMigration
 from mana_migration.services import broker, migrate
 from mana_migration.services.runs import Actor
@@ -119,6 +120,22 @@ def test_a_run_whose_message_was_lost_is_sent_again(
     assert sent == [(run.pk, 1)]
     event = RunEvent.objects.get(run=run, kind=EventKind.RESUMED_WORK)
     assert (event.actor, event.message) == ("sam", "sent to the workers again: Redis was emptied")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_could_not_be_sent_again_is_not_said_to_have_been(
+    sign_in: SignIn, sent: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(run: MigrationRun, **_: Any) -> None:
+        raise BrokerUnavailableError("the broker does not answer")
+
+    monkeypatch.setattr(broker, "send", gone)
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("resume_run")
+    token = token_of(client.post(url("send_again", run.pk)))
+    done = client.post(url("send_again", run.pk), {"token": token, "reason": "Redis was emptied"}, follow=True)
+    assert "the broker does not answer" in text_of(done)
+    assert not RunEvent.objects.filter(run=run, kind=EventKind.RESUMED_WORK).exists()
 
 
 @pytest.mark.parametrize(
