@@ -1,0 +1,155 @@
+"""migrate_users: what --dry-run and --validate-only tell, and that they change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from tests.factories import UserFactory, WalletFactory, make_wallets
+from tests.mana_migration.running import (
+    balanced,
+    cure,
+    keys_of,
+    migrate,
+    people,
+    refuse_records,
+    roll_back,
+    told,
+)
+from tests.support.commands import run_command
+from tests.support.oracle import assert_nothing_changes
+
+pytestmark = pytest.mark.django_db
+
+
+DRY = [
+    (),
+    ("--skip-invalid",),
+    ("--auto-fix",),
+    ("--auto-fix", "--skip-invalid"),
+    ("--limit", "3"),
+    ("--cohort", "50%"),
+    ("--retry-failed",),
+    ("--batch-size", "auto", "--error-threshold", "0", "--no-auto-rollback"),
+    ("--validate-only",),
+]
+
+
+@pytest.fixture
+def town() -> list[Any]:
+    """Users in every state that a dry run can meet."""
+    done = people(3)
+    migrate()
+    roll_back("--user-id", f"pk:{done[0]}")
+    failing = people(1)
+    refuse_records(failing)
+    migrate(code=4)  # one of one failed: the breaker's last look
+    cure()
+    WalletFactory(green=-4)
+    WalletFactory(mana=9)
+    UserFactory()
+    return done + failing + people(4)
+
+
+@pytest.mark.parametrize("options", DRY, ids=" ".join)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_dry_run_changes_no_row_of_any_table(town: list[Any], options: tuple[str, ...], form: str) -> None:
+    with assert_nothing_changes():
+        result = run_command("migrate_users", "--dry-run", "--format", form, *options)
+    assert result.code in (0, 3)
+    assert result.err == ""
+    if form == "json":
+        found = told(result, result.code)
+        assert (found["dry_run"], found["run"]) == (True, None)
+
+
+@pytest.mark.parametrize("options", [("--user-id", "{0}"), ("--user-id", "{7}"), ("--user-id", "{7}", "--auto-fix")])
+def test_a_dry_run_for_named_users_changes_nothing(town: list[Any], options: tuple[str, ...]) -> None:
+    named = [option.format(*(f"pk:{key}" for key in town)) for option in options]
+    with assert_nothing_changes():
+        found = migrate("--dry-run", *named)
+    assert found["users"]["selected"] == 1
+
+
+def test_a_dry_run_promises_what_the_run_then_does() -> None:
+    make_wallets([(number, number % 3, number % 2) for number in range(137)])
+    WalletFactory(green=-1)
+    promised = migrate("--dry-run", "--skip-invalid")
+    with balanced():
+        done = migrate("--skip-invalid", "--batch-size", "10", code=3)
+    for name in ("users", "wishes", "mana", "errors", "skipped"):
+        assert promised[name] == done[name], name
+
+
+@pytest.mark.parametrize("options", [(), ("--auto-fix",), ("--limit", "2"), ("--cohort", "30%")], ids=" ".join)
+def test_a_dry_run_promises_what_each_option_does(options: tuple[str, ...]) -> None:
+    make_wallets([(number, 2, 1) for number in range(40)])
+    if options == ("--auto-fix",):
+        WalletFactory(red=-1)
+    promised = migrate("--dry-run", *options)
+    with balanced():
+        done = migrate(*options)
+    assert [promised[name] for name in ("users", "wishes", "mana")] == [
+        done[name] for name in ("users", "wishes", "mana")
+    ]
+
+
+def test_a_dry_run_that_is_blocked_says_so_with_exit_code_3() -> None:
+    WalletFactory(green=-1)
+    found = migrate("--dry-run", code=3)
+    assert "--skip-invalid" in found["blocked"]
+    assert {finding["id"]: finding["count"] for finding in found["findings"]}["negative_balance"] == 1
+
+
+def test_a_dry_run_says_that_other_rates_would_be_refused(settings: Any) -> None:
+    make_wallets([(1, 0, 0), (2, 0, 0)])
+    migrate("--limit", "1")
+    settings.WISHES_RATES = {"green": 11, "blue": 100, "red": 1000}
+    assert "10/100/1000, the rates in force are 11/100/1000" in migrate("--dry-run", code=3)["blocked"]
+
+
+def test_a_dry_run_lists_the_largest_conversions_and_the_expected_duration() -> None:
+    keys = keys_of(make_wallets([(0, 0, number) for number in range(12)]))
+    found = migrate("--dry-run")
+    assert found["largest"][0] == {"user": str(keys[-1]), "green": 0, "blue": 0, "red": 11, "mana": 11_000}
+    assert [row["red"] for row in found["largest"]] == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]
+    assert found["expected_seconds"] >= 0
+    assert found["expected_rate"]["users_per_second"] > 0
+    lines = run_command("migrate_users", "--dry-run").out
+    for words in ("nothing was written", "largest conversions", "duration", "findings:", "without --dry-run"):
+        assert words in lines
+
+
+def test_validate_only_runs_the_checks_and_nothing_else() -> None:
+    people(2)
+    WalletFactory(green=-1)
+    with assert_nothing_changes():
+        found = migrate("--validate-only", code=3)
+    assert found["largest"] == []
+    assert {finding["id"] for finding in found["findings"]} >= {"negative_balance", "overflow", "no_wallet"}
+
+
+def test_validate_only_is_content_with_a_clean_database() -> None:
+    people(2)
+    assert migrate("--validate-only")["blocked"] == ""
+
+
+@pytest.mark.postgres
+def test_postgresql_itself_refuses_to_write_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mana_migration.services import validation
+
+    people(2)
+    original = validation.precheck
+
+    def writing(using: str) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE wishes_wallet SET green = green + 1")
+        return original(using)
+
+    monkeypatch.setattr(validation, "precheck", writing)
+    with assert_nothing_changes():
+        result = run_command("migrate_users", "--dry-run")
+    assert result.code == 1
+    assert "read-only transaction" in result.err
