@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import growth, reading, writing
+from benchmarks import evidence, growth, reading, writing
 from benchmarks.result import Row, Sizes
 from benchmarks.stage import Stage
 
 MEASURES: Final[dict[str, Callable[[Stage, Sizes], Iterator[Row]]]] = {
     "conversion": writing.conversion,
+    "evidence": evidence.evidence,
     "orm": writing.orm,
     "workers": writing.workers,
     "dry-run": reading.dry_run,

@@ -35,7 +35,7 @@ _REVERSED: Final = "concat_ws('|', 'reversal', 2, run_id, green, blue, red, mana
 
 
 def _sealed(line: str) -> str:
-    return f"encode(substr(sha256(convert_to({line}, 'UTF8')), 1, 8), 'hex')"
+    return f'to_hex(hashtextextended({line} COLLATE "C", 0))'
 
 
 def _digest(line: str) -> str:

@@ -59,17 +59,17 @@ def race(contestants: Mapping[str, Contestant], users: int, slice_size: int) -> 
 class Ours:
     """The worker's loop as the command runs it: looks ahead, claims, checks, marks, folds, plans, shows progress."""
 
-    def __init__(self, kind: str, batch_size: int | str) -> None:
+    def __init__(self, kind: str, batch_size: int | str, *, using: str = "default") -> None:
         from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
         from mana_migration.services import rollback, runs
         from mana_migration.states import RunKind
         from wishes.conf import rates
 
-        self._controls = Controls(batch_size=batch_size)
+        self._using, self._controls = using, Controls(batch_size=batch_size)
         actor = runs.current_actor()
         if kind == "migration":
             self.run = runs.create_run(
-                using="default",
+                using=using,
                 kind=RunKind.MIGRATION,
                 options=MigrationOptions().as_dict(),
                 rates=rates().as_dict(),
@@ -78,7 +78,7 @@ class Ours:
             )
         else:
             self.run = rollback.open_rollback(
-                RollbackOptions(everything=True, controls=self._controls), actor=actor, using="default"
+                RollbackOptions(everything=True, controls=self._controls), actor=actor, using=using
             )
         self.sizes: list[int] = []
         self._size: Any = None
@@ -106,8 +106,8 @@ class Ours:
         else:
             options = RollbackOptions.from_dict(self.run.options, self.run.controls)
             work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
-        pause = throttle.Throttle(self.run.pk, "default", stop)
-        worker = Worker(self.run.pk, work, using="default", stop=stop, progress=count, throttle=pause)
+        pause = throttle.Throttle(self.run.pk, self._using, stop)
+        worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
         worker._size = self._size  # an automatic batch size is learnt once
         worker.run()
         self._size = worker._size
@@ -118,7 +118,7 @@ class Ours:
         from mana_migration.services import runs
         from mana_migration.states import RunStatus
 
-        runs.change_status(self.run.pk, RunStatus.STOPPED, actor=runs.current_actor(), using="default")
+        runs.change_status(self.run.pk, RunStatus.STOPPED, actor=runs.current_actor(), using=self._using)
 
 
 class ByHand:

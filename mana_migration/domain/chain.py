@@ -6,8 +6,8 @@ in the order of their keys, each ended by a newline; each batch done gets a link
 SHA-256 of the link before it, the batch's number, its digest and its figures.  The first link of a
 run hangs on the run's own line: its kind, its frozen rates and options.  The last link is the
 *head*: whoever keeps a copy of it elsewhere can tell later whether anything was changed, however
-thoroughly.  A record's mark, 16 hex digits of the SHA-256 of its line, proves nothing by itself; it
-says which record it was when a batch's digest no longer fits.
+thoroughly.  A record's mark, a short hash of its line, proves nothing by itself; it says which
+record it was when a batch's digest no longer fits, and is no part of the encoding.
 
 The engine computes the same in SQL (``mana_migration.engine.chain``); this module is what it is
 checked against, and tests hold vectors.  The encoding must never change: a new one would get a new
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-#: Hex digits of a mark.
+#: Hex digits of a mark, at most.
 MARK_LENGTH: Final = 16
 
 #: A batch's figures in the order of its link.
@@ -55,7 +55,7 @@ def reversal_line(
 
 
 def mark(line: str) -> str:
-    """Return the mark of a line."""
+    """Return the mark of a line where the database has none of its own: the start of the line's SHA-256."""
     return sha256(line)[:MARK_LENGTH]
 
 

@@ -40,7 +40,7 @@ class UserMigration(models.Model):
     error_message = models.TextField(blank=True, default="", db_default="")
     mark = models.CharField(
         max_length=16, default="", db_default="", editable=False,
-        help_text="Start of the SHA-256 of what was written here; tells which record was changed.",
+        help_text="Short hash of what was written here; tells which record was changed.",
     )  # fmt: skip
     created_at = models.DateTimeField(db_default=Now())
     reversal_run = models.ForeignKey(
@@ -66,7 +66,7 @@ class UserMigration(models.Model):
     )
     reversal_mark = models.CharField(
         max_length=16, default="", db_default="", editable=False,
-        help_text="Start of the SHA-256 of what was written of the reversal.",
+        help_text="Short hash of what was written of the reversal.",
     )  # fmt: skip
     mana_debited = models.BigIntegerField(null=True, blank=True, help_text="Mana that the reversal debited.")
     shortfall = models.BigIntegerField(

@@ -19,6 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 #: What each benchmark compares with, as its figures are named: without it a ratio says nothing.
 COMPARED = {
     "conversion": "at_once, users/s",
+    "evidence": "without, users/s",
     "orm": "loop, users/s",
     "workers": "at_once, users/s",
     "dry-run": "bare SELECT, ms",
