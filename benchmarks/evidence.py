@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -73,7 +74,7 @@ class Unmarked(Ours):
             return super().advance(users)
 
     def _unmarked(self, build: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-        from mana_migration.engine import chain
+        from mana_migration.engine import batches, chain
 
         def statement(vendor: str, terms: Any) -> Any:
             if terms not in self._statements:
@@ -83,17 +84,11 @@ class Unmarked(Ours):
                 with mock.patch.multiple(chain, **nothing):
                     built = build(vendor, terms)
                     for choice in ((True, True), (True, False), (False, True), (False, False)):
-                        built._texts[choice] = _prepared(built, choice)
+                        built._text(batches.Task(0, "", "", "", *choice))
                 self._statements[terms] = built
             return self._statements[terms]
 
         return statement
-
-
-def _prepared(statement: Any, choice: tuple[bool, bool]) -> Any:
-    from mana_migration.engine import batches
-
-    return batches._Prepared(statement._one_statement(*choice))
 
 
 _ALIASES: Final = {"with": "default", "without": "without"}
@@ -105,6 +100,5 @@ def _processor_seconds(using: str) -> float:
 
     connections[using].ensure_connection()
     pid = connections[using].connection.info.backend_pid
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

@@ -6,6 +6,12 @@ as one message of several statements outside any transaction block, which the se
 transaction: either all of it is committed or nothing.  The limits on waiting and the planner's
 settings are ``SET LOCAL`` in that same message and end with it.
 
+# Note [When a batch ends]
+PostgreSQL performs the writes of a ``WITH`` after all else, unless somebody asks for their rows, which
+costs more than a microsecond a user.  So the clock is read by a second statement of the message, when
+the first one has done everything: it sets the end of the batch and returns its figures.  Nothing but
+that first statement leaves a batch done and without an end, and only to its own transaction.
+
 # Note [Plans]
 To plan the statement takes longer than to convert fifty users, so it is prepared once a session,
 with a plan for any batch.  A plan that is made while a table is empty must not be one that reads
@@ -42,7 +48,7 @@ _MONEY: Final = ("green", "blue", "red", "mana", "shortfall")
 #: Column of the batch for the classes of those who were not handled, by the figure that counts them.
 _REASONS: Final = {"failed": "errors", "skipped": "skips"}
 
-#: The clock at the end of a batch; PostgreSQL's statement time is that of its beginning.
+#: The clock at the end of a batch; PostgreSQL's statement time is that of the statement's beginning.
 _FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
 
 _PLANNER: Final = (
@@ -195,10 +201,10 @@ class BatchStatement:
     def _text(self, task: Task) -> _Prepared:
         key = (task.of_running_run, task.even_if_empty)
         if key not in self._texts:
-            self._texts[key] = _Prepared(self._one_statement(*key))
+            self._texts[key] = _Prepared(self._work(*key), self._end(of_running_run=task.of_running_run))
         return self._texts[key]
 
-    def _one_statement(self, of_running_run: bool, even_if_empty: bool) -> str:
+    def _work(self, of_running_run: bool, even_if_empty: bool) -> str:
         wanted = self._writes
         classes = (
             f"CASE WHEN f.{wanted.left_out} = 0 THEN '{{}}' ELSE (SELECT jsonb_object_agg(problem, users) FROM "
@@ -215,19 +221,25 @@ class BatchStatement:
         parts = [
             f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
             f"picked AS MATERIALIZED ({wanted.picked.format(claimed='EXISTS (SELECT 1 FROM claimed)')})",
-            *(f"write_{number} AS ({write} RETURNING 1)" for number, write in enumerate(wanted.writes, 1)),
+            *(f"write_{number} AS ({write})" for number, write in enumerate(wanted.writes, 1)),
         ]
-        # writes that nobody asks for their rows are done after all else: the clock is to be read when they are done
-        written = " + ".join(f"(SELECT COUNT(*) FROM write_{number})" for number in range(1, len(wanted.writes) + 1))
-        finished = f"CASE WHEN {written} >= 0 THEN {_FINISHED[self._vendor]} END"
         return (
             f"WITH {', '.join(parts)} UPDATE mana_migration_migrationbatch b SET status = 'done', "
             f"{', '.join(f'{name} = f.{name}' for name in figures)}, {_REASONS[wanted.left_out]} = {classes}, "
-            f"started_at = {dialect.now(self._vendor)}, finished_at = {finished}, worker = %(worker)s "
+            f"started_at = {dialect.now(self._vendor)}, finished_at = NULL, worker = %(worker)s "
             f"FROM (SELECT {', '.join(f'{sql} AS {name}' for name, sql in figures.items())} FROM picked) f "
             "WHERE b.id = %(batch)s AND EXISTS (SELECT 1 FROM claimed)"
-            f"{'' if even_if_empty else ' AND f.selected > 0'} "
-            f"RETURNING {', '.join(f'b.{name}' for name in FIGURES)}, b.errors, b.skips, (SELECT controls FROM claimed)"
+            f"{'' if even_if_empty else ' AND f.selected > 0'}"
+        )
+
+    def _end(self, *, of_running_run: bool) -> str:
+        """Return the statement that ends a batch and returns its figures, see Note [When a batch ends]."""
+        of_run = "(SELECT r.controls FROM mana_migration_migrationrun r WHERE r.id = b.run_id)"
+        return (
+            f"UPDATE mana_migration_migrationbatch b SET finished_at = {_FINISHED[self._vendor]} "
+            "WHERE b.id = %(batch)s AND b.status = 'done' AND b.finished_at IS NULL "
+            f"RETURNING {', '.join(f'b.{name}' for name in FIGURES)}, b.errors, b.skips, "
+            f"{of_run if of_running_run else 'NULL'}"
         )
 
     # SQLite
@@ -360,16 +372,19 @@ def _read(row: tuple[Any, ...] | None) -> Handled | None:
 
 
 class _Prepared:
-    """A statement as it is sent: plain, to be prepared, and to be executed."""
+    """Statements as they are sent together: plain, to be prepared, and to be executed."""
 
-    def __init__(self, text: str) -> None:
-        self.plain = text
-        places = _Places()
-        body = text % places
-        self.name = f"mana_{hashlib.sha256(body.encode()).hexdigest()[:24]}"
-        # it becomes part of a message whose own parameters are filled in
-        self.prepare = f"PREPARE {self.name} AS {body.replace('%', '%%')}; "
-        self.execute = f"EXECUTE {self.name} ({', '.join(f'%({name})s' for name in places.names)})"
+    def __init__(self, *texts: str) -> None:
+        self.plain = "; ".join(texts)
+        self.name = f"mana_{hashlib.sha256(self.plain.encode()).hexdigest()[:24]}"
+        prepares, executes = [], []
+        for number, text in enumerate(texts):
+            places = _Places()
+            body = text % places
+            # it becomes part of a message whose own parameters are filled in
+            prepares.append(f"PREPARE {self.name}_{number} AS {body.replace('%', '%%')}; ")
+            executes.append(f"EXECUTE {self.name}_{number} ({', '.join(f'%({name})s' for name in places.names)})")
+        self.prepare, self.execute = "".join(prepares), "; ".join(executes)
 
 
 class _Places(dict[str, str]):

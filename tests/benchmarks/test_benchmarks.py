@@ -121,4 +121,4 @@ def test_a_row_says_whether_its_target_is_missed() -> None:
 def test_an_unknown_benchmark_is_named_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["--only", "conversion,speed"])
-    assert "there is no speed; choose from conversion, orm" in capsys.readouterr().err
+    assert "there is no speed; choose from conversion, evidence, orm" in capsys.readouterr().err

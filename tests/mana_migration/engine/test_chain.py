@@ -145,7 +145,9 @@ def test_postgresql_marks_with_the_hash_that_it_keeps_its_own_indexes_by() -> No
 def test_a_changed_record_is_named_among_marks_of_a_release_that_used_sha_256(run: int) -> None:
     lines = chain.lines_of(connection, list(MigrationBatch.objects.filter(run=run).values_list("pk", flat=True)))
     for line in lines:
-        execute("UPDATE mana_migration_usermigration SET mark = %s WHERE id = %s", encoding.mark(line.line), line.record)
+        execute(
+            "UPDATE mana_migration_usermigration SET mark = %s WHERE id = %s", encoding.mark(line.line), line.record
+        )
     changed = lines[4].record
     execute("UPDATE mana_migration_usermigration SET green = green + 1 WHERE id = %s", changed)
     assert broken().record == changed
