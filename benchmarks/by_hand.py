@@ -30,16 +30,16 @@ _BATCH_COLUMNS: Final = (
     "failed, green, blue, red, mana, shortfall, errors, skips, started_at, finished_at, worker, digest"
 )
 
-_CONVERTED: Final = f"concat_ws('|', 'record', 1, 'converted', green, blue, red, mana, {WORTH}, '', user_id)"
-_REVERSED: Final = "concat_ws('|', 'reversal', 2, run_id, green, blue, red, mana_credited, 0, user_id)"
+_CONVERTED: Final = f"concat_ws('|', 'record|1|converted', green, blue, red, mana, {WORTH}, '', user_id)"
+_REVERSED: Final = "concat_ws('|', 'reversal|2', run_id, green, blue, red, mana_credited, 0, user_id)"
 
 
 def _sealed(line: str) -> str:
     return f'to_hex(hashtextextended({line} COLLATE "C", 0))'
 
 
-def _digest(line: str) -> str:
-    lines = f"string_agg({line}, E'\\n' ORDER BY user_id) || E'\\n'"
+def _digest(line: str, order: str = "") -> str:
+    lines = f"string_agg({line}, E'\\n'{order}) || E'\\n'"
     return f"encode(sha256(convert_to({lines}, 'UTF8')), 'hex')"
 
 
@@ -49,7 +49,8 @@ _LIVE: Final = f"FROM mana_migration_usermigration WHERE user_id {RANGE} AND sta
 
 def _mark(run: int, counted: str, worth: str, source: str, *, line: str = "") -> str:
     """Return the INSERT of a batch done, with its figures; ``counted`` is the SQL of migrated and rolled_back."""
-    digest = _digest(line) if line else "''"
+    # rows that were picked in the order of their keys need no sorting
+    digest = _digest(line, "" if source == "FROM picked" else " ORDER BY user_id") if line else "''"
     return (
         f"INSERT INTO mana_migration_migrationbatch ({_BATCH_COLUMNS}) SELECT $3::bigint, {run}, $1::text, $2::text, "
         f"count(*), 'done', false, 0, count(*), {counted}, 0, 0, sum(green), sum(blue), sum(red), sum({worth}), 0, "

@@ -79,7 +79,7 @@ class Unmarked(Ours):
         def statement(vendor: str, terms: Any) -> Any:
             if terms not in self._statements:
                 nothing: dict[str, Any] = dict.fromkeys(
-                    ("mark_sql", "digest_sql", "record_line_sql", "reversal_line_sql"), lambda *_, **__: "''"
+                    ("mark_sql", "picked_digest_sql", "record_line_sql", "reversal_line_sql"), lambda *_, **__: "''"
                 )
                 with mock.patch.multiple(chain, **nothing):
                     built = build(vendor, terms)

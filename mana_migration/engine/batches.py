@@ -216,7 +216,7 @@ class BatchStatement:
             wanted.handled: "COUNT(*) FILTER (WHERE sound)",
             wanted.left_out: "COUNT(*) FILTER (WHERE NOT sound)",
             **sums,
-            "digest": chain.digest_sql("line", chain.order_sql(self._vendor, "user_id")),
+            "digest": chain.picked_digest_sql(),
         }
         parts = [
             f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",

@@ -43,24 +43,25 @@ PAGE_SUMMED: Final = 100_000
 # --- Lines in SQL -----------------------------------------------------------------------------------------------------
 
 
-def _line(vendor: str, *parts: str) -> str:
+def _line(vendor: str, kind: str, run: str, *parts: str) -> str:
+    first = f"'{kind}|{run}'" if run.isdecimal() else f"'{kind}|' || {run}"
     if vendor == "postgresql":
-        return f"concat_ws('|', {', '.join(parts)})"
-    return " || '|' || ".join(f"({part})" for part in parts)  # it binds tighter than a minus
+        return f"concat_ws('|', {', '.join((first, *parts))})"
+    return " || '|' || ".join(f"({part})" for part in (first, *parts))  # it binds tighter than a minus
 
 
 def record_line_sql(
     vendor: str, *, run: str, outcome: str, wishes: Sequence[str], before: str, credited: str, error: str, user: str
 ) -> str:
     """Return the SQL of ``domain.chain.record_line``; the arguments are SQL, none of them ever NULL."""
-    return _line(vendor, "'record'", run, outcome, *wishes, before, credited, error, user)
+    return _line(vendor, "record", run, outcome, *wishes, before, credited, error, user)
 
 
 def reversal_line_sql(
     vendor: str, *, run: str, origin: str, wishes: Sequence[str], debited: str, shortfall: str, user: str
 ) -> str:
     """Return the SQL of ``domain.chain.reversal_line``; the arguments are SQL, none of them ever NULL."""
-    return _line(vendor, "'reversal'", run, origin, *wishes, debited, shortfall, user)
+    return _line(vendor, "reversal", run, origin, *wishes, debited, shortfall, user)
 
 
 def mark_sql(vendor: str, line: str) -> str:
@@ -70,16 +71,29 @@ def mark_sql(vendor: str, line: str) -> str:
     return f"substr(SHA256({line}), 1, {MARK_LENGTH})"  # Django gives SQLite this function
 
 
-def digest_sql(line: str, order: str) -> str:
-    """Return PostgreSQL's aggregate of a batch's digest over its lines."""
-    lines = f"COALESCE(string_agg({line}, E'\\n' ORDER BY {order}) || E'\\n', '')"
+def digest_sql(line: str, order: str = "") -> str:
+    """Return PostgreSQL's aggregate of a batch's digest over its lines, sorted unless ``order`` is empty."""
+    sort = f" ORDER BY {order}" if order else ""
+    lines = f"COALESCE(string_agg({line}, E'\\n'{sort}) || E'\\n', '')"
     return f"encode(sha256(convert_to({lines}, 'UTF8')), 'hex')"
 
 
 def order_sql(vendor: str, column: str) -> str:
     """Return the order of keys in a digest; that of text must not change with a machine's language."""
-    text = isinstance(get_user_model()._meta.pk, models.CharField)
-    return f'{column} COLLATE "C"' if text and vendor == "postgresql" else column
+    return f'{column} COLLATE "C"' if vendor == "postgresql" and _keys_are_text() else column
+
+
+def picked_digest_sql() -> str:
+    """Return the aggregate of a batch's digest over ``picked``, whose rows were picked in the order of their keys.
+
+    PostgreSQL keeps that order where nothing but an aggregate reads them; to sort them once more
+    costs as much as all the rest of the digest.
+    """
+    return digest_sql("line", order_sql("postgresql", "user_id") if _keys_are_text() else "")
+
+
+def _keys_are_text() -> bool:
+    return isinstance(get_user_model()._meta.pk, models.CharField)
 
 
 # --- Links ------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,18 @@ def test_every_batch_has_the_digest_of_its_records_and_every_run_its_head(run: i
     assert MigrationRun.objects.get(pk=run).folded["chain"] == {"links": head.links, "head": head.head}
 
 
+def test_a_digest_is_in_the_order_of_keys_wherever_the_rows_lie() -> None:
+    keys = people(40)
+    with connection.cursor() as cursor:
+        for key in [*keys[::-3], *keys[1::7]]:  # a row that is written again goes to the end of the table
+            cursor.execute("UPDATE wishes_wallet SET green = green + 1 WHERE user_id = %s", [key])
+    migrate("--batch-size", 40)
+    roll_back("--all")
+    walk = chain.walk("default")
+    assert not walk.breaks
+    assert len(walk.heads) == 2
+
+
 def test_rollbacks_shortfalls_named_users_and_imports_have_chains_that_hold(run: int) -> None:
     first = UserMigration.objects.filter(status="migrated", mana_credited__gt=0).order_by("pk")[0].user_id
     services.spend_mana(first, 1_000, reference="shop")
