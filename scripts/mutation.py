@@ -32,7 +32,7 @@ from typing import Any
 import hypothesis
 import pytest
 from mutants import Change, changes_of
-from trials import LEAST_PATIENCE, PATIENCE, QUICK, changed_function, try_warm
+from trials import CONSTANTS, LEAST_PATIENCE, PATIENCE, QUICK, changed_part, try_warm
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +51,7 @@ BUILDERS = (
 
 VALIDATION = "tests/mana_migration/services/test_validation.py"
 CHECKS = (
+    "tests/mana_migration/engine/integrity",
     "tests/mana_migration/services/test_findings.py",
     "tests/mana_migration/engine/test_terms_of_statements.py",
     VALIDATION,
@@ -174,31 +175,30 @@ def try_all(name: str, changes: list[Change], folder: Path, options: argparse.Na
     warm: list[tuple[Change, tuple[str, ...]]] = []
     cold: list[Change] = []
     for change in changes:
-        function = changed_function(original, change.text)
-        if function is None:
+        part = changed_part(original, change.text)
+        if part is None:
             cold.append(change)
         else:
-            warm.append((change, function))
+            warm.append((change, part))
     survivors = try_in_functions(name, warm, "sqlite")
     if survivors and options.postgres:
         survivors = try_in_functions(name, survivors, "postgres")
-    left = [change for change, _ in survivors] + try_around_functions(name, cold, folder)
+    cold += [change for change, part in survivors if part == CONSTANTS]
+    left = [change for change, part in survivors if part != CONSTANTS] + try_around_functions(name, cold, folder)
     return len(changes), sorted(left, key=lambda change: change.line), time.monotonic() - begun
 
 
 def try_in_functions(
     name: str, changes: list[tuple[Change, tuple[str, ...]]], database: str
 ) -> list[tuple[Change, tuple[str, ...]]]:
-    """Return the changes of functions' code that no test notices on one database."""
+    """Return the changes of functions' code and of constants that no test notices on one database."""
     if not changes:
         return []
     told = try_warm(name, [change for change, _ in changes], [path for _, path in changes], TARGETS[name], database)
     first = next(told, {"problem": "the tests could not be run"})
     if "problem" in first:
         raise SystemExit(f"{name} on {database}: fails before anything is changed: {first['problem']}")
-    say(
-        f"{name} on {database}: {first['tests']} tests in {first['seconds']:.1f} s, {len(changes)} changes of functions"
-    )
+    say(f"{name} on {database}: {first['tests']} tests in {first['seconds']:.1f} s, {len(changes)} changes grafted")
     survivors = []
     count = 0
     for count, outcome in enumerate(told, 1):

@@ -2,8 +2,9 @@
 
 # Note [Grafting]
 Whoever has imported a function keeps it, so a changed one is not put in its place: its code is, in the function that
-everybody has.  That works for the bodies of functions and methods, which is where nearly all changes are.  The rest
-(a constant, a decorator, the fields of a class) is tried in a process that imports the changed module, which is slower.
+everybody has.  That works for the bodies of functions and methods, which is where nearly all changes are.  A constant
+is put in the place of the old one in every module that has it under its name; what survives so is tried once more like
+the rest (a decorator, the fields of a class): in a process that imports the changed module, which is slower.
 
 # Note [The tests of a change]
 In the run before any change every function of the module notes which tests it was called in.  A change is tried with
@@ -40,6 +41,9 @@ from mutants import Change
 PATIENCE, LEAST_PATIENCE = 5, 20
 UNCHANGED, NOTICED = 0, 1
 
+#: What stands for the constants of a module where else the name of a function does.
+CONSTANTS: tuple[str, ...] = ()
+
 #: The same examples for every change, none kept, none made smaller; a slow machine is no notice of a change.
 QUICK = hypothesis.settings(
     deadline=None,
@@ -50,8 +54,11 @@ QUICK = hypothesis.settings(
 )
 
 
-def changed_function(before: str, after: str) -> tuple[str, ...] | None:
-    """Return the name of the one function, or of class and method, whose code differs; None if more than that does."""
+def changed_part(before: str, after: str) -> tuple[str, ...] | None:
+    """Return the name of the one function, or of class and method, whose code differs; None if more than that does.
+
+    It is ``CONSTANTS`` where the value of a constant differs.
+    """
     old, new = ast.parse(before).body, ast.parse(after).body
     path: tuple[str, ...] = ()
     while True:
@@ -59,12 +66,19 @@ def changed_function(before: str, after: str) -> tuple[str, ...] | None:
         if len(old) != len(new) or len(differing) != 1:
             return None
         one, other = differing[0]
+        if not path and isinstance(one, ast.Assign | ast.AnnAssign) and isinstance(other, type(one)):
+            return CONSTANTS if targets(one) == targets(other) else None
         if isinstance(one, ast.FunctionDef) and isinstance(other, ast.FunctionDef):
             same = [ast.dump(node) for node in one.decorator_list] == [ast.dump(node) for node in other.decorator_list]
             return (*path, one.name) if same and one.name == other.name else None
         if not isinstance(one, ast.ClassDef) or not isinstance(other, ast.ClassDef) or path:
             return None
         old, new, path = one.body, other.body, (one.name,)
+
+
+def targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    """Return what is assigned to."""
+    return [ast.dump(target) for target in (node.targets if isinstance(node, ast.Assign) else [node.target])]
 
 
 def plain_function(found: Any) -> FunctionType:
@@ -87,6 +101,9 @@ def find(names: dict[str, Any], path: tuple[str, ...]) -> FunctionType:
 
 def graft(module: ModuleType, tree: ast.Module, path: tuple[str, ...]) -> None:
     """Give a function of a module the code that it has in a changed text: Note [Grafting]."""
+    if path == CONSTANTS:
+        graft_constants(module, tree)
+        return
     statement = next(node for node in tree.body if getattr(node, "name", None) == path[0])
     if isinstance(statement, ast.ClassDef):
         statement.decorator_list = []  # to register a class twice is refused, and only its methods are wanted
@@ -95,6 +112,20 @@ def graft(module: ModuleType, tree: ast.Module, path: tuple[str, ...]) -> None:
     exec(compile(lone, str(module.__file__), "exec", __future__.annotations.compiler_flag), names)  # noqa: S102
     old, new = find(vars(module), path), find(names, path)
     old.__code__, old.__defaults__, old.__kwdefaults__ = new.__code__, new.__defaults__, new.__kwdefaults__
+
+
+def graft_constants(module: ModuleType, tree: ast.Module) -> None:
+    """Give every module that has a constant of this one the value that it has in a changed text."""
+    names = dict(vars(module))
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            lone = ast.Module([node], type_ignores=[])
+            exec(compile(lone, str(module.__file__), "exec", __future__.annotations.compiler_flag), names)  # noqa: S102
+    for name, old in list(vars(module).items()):
+        if repr(names[name]) != repr(old):
+            for other in list(sys.modules.values()):
+                if isinstance(other, ModuleType) and vars(other).get(name) is old:
+                    setattr(other, name, names[name])
 
 
 def functions_of(tree: ast.Module) -> Iterator[tuple[tuple[str, ...], ast.FunctionDef]]:
@@ -193,7 +224,8 @@ class Trials:
 
     def _tests(self, session: pytest.Session, path: tuple[str, ...]) -> list[pytest.Item]:
         """Return the tests that call a function, the most promising first: Note [The tests of a change]."""
-        tests = [item for item in session.items if item.nodeid in self.called[path]]
+        called = set().union(*self.called.values()) if path == CONSTANTS else self.called[path]
+        tests = [item for item in session.items if item.nodeid in called]
         return sorted(tests, key=lambda item: (self.seconds[item.nodeid] + 0.02) / (1 + self.noticed[item.nodeid]))
 
     def _try(self, apply: Callable[[], None], tests: list[pytest.Item], limit: float) -> tuple[bool, str]:
