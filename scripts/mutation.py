@@ -3,6 +3,7 @@
     python scripts/mutation.py                       every module of the list below
     python scripts/mutation.py breaker rates         those whose names contain a word
     python scripts/mutation.py posting --every 5     one in five of the changes
+    python scripts/mutation.py runs --lines 183 276  the changes of two lines
 
 The changes are Cosmic Ray's, changes of the SQL inside texts, which Cosmic Ray leaves alone and where most of this
 project's arithmetic is, and values that get into HTML unescaped. One that leaves the meaning as it is (an annotation,
@@ -16,7 +17,6 @@ import argparse
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import itertools
 import os
 import re
 import shutil
@@ -119,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="parts of the modules' names; none is all of them")
     parser.add_argument("--every", type=int, default=1, help="try one in so many changes (default 1: all)")
+    parser.add_argument("--lines", type=int, nargs="+", help="try only the changes of these lines")
     parser.add_argument("--survivors", type=int, default=0, help="how many unnoticed changes are accepted (default 0)")
     parser.add_argument("--postgres", action="store_true", help="try what survives on SQLite on PostgreSQL as well")
     parser.add_argument("--list", action="store_true", help="only count the changes")
@@ -126,10 +127,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.chdir(PROJECT)
     sys.path.insert(0, str(PROJECT))
     chosen = [name for name in TARGETS if not options.words or any(word in name for word in options.words)]
-    changes = {
-        name: list(itertools.islice(changes_of(Path(name), escaping_alone=name in BUILDERS), 0, None, options.every))
-        for name in chosen
-    }
+    changes = {name: list(changes_of(Path(name), escaping_alone=name in BUILDERS))[:: options.every] for name in chosen}
+    if options.lines:
+        changes = {name: [one for one in found if one.line in options.lines] for name, found in changes.items()}
     if options.list:
         for name, found in changes.items():
             print(f"{name}: {len(found)}")
@@ -194,7 +194,14 @@ def try_in_functions(
     """Return the changes of functions' code and of constants that no test notices on one database."""
     if not changes:
         return []
-    told = try_warm(name, [change for change, _ in changes], [path for _, path in changes], TARGETS[name], database)
+    told = try_warm(
+        name,
+        [change for change, _ in changes],
+        [part for _, part in changes],
+        TARGETS[name],
+        database,
+        looks_only=TARGETS[name] is CHECKS,
+    )
     first = next(told, {"problem": "the tests could not be run"})
     if "problem" in first:
         raise SystemExit(f"{name} on {database}: fails before anything is changed: {first['problem']}")

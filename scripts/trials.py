@@ -9,17 +9,24 @@ the rest (a decorator, the fields of a class): in a process that imports the cha
 # Note [The tests of a change]
 In the run before any change every function of the module notes which tests it was called in.  A change is tried with
 the tests that called its function alone, those that noticed most changes for their time first.
+
+# Note [The economy is made once]
+Many tests begin with the ``economy`` fixture, which takes half a second to let everything happen that can.  Where the
+changed module only looks at it, it is made once, before any change, and each such test gets a copy of SQLite's file.
 """
 
 import __future__
 
 import ast
 import contextlib
+import copy
 import functools
 import gc
 import importlib
 import json
+import math
 import os
+import resource
 import select
 import shutil
 import signal
@@ -35,14 +42,18 @@ import hypothesis
 import pytest
 from django.db import connections
 from mutants import Change
+from pytest_django.plugin import blocking_manager_key
 
 #: After so many times what the tests take without a change, and never before so many seconds, a change is taken to have
-#: made them endless, which they notice.
-PATIENCE, LEAST_PATIENCE = 5, 20
+#: made them endless, which they notice.  A trial's are seconds of the processor, unless it does nothing for an hour.
+PATIENCE, LEAST_PATIENCE, IDLE = 4, 20, 3600
 UNCHANGED, NOTICED = 0, 1
 
 #: What stands for the constants of a module where else the name of a function does.
 CONSTANTS: tuple[str, ...] = ()
+
+#: How the name of a trial's own database ends.
+TRIAL = ".trial"
 
 #: The same examples for every change, none kept, none made smaller; a slow machine is no notice of a change.
 QUICK = hypothesis.settings(
@@ -142,8 +153,11 @@ def functions_of(tree: ast.Module) -> Iterator[tuple[tuple[str, ...], ast.Functi
 class Trials:
     """The plugin of the process that tries changes: it runs the tests once as they are, and then for each change."""
 
-    def __init__(self, name: str, changes: list[Change], paths: list[tuple[str, ...]], output: int) -> None:
+    def __init__(
+        self, name: str, changes: list[Change], paths: list[tuple[str, ...]], output: int, *, looks_only: bool
+    ) -> None:
         self.name, self.changes, self.paths, self.output = name, changes, paths, output
+        self.looks_only, self.economy = looks_only, ""
         self.seconds: dict[str, float] = defaultdict(float)
         self.noticed: dict[str, int] = defaultdict(int)
         self.called: dict[tuple[str, ...], set[str]] = defaultdict(set)
@@ -160,8 +174,7 @@ class Trials:
             items[:] = [item for item, mark in marks if mark is None or not mark.kwargs.get("transaction")]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how long a test took, and end a trial at the first that fails."""
-        self.seconds[report.nodeid] += report.duration
+        """End a trial at the first test that fails."""
         if report.failed:
             self.failed = self.failed or f"{report.nodeid}\n{report.longrepr}"
             if self.in_trial:
@@ -185,8 +198,11 @@ class Trials:
             return True
         for path, _ in functions_of(ast.parse(original)):
             graft(module, ast.parse(original), path)
-        few = sorted(session.items, key=lambda item: self.seconds[item.nodeid])[: 1 + len(session.items) // 2]
-        survived, by = self._try(lambda: None, few, 600)
+        if self.looks_only and session.config.getoption("db") == "sqlite":
+            with session.config.stash[blocking_manager_key].unblock():
+                self.economy = prepare_economy()
+        few = sorted(session.items, key=lambda item: self.seconds[item.nodeid])
+        survived, by = self._try(lambda: None, few if self.economy else few[: 1 + len(few) // 2], 600)
         if not survived:
             self._tell(problem=f"in a trial of nothing {by} fails")
             return True
@@ -213,9 +229,13 @@ class Trials:
             graft(module, ast.fix_missing_locations(tree), path)
 
     def _run(self, item: pytest.Item, following: pytest.Item | None) -> None:
-        """Run one test; what lasts for the whole session stays."""
+        """Run one test, and note its seconds of the processor; what lasts for the whole session stays."""
+        begun = time.process_time()
         self.now = item.nodeid
+        if self.in_trial and self.economy:
+            own_database(self.economy if "economy" in getattr(item, "fixturenames", ()) else "")
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following or item.session)
+        self.seconds[item.nodeid] += time.process_time() - begun
 
     def _tell(self, **values: Any) -> None:
         os.write(self.output, (json.dumps(values) + "\n").encode())
@@ -229,13 +249,14 @@ class Trials:
         return sorted(tests, key=lambda item: (self.seconds[item.nodeid] + 0.02) / (1 + self.noticed[item.nodeid]))
 
     def _try(self, apply: Callable[[], None], tests: list[pytest.Item], limit: float) -> tuple[bool, str]:
-        """Return whether a change survives so many seconds of tests, and which test noticed it."""
+        """Return whether a change survives so many seconds of the processor, and which test noticed it."""
         connections.close_all()
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             code = NOTICED
             with contextlib.suppress(BaseException):
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit)))
                 self.in_trial, self.pipe = True, write
                 own_database()
                 apply()
@@ -246,7 +267,7 @@ class Trials:
             os._exit(code)
         os.close(write)
         watch = os.pidfd_open(pid)
-        if not select.select([watch], [], [], limit)[0]:
+        if not select.select([watch], [], [], IDLE)[0]:
             os.kill(pid, signal.SIGKILL)
         os.close(watch)
         _, status = os.waitpid(pid, 0)
@@ -262,21 +283,45 @@ def forget(caches: list[Any]) -> None:
         cache.cache_clear()
 
 
-def own_database() -> None:
-    """Go on with a copy of SQLite's file: nothing that a change writes is there for the next."""
+def own_database(other: str = "") -> None:
+    """Go on with a copy of SQLite's file, or of another: nothing that a change writes is there for the next."""
     for connection in connections.all():
-        name = connection.settings_dict["NAME"]
+        name = connection.settings_dict["NAME"].removesuffix(TRIAL)
         if connection.vendor == "sqlite" and Path(name).exists():
-            copy = f"{name}.trial"
+            connection.close()
+            own = f"{name}{TRIAL}"
             for end in ("-wal", "-shm"):
-                Path(copy + end).unlink(missing_ok=True)
-            connection.settings_dict["NAME"] = shutil.copyfile(name, copy)
+                Path(own + end).unlink(missing_ok=True)
+            connection.settings_dict["NAME"] = shutil.copyfile(other or name, own)
+
+
+def prepare_economy() -> str:
+    """Let everything happen in a copy of SQLite's file, give it to the fixture; return the file's name."""
+    economies: Any = importlib.import_module("tests.support.economy")  # which needs settings
+    settings = connections["default"].settings_dict
+    name = settings["NAME"]
+    connections.close_all()
+    settings["NAME"] = shutil.copyfile(name, f"{name}.economy")
+    lived = economies.live_through()
+    connections.close_all()
+    settings["NAME"], made = name, settings["NAME"]
+    economies.live_through = lambda: copy.deepcopy(lived)
+    return str(made)
 
 
 def try_warm(
-    name: str, changes: list[Change], paths: list[tuple[str, ...]], tests: tuple[str, ...], database: str
+    name: str,
+    changes: list[Change],
+    paths: list[tuple[str, ...]],
+    tests: tuple[str, ...],
+    database: str,
+    *,
+    looks_only: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Try changes of functions; yield what came of the tests as they are, then of each change, in order."""
+    """Try changes of functions; yield what came of the tests as they are, then of each change, in order.
+
+    ``looks_only``: the module only looks at what is there: Note [The economy is made once].
+    """
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -292,7 +337,7 @@ def try_warm(
         hypothesis.settings.register_profile("mutation", QUICK)
         hypothesis.settings.load_profile("mutation")
         with contextlib.suppress(BaseException):
-            pytest.main([*options, *tests], plugins=[Trials(name, changes, paths, write)])
+            pytest.main([*options, *tests], plugins=[Trials(name, changes, paths, write, looks_only=looks_only)])
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as lines:
