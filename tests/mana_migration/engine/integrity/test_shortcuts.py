@@ -1,0 +1,118 @@
+"""Shortcuts of the count, each where it would leave somebody out: the index is kept, and no rollback forgets.
+
+What is counted is compared with what is told, user by user, in every way of looking.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from mana_migration import guards
+from mana_migration.domain.validation import POST, PRE
+from mana_migration.engine.integrity import counting
+from mana_migration.models import UserMigration
+from mana_migration.services import validation
+from tests.support.economy import Economy
+from tests.support.violations import entry, wallet
+from wishes import guards as wishes_guards
+from wishes.models import ManaEntry
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def migrated() -> Economy:
+    """Return an economy of which some are migrated and one was taken back; the guards are gone, the indexes are not."""
+    economy = Economy()
+    economy.bring_in()
+    economy.migrate("still", "active", "returned", "back", "empty")
+    economy.roll_back("back")
+    wishes_guards.uninstall(connection)
+    guards.uninstall(connection)
+    return economy
+
+
+def number(check: str, **options: Any) -> int:
+    """Return how many findings of a check are counted, which must be as many as are told; of all checks."""
+    told: Counter[str] = Counter()
+    report = validation.validate(
+        chains=False, all_hits=True, on_finding=lambda finding: told.update([finding.check]), **options
+    )
+    counted = {each.id: each.count for each in report.checks}
+    assert told == Counter(counted)
+    return counted[check]
+
+
+@pytest.fixture(params=[1, 10**9], ids=["user by user", "everybody first"])
+def looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at a run in both ways."""
+    monkeypatch.setattr(counting, "SMALL_RUN", request.param)
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_flags_are_compared_with_records_where_as_many_are_lost_as_are_made_up(migrated: Economy) -> None:
+    run = migrated.record("still").run_id
+    when = migrated.wallet("still").migrated_at
+
+    def numbers() -> list[int]:
+        return [number("migration_inconsistency", **each) for each in ({"phase": PRE}, {}, {"run": run, "phase": POST})]
+
+    assert numbers() == [0, 0, 0]
+    wallet(migrated, "broke").update(migrated_at=when, green=0, blue=0, red=0)
+    assert numbers() == [1, 1, 0]  # a flag more
+    wallet(migrated, "still").update(migrated_at=None)
+    assert numbers() == [2, 2, 1]  # as many as there are records
+    wallet(migrated, "broke").update(migrated_at=None)
+    assert numbers() == [1, 1, 1]  # a flag less
+    wallet(migrated, "still").update(migrated_at=when)
+    wallet(migrated, "back").update(migrated_at=when, green=0, blue=0, red=0)
+    assert numbers() == [1, 1, 1]  # of a user of the run who was taken back
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_whoever_was_taken_back_and_converted_again_is_no_inconsistency(migrated: Economy) -> None:
+    for each in (wishes_guards, guards):
+        each.install(connection)
+    migrated.migrate("back")
+    again = migrated.record("back", status="migrated").run_id
+    for run in (migrated.record("still").run_id, again):
+        assert number("migration_inconsistency", run=run, phase=POST) == 0
+    assert number("migration_inconsistency") == number("migration_inconsistency", phase=PRE) == 0
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_lacking_conversions_reversals_and_openings_are_added_up(migrated: Economy) -> None:
+    run = migrated.record("still").run_id
+
+    def numbers() -> list[int]:
+        return [number("missing_entry", **each) for each in ({}, {"phase": POST}, {"run": run, "phase": POST})]
+
+    assert numbers() == [0, 0, 0]
+    entry(migrated, "still", "conversion").update(amount=1229, balance_after=1229)
+    assert numbers() == [1, 1, 1]
+    entry(migrated, "imported", "opening").update(reference="opening:999")
+    assert numbers() == [2, 2, 1]  # 1 + 1: neither 1 | 1 nor 1 ^ 1
+    entry(migrated, "imported", "opening").update(reference=f"opening:{migrated.key('imported')}")
+    entry(migrated, "back", "reversal").update(amount=-399, balance_after=1)
+    assert numbers() == [2, 2, 2]
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_an_entry_without_a_record_is_missed_although_no_rollback_forgets(migrated: Economy) -> None:
+    still = migrated.record("still")
+    UserMigration.objects.filter(pk=still.pk).delete()
+    assert number("missing_entry") == number("missing_entry", phase=POST) == 1
+    assert number("missing_entry", run=still.run_id, phase=POST) == 1
+    ManaEntry.objects.filter(user_id=migrated.key("still")).delete()
+    assert number("missing_entry") == 0
+
+
+def test_each_phase_takes_its_own_sums(migrated: Economy) -> None:
+    run = migrated.record("still").run_id
+    of_run = validation.validate(chains=False, run=run, phase=POST).totals
+    assert "users" not in of_run
+    assert "users" not in validation.validate(chains=False, phase=POST).totals
+    assert validation.validate(chains=False, phase=PRE).totals["users"] == 15
+    assert "value_before" not in validation.validate(chains=False, phase=PRE).totals
