@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--db", choices=("sqlite", "postgres"), default="sqlite", help="the database to test on")
     group.addoption("--long", action="store_true", help="also run the tests marked long, which take many minutes")
     group.addoption("--fast", action="store_true", help="leave out the tests marked slow")
+    group.addoption("--on-database", action="store_true", help="leave out the tests that touch no database of --db")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,16 +109,30 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what belongs to the other database, and the slow tests if asked to."""
+    """Deselect what belongs to the other database, and what was asked to be left out."""
     unwanted = {"postgres" if config.getoption("db") == "sqlite" else "sqlite"}
     if config.getoption("fast"):
         unwanted.add("slow")
     if not config.getoption("long"):
         unwanted.add("long")
-    dropped = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    only_on_database = config.getoption("on_database")
+    dropped = [
+        item
+        for item in items
+        if any(item.get_closest_marker(name) for name in unwanted)
+        or (only_on_database and not _touches_database(item))
+    ]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if item not in dropped]
+        left = set(items) - set(dropped)
+        items[:] = [item for item in items if item in left]
+
+
+def _touches_database(item: pytest.Item) -> bool:
+    """Say whether the database that was chosen can make a difference; the other tests are refused any access to it."""
+    if any(item.get_closest_marker(name) for name in ("django_db", "own_database", "postgres", "sqlite")):
+        return True
+    return bool({"db", "transactional_db"} & set(getattr(item, "fixturenames", ())))
 
 
 @pytest.fixture

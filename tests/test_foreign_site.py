@@ -23,6 +23,8 @@ SITE = PROJECT / "tests" / "foreign_site"
 #: What the package is made of; built from a copy, because a build leaves its traces.
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "wishes", "mana_migration", "templates")
 
+pytestmark = pytest.mark.own_database
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 

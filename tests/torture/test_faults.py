@@ -11,6 +11,8 @@ from django.db import connection
 from tests.torture.points import AFTERWARDS, ERRORS
 from tests.torture.trials import Bench
 
+pytestmark = pytest.mark.own_database
+
 Benches = Callable[[str], Bench]
 
 EVERY_ERROR = sorted({error for errors in ERRORS.values() for error in errors})

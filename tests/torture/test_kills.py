@@ -15,6 +15,8 @@ from tests.torture.points import AFTER, BEFORE
 from tests.torture.servers import stop_server_during
 from tests.torture.trials import Bench, TrialError, stage_points
 
+pytestmark = pytest.mark.own_database
+
 Benches = Callable[[str], Bench]
 
 
