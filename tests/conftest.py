@@ -119,8 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [
         item
         for item in items
-        if any(item.get_closest_marker(name) for name in unwanted)
-        or (only_on_database and not _touches_database(item))
+        if any(item.get_closest_marker(name) for name in unwanted) or (only_on_database and not _touches_database(item))
     ]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
