@@ -31,6 +31,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # nothing but the site can be reached
 )
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LEFT_OUT = pytest.StashKey[str]()

@@ -40,7 +40,7 @@ def pace(run: int, *, delay: float, batch_size: int) -> None:
 
 def test_a_whole_life_of_a_run(desk: OpenDesk, worker: StartWorker) -> None:
     make_wallets([(3, 2, 1)] * 600)
-    sam = desk(*EVERYTHING)
+    sam = desk(*EVERYTHING, by_form=True)
     page = sam.page
 
     page.get_by_role("button", name="Start a migration").click()
