@@ -182,11 +182,11 @@ def all_together(*runs: RunSums, converted: int, taken_back: int) -> list[tuple[
     return told(list(not_conserved({run.run: run for run in runs}, forgetful=True, booked=booked)))
 
 
-# A rollback that deleted its records of 2 users: 400 mana of a migration that has 2350 on records; 90 were written off.
+# A rollback of 4 users that deleted its records of 2: 400 mana of a migration that credited 2350; 90 were written off.
 FORGOTTEN = {
     "forgetful": True,
-    "batches": {"rolled_back": 2, "mana": 310, "shortfall": 90, "green": 0, "blue": 4, "red": 0},
-    "reversed": dict.fromkeys(("users", "green", "blue", "red", "mana", "shortfall"), 0),
+    "batches": {"rolled_back": 4, "mana": 310, "shortfall": 90, "green": 0, "blue": 4, "red": 0},
+    "reversed": {"users": 2} | dict.fromkeys(("green", "blue", "red", "mana", "shortfall"), 0),
     "debited": 0,
 }
 REST = {"migrated": 4, "mana": 1950, "blue": -1}
@@ -201,19 +201,19 @@ def test_conversions_less_reversals_are_on_records_or_written_off() -> None:
 
 @pytest.mark.parametrize("off", [-1, 1])
 def test_the_whole_ledger_says_what_the_batches_of_all_runs_say(off: int) -> None:
-    runs = migration(records=REST), rollback(), rollback(3, **FORGOTTEN)
-    live, kept_off = 1950 - 1103, 90
-    assert all_together(*runs, converted=2350, taken_back=1413 + off) == [
+    runs = migration(records=REST), rollback(), rollback(3, **FORGOTTEN), migration(4)
+    live, kept_off = 1950 - 1103 + 2350, 90
+    assert all_together(*runs, converted=4700, taken_back=1413 + off) == [
         (None, "the ledger's reversals are not the mana of the rollbacks' batches",
          {"ledger": 1413 + off, "batches": 1413}),
         (None, "what the ledger converted and took back is neither on records nor written off",
-         {"ledger": 937 - off, "records": live, "written_off": kept_off}),
+         {"ledger": 3287 - off, "records": live, "written_off": kept_off}),
     ]  # fmt: skip
-    assert all_together(*runs, converted=2350 + off, taken_back=1413) == [
+    assert all_together(*runs, converted=4700 + off, taken_back=1413) == [
         (None, "the ledger's conversions are not the mana of the migrations' batches",
-         {"ledger": 2350 + off, "batches": 2350}),
+         {"ledger": 4700 + off, "batches": 4700}),
         (None, "what the ledger converted and took back is neither on records nor written off",
-         {"ledger": 937 + off, "records": live, "written_off": kept_off}),
+         {"ledger": 3287 + off, "records": live, "written_off": kept_off}),
     ]  # fmt: skip
 
 
