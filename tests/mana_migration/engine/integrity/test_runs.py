@@ -64,7 +64,7 @@ def test_every_open_run_but_the_first_is_told_of_with_the_first() -> None:
     ]
 
 
-@pytest.mark.parametrize("status", ["running", "stopped", "failed"])
+@pytest.mark.parametrize("status", ["running", "paused", "checking", "stopped", "failed", "rolled_back"])
 def test_only_a_completed_run_may_have_no_batch_left_and_needs_an_end(status: str) -> None:
     assert told(list(incomplete([migration(status=status, planned=4, finished=False)]))) == []
     assert told(list(incomplete([migration(planned=4, finished=False)]))) == [
@@ -218,7 +218,7 @@ def test_the_whole_ledger_says_what_the_batches_of_all_runs_say(off: int) -> Non
 
 
 def test_an_import_converts_nothing_and_its_records_count() -> None:
-    brought = migration(4, kind="import", credited=0, batches={"mana": 0}, records={"mana": 0})
+    brought = migration(4, kind="import", credited=0, batches={"mana": 7}, records={"mana": 0})
     assert all_together(migration(), brought, converted=2350, taken_back=0) == []
     lacking = migration(4, kind="import", credited=0, batches={"mana": 0}, records={"mana": 0, "migrated": 2})
     assert all_together(migration(), lacking, converted=2350, taken_back=0) == [
