@@ -9,15 +9,15 @@ from mana_migration.engine.integrity.runs import RunSums, incomplete, not_conser
 from mana_migration.engine.integrity.value import LedgerSums
 
 RATES = {"green": 10, "blue": 100, "red": 1000}
-GOOD = {"green": 5, "blue": 3, "red": 2, "mana": 2350, "migrated": 9, "selected": 9}
+GOOD = {"green": 5, "blue": 3, "red": 2, "mana": 2350, "migrated": 900, "selected": 900}
 
 
 def migration(run: int = 1, **changes: Any) -> RunSums:
-    """Return a completed migration that agrees with itself: 6 users are still converted, 3 were taken back."""
+    """Return a completed migration that agrees with itself: 600 users are still converted, 300 were taken back."""
     values: dict[str, Any] = {
         "kind": "migration", "status": "completed", "finished": True, "rates": RATES, "forgetful": False,
         "batches": dict.fromkeys(("rolled_back", "skipped", "failed", "unrecorded", "shortfall"), 0) | GOOD,
-        "records": dict.fromkeys(("skipped", "failed"), 0) | GOOD | {"migrated": 6, "rolled_back": 3},
+        "records": dict.fromkeys(("skipped", "failed"), 0) | GOOD | {"migrated": 600, "rolled_back": 300},
         "reversed": dict.fromkeys(("users", "green", "blue", "red", "mana", "shortfall"), 0),
         "credited": 2350,
     }  # fmt: skip
@@ -86,15 +86,15 @@ def test_outcomes_add_up_to_the_users_selected(selected: int) -> None:
     ]
 
 
-@pytest.mark.parametrize("recorded", [5, 7])
+@pytest.mark.parametrize("recorded", [500, 700])
 def test_who_is_skipped_or_failed_has_a_record_but_for_users_without_a_wallet(recorded: int) -> None:
-    batches = {"skipped": 9, "unrecorded": 3, "failed": 6, "selected": 24}
-    assert told(list(incomplete([migration(batches=batches, records={"skipped": 6, "failed": 6})]))) == []
-    assert told(list(incomplete([migration(batches=batches, records={"skipped": recorded, "failed": 6})]))) == [
-        (1, "batches and records count other users as skipped", {"batches": 6, "records": recorded})
+    batches = {"skipped": 900, "unrecorded": 300, "failed": 600, "selected": 2400}
+    assert told(list(incomplete([migration(batches=batches, records={"skipped": 600, "failed": 600})]))) == []
+    assert told(list(incomplete([migration(batches=batches, records={"skipped": recorded, "failed": 600})]))) == [
+        (1, "batches and records count other users as skipped", {"batches": 600, "records": recorded})
     ]
-    assert told(list(incomplete([migration(batches=batches, records={"skipped": 6, "failed": recorded})]))) == [
-        (1, "batches and records count other users as failed", {"batches": 6, "records": recorded})
+    assert told(list(incomplete([migration(batches=batches, records={"skipped": 600, "failed": recorded})]))) == [
+        (1, "batches and records count other users as failed", {"batches": 600, "records": recorded})
     ]
 
 
@@ -138,16 +138,16 @@ def test_wishes_are_worth_nothing_known_without_rates() -> None:
     ]
 
 
-@pytest.mark.parametrize(("recorded", "forgetful"), [(5, False), (7, False), (7, True)])
+@pytest.mark.parametrize(("recorded", "forgetful"), [(500, False), (700, False), (700, True)])
 def test_records_and_batches_count_the_same_conversions(recorded: int, forgetful: bool) -> None:
     """Records that a rollback has deleted may be fewer, and never more."""
     assert of_one(migration(records={"migrated": recorded}), forgetful=forgetful) == [
-        (1, "records and batches count different conversions", {"records": recorded + 3, "batches": 9})
+        (1, "records and batches count different conversions", {"records": recorded + 300, "batches": 900})
     ]
 
 
 def test_where_records_were_deleted_batches_and_ledger_are_left_to_compare() -> None:
-    fewer = {"migrated": 5, "green": 0, "blue": 0, "red": 0, "mana": 0}
+    fewer = {"migrated": 500, "green": 0, "blue": 0, "red": 0, "mana": 0}
     assert of_one(migration(records=fewer), forgetful=True) == []
     assert of_one(migration(records=fewer, credited=0), forgetful=True) == [
         (1, "the ledger's conversions are not the batches' mana", {"ledger": 0, "batches": 2350})
@@ -189,7 +189,7 @@ FORGOTTEN = {
     "reversed": {"users": 2} | dict.fromkeys(("green", "blue", "red", "mana", "shortfall"), 0),
     "debited": 0,
 }
-REST = {"migrated": 4, "mana": 1950, "blue": -1}
+REST = {"migrated": 598, "mana": 1950, "blue": -1}
 
 
 def test_conversions_less_reversals_are_on_records_or_written_off() -> None:
@@ -220,7 +220,7 @@ def test_the_whole_ledger_says_what_the_batches_of_all_runs_say(off: int) -> Non
 def test_an_import_converts_nothing_and_its_records_count() -> None:
     brought = migration(4, kind="import", credited=0, batches={"mana": 7}, records={"mana": 0})
     assert all_together(migration(), brought, converted=2350, taken_back=0) == []
-    lacking = migration(4, kind="import", credited=0, batches={"mana": 0}, records={"mana": 0, "migrated": 2})
+    lacking = migration(4, kind="import", credited=0, batches={"mana": 0}, records={"mana": 0, "migrated": 596})
     assert all_together(migration(), lacking, converted=2350, taken_back=0) == [
         (None, "records of conversions are missing that no rollback has deleted", {"users": 4})
     ]
@@ -234,7 +234,7 @@ def test_an_import_converts_nothing_and_its_records_count() -> None:
     ],
 )
 def test_records_are_missing_only_of_users_whom_a_rollback_took_back(deleted: int, users: int, reason: str) -> None:
-    runs = migration(records=REST | {"migrated": 6 - deleted}), rollback(), rollback(3, **FORGOTTEN)
+    runs = migration(records=REST | {"migrated": 600 - deleted}), rollback(), rollback(3, **FORGOTTEN)
     found = all_together(*runs, converted=2350, taken_back=1413)
     assert (None, reason, {"users": users}) in found
     assert sum("records of conversions" in reason for _, reason, _ in found) == 1
