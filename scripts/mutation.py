@@ -180,12 +180,19 @@ def try_all(name: str, changes: list[Change], folder: Path, options: argparse.Na
             cold.append(change)
         else:
             warm.append((change, part))
-    survivors = try_in_functions(name, warm, "sqlite")
+    later = [(change, part) for change, part in warm if options.postgres and is_same_on_sqlite(change)]
+    survivors = later + try_in_functions(name, [each for each in warm if each not in later], "sqlite")
     if survivors and options.postgres:
         survivors = try_in_functions(name, survivors, "postgres")
     cold += [change for change, part in survivors if part == CONSTANTS]
     left = [change for change, part in survivors if part != CONSTANTS] + try_around_functions(name, cold, folder)
     return len(changes), sorted(left, key=lambda change: change.line), time.monotonic() - begun
+
+
+def is_same_on_sqlite(change: Change) -> bool:
+    """Say whether a change compares the database's name with "postgresql" in a way that SQLite's name answers alike."""
+    line = change.text.splitlines()[change.line - 1]
+    return bool(re.search(r'vendor (<|<=|is) "postgresql"', line))
 
 
 def try_in_functions(
