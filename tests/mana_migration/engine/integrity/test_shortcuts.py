@@ -12,10 +12,11 @@ from django.db import connection
 from mana_migration import guards
 from mana_migration.domain.validation import POST, PRE
 from mana_migration.engine.integrity import counting
-from mana_migration.models import UserMigration
+from mana_migration.models import MigrationBatch, UserMigration
 from mana_migration.services import validation
+from tests.factories import UserFactory
 from tests.support.economy import Economy
-from tests.support.violations import entry, wallet
+from tests.support.violations import add_entry, entry, wallet
 from wishes import guards as wishes_guards
 from wishes.models import ManaEntry
 
@@ -116,3 +117,20 @@ def test_each_phase_takes_its_own_sums(migrated: Economy) -> None:
     assert "users" not in validation.validate(chains=False, phase=POST).totals
     assert validation.validate(chains=False, phase=PRE).totals["users"] == 15
     assert "value_before" not in validation.validate(chains=False, phase=PRE).totals
+
+
+def test_a_named_user_without_a_wallet_is_counted_by_the_batch_and_has_no_record(migrated: Economy) -> None:
+    for each in (wishes_guards, guards):
+        each.install(connection)
+    migrated.keys["nobody"] = UserFactory().pk
+    run = migrated.migrate("late", "nobody").run
+    assert number("run_incomplete") == number("run_incomplete", run=run, phase=POST) == 0
+    guards.uninstall(connection)
+    MigrationBatch.objects.filter(run=run, skipped=1).update(skips={})
+    assert number("run_incomplete") == number("run_incomplete", run=run, phase=POST) == 1
+
+
+def test_a_purchase_whose_reference_looks_like_a_conversion_is_none(economy: Economy) -> None:
+    assert number("value_not_conserved") == 0
+    add_entry(economy, "active", 7, "earn", f"conversion:{economy.record('active').run_id}:shop")
+    assert number("value_not_conserved") == 0
