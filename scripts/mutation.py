@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, nargs="+", help="try only the changes of these lines")
     parser.add_argument("--survivors", type=int, default=0, help="how many unnoticed changes are accepted (default 0)")
     parser.add_argument("--postgres", action="store_true", help="try what survives on SQLite on PostgreSQL as well")
+    parser.add_argument("--quick", action="store_true", help="leave out what cannot be grafted: fields, decorators")
     parser.add_argument("--list", action="store_true", help="only count the changes")
     options = parser.parse_args(arguments)
     os.chdir(PROJECT)
@@ -184,6 +185,9 @@ def try_all(name: str, changes: list[Change], folder: Path, options: argparse.Na
     survivors = later + try_in_functions(name, [each for each in warm if each not in later], "sqlite")
     if survivors and options.postgres:
         survivors = try_in_functions(name, survivors, "postgres")
+    if options.quick:
+        left = [change for change, _ in survivors]
+        return len(warm), sorted(left, key=lambda change: change.line), time.monotonic() - begun
     cold += [change for change, part in survivors if part == CONSTANTS]
     left = [change for change, part in survivors if part != CONSTANTS] + try_around_functions(name, cold, folder)
     return len(changes), sorted(left, key=lambda change: change.line), time.monotonic() - begun
