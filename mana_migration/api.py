@@ -124,7 +124,7 @@ def migrate_users(
 ) -> RunSummary:
     """Convert everybody who is not migrated, ``batch_size`` users in a transaction; goes on with an open run.
 
-    ``progress`` is told of each committed batch.
+    ``progress`` is told of each committed batch, and in ``waits_for`` what the run waits for.
 
     Raises:
         FindingsError: error-level findings stand in the way.

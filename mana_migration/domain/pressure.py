@@ -18,6 +18,10 @@ SESSIONS_SOFT, SESSIONS_HARD, SESSIONS_LEAST = 2.0, 4.0, 8
 #: Batch time above the usual: factors, and the seconds below which no batch is slow.
 BATCH_SOFT, BATCH_HARD, BATCH_LEAST = 5.0, 20.0, 0.5
 
+#: What is said where a run waits for a wallet: the reason, and the one sentence for all who ask.
+HELD_WALLET: Final = "somebody else holds a wallet"
+HELD_WALLET_IN_WORDS: Final = "waiting for a wallet that somebody else holds"
+
 #: Weight of the newest figure in what is usual.
 SMOOTHING: Final = 0.1
 
@@ -41,6 +45,8 @@ class Sign(enum.StrEnum):
     ACTIVE_SESSIONS = "active_sessions"
     BATCH_TIME = "batch_time"
     ARCHIVING = "archiving"
+    HELD_WALLETS = "held_wallets"
+    """The database is well, but somebody else holds a wallet and all that is left to do waits for it."""
 
 
 class Judgement(NamedTuple):

@@ -79,19 +79,24 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What one batch did, as told to a progress callback after its commit."""
+    """What one batch did, as told to a progress callback after its commit.
+
+    ``waits_for``: the sentence that says what the run waits for from now until its next batch; such a
+    result is of batch 0 and of no users.
+    """
 
     run: int
     batch: int
     totals: Totals
     seconds: float
+    waits_for: str = ""
 
 
 class ProgressCallback(Protocol):
-    """Be told of each committed batch."""
+    """Be told of each committed batch, and of what the run waits for."""
 
     def __call__(self, result: BatchResult) -> None:
-        """Take the result of a batch; called after its commit, in the process that did it."""
+        """Take the result of a batch, after its commit, in the process that did it; or what the run waits for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class _RunCollector(Collector):
         yield self._counts("run_skips", "Skipped users by reason.", "reason", dict(seen.totals.skips))
         yield self._gauge("run_users_per_minute", "Users per minute now; 0 where it stands still.", _now(seen))
         yield self._gauge(
-            "run_waiting", "1 while the run waits for the database on purpose.", float(bool(seen.waiting))
+            "run_waiting", "1 while the run waits for the database, or for a wallet.", float(bool(seen.waiting))
         )
         yield self._counts(
             "run_waiting_for",

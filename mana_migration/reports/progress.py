@@ -37,6 +37,7 @@ class ProgressDisplay:
         self.totals = Totals()
         self._begun = self._last_line = time.monotonic()
         self._window: deque[tuple[float, int]] = deque()
+        self._waits_for = ""
         self._bar: Progress | None = None
         self._task: Any = None
         if hasattr(stream, "isatty") and stream.isatty():
@@ -69,15 +70,16 @@ class ProgressDisplay:
             self._bar.stop()
 
     def __call__(self, result: BatchResult) -> None:
-        """Take a committed batch into account."""
+        """Take a committed batch into account, or what the run waits for."""
         self.totals.add(result.totals)
+        self._waits_for = result.waits_for
         moment = time.monotonic()
         self._window.append((moment, result.totals.selected))
         while self._window and self._window[0][0] < moment - RATE_WINDOW:
             self._window.popleft()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.totals.selected, rate=self._figures(moment))
-        elif moment - self._last_line >= LINE_EVERY:
+        elif moment - self._last_line >= LINE_EVERY and not self._waits_for:  # which was told in a line of its own
             self._last_line = moment
             of = f" of {self._expected:,}" if self._expected else ""
             with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the work goes on
@@ -87,6 +89,8 @@ class ProgressDisplay:
     def _figures(self, moment: float) -> str:
         since = max(self._begun, moment - RATE_WINDOW)
         rate = sum(users for _, users in self._window) / max(moment - since, 0.001)
+        if self._waits_for:  # nobody can know for how long
+            return self._waits_for
         text = f"{rate * 60:,.0f} users/min"
         done = self.totals.selected
         if self._expected and rate and self._expected * FIRST_ESTIMATE <= done <= self._expected:

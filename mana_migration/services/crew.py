@@ -171,12 +171,13 @@ class JointProgress:
     def __call__(self, result: BatchResult) -> None:
         """Take a batch of this process as the occasion."""
         moment = time.monotonic()
-        if moment - self._looked < LOOK_EVERY:
+        if moment - self._looked < LOOK_EVERY and not result.waits_for:
             return
         now = self._read(result.run)
         before = self._seen.get(result.run, Totals())  # a run that the breaker opened meanwhile has a count of its own
         if self._progress is not None:
-            self._progress(BatchResult(result.run, result.batch, now.since(before), moment - self._looked))
+            done, seconds = now.since(before), moment - self._looked
+            self._progress(BatchResult(result.run, result.batch, done, seconds, result.waits_for))
         self._seen[result.run], self._looked = now, moment
         self._helpers.tell_endings()
 

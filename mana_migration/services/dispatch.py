@@ -154,6 +154,7 @@ class Follower:
         self._progress = progress
         self._begun = self._moved = self._asked = self._looked = time.monotonic()
         self._complained: dict[str, float] = {}
+        self._waits_for = ""
         self._before = totals.run_totals(run, using).selected
         self._seen: dict[int, Totals] = {run.pk: totals.run_totals(run, using)}
         self._event = RunEvent.objects.using(using).order_by("-id").values_list("id", flat=True).first() or 0
@@ -200,10 +201,12 @@ class Follower:
                 what = line.label.lower()
                 said = line.message if line.message.startswith(what) else f"{what}: {line.message}".rstrip(": ")
                 self._notice(f"run {event.run_id}: {said}")
+            if event.kind == EventKind.THROTTLED:
+                self._waits_for = "" if event.details.get("wait") == "none" else event.message
         if done.selected:
-            self._moved = moment
+            self._moved, self._waits_for = moment, ""
         if self._progress is not None:
-            self._progress(BatchResult(run.pk, 0, done, moment - self._looked))
+            self._progress(BatchResult(run.pk, 0, done, moment - self._looked, self._waits_for))
         self._looked = moment
         return run if run.is_open else None
 

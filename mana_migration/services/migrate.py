@@ -351,7 +351,7 @@ def work_on_run(
         # the migration that was asked for is the one that its breaker ended
         return summary(run.target_run_id, using=using, seconds=done.seconds, handled=done.handled)
     work = MigrationWork(terms_of(run), run.options.get("limit"))
-    pause = throttle.Throttle(run_id, using, stop, notice)
+    pause = throttle.Throttle(run_id, using, stop, notice, progress)
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:

@@ -296,7 +296,7 @@ def work_on_rollback(
     begun = time.monotonic()
     run = MigrationRun.objects.using(using).get(pk=run_id)
     options = RollbackOptions.from_dict(run.options, run.controls)
-    pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice)
+    pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice, progress)
     work = RollbackWork(terms_of(options, run_id))
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()

@@ -10,6 +10,7 @@ from django.db import connections
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
 from mana_migration.domain.pressure import Pressure, Sign, Usual, in_words, judge
+from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
@@ -34,8 +35,16 @@ class Throttle:
     each time that it begins.
     """
 
-    def __init__(self, run_id: int, using: str, stop: StopFlag, notice: runs.Notice = runs.silent) -> None:
-        self._run_id, self._using, self._stop, self._notice = run_id, using, stop, notice
+    def __init__(
+        self,
+        run_id: int,
+        using: str,
+        stop: StopFlag,
+        notice: runs.Notice = runs.silent,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self._run_id, self._using, self._stop = run_id, using, stop
+        self._notice, self._progress = notice, progress
         self._usual = Usual()
         self._looked = 0.0
         self._pressure = Pressure.NONE
@@ -79,6 +88,8 @@ class Throttle:
     def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
         sentence = in_words(pressure, reason)
         self._notice(sentence)
+        if self._progress is not None:
+            self._progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence if pressure else ""))
         runs.add_event(
             self._run_id,
             EventKind.THROTTLED,

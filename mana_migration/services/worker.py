@@ -38,6 +38,7 @@ from mana_migration import conf
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
+from mana_migration.domain.pressure import HELD_WALLET, HELD_WALLET_IN_WORDS, Sign
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
 from mana_migration.engine import batches, dialect, failures, planning, totals
 from mana_migration.engine.batches import Handled, Limits, Task
@@ -53,6 +54,12 @@ FIRST_WAIT: Final = 0.1
 
 #: Seconds to wait for a lost database: the first wait, and the longest.
 LOST_FIRST_WAIT, LOST_LONGEST_WAIT = 0.5, 15.0
+
+#: Tries after which a run says that it waits for a wallet: what is held comes last, so little else is left then.
+HELD_TRIES: Final = 2
+
+#: Seconds between two times that the terminal is told of it.
+TELL_HELD_EVERY: Final = 60.0
 
 #: Looks after the first before users who are locked all the time are left out with that reason.
 PATIENT_LOOKS: Final = 3
@@ -192,6 +199,9 @@ class Worker:
         self._cut_all = False  # the last early planning of this look found nobody
         self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._held = False  # the run was paused when last looked at
+        self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
+        self._held_tries = HELD_TRIES
+        self._told_held: float | None = None  # when the terminal was told last
         self._lost_since: float | None = None
         self._lost_tries = 0
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
@@ -312,6 +322,7 @@ class Worker:
                 count=count,
             )
         self.handled += result.selected
+        self._held_wallet = self._held_wallet and not result.selected
         if self._size is not None:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:
@@ -362,6 +373,12 @@ class Worker:
             self._held = paused
             how = f"paused: waiting until migrate_users --resume {self._run_id}" if paused else "going on"
             self._notice(f"run {self._run_id} is {how}")
+            self._show_wait(f"paused, --resume {self._run_id} lets it go on" if paused else "")
+
+    def _show_wait(self, sentence: str) -> None:
+        """Tell whoever shows the progress what the run waits for until its next batch; empty: it goes on."""
+        if self._progress is not None:
+            self._progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence))
 
     def _plan_early(self, waiting: int) -> None:
         """Plan more where few batches wait, so that nobody will wait for it; see Note [Planning early]."""
@@ -429,10 +446,33 @@ class Worker:
             attempt=batch.attempts,
             error_class=failures.classify(error),
         )
+        if transient and batch.attempts >= self._held_tries:
+            self._tell_held_wallet()
         if wait:
             self._stop.wait(wait)
             return None
-        return self._after(task.batch, result, 0.0) if result is not None else None
+        if result is None:
+            return None
+        if transient and not result.selected:  # left to a later look, which waits for the same wallet
+            self._held_wallet, self._held_tries = False, 1
+        return self._after(task.batch, result, 0.0)
+
+    def _tell_held_wallet(self) -> None:
+        """Say that the run waits for a wallet: once until somebody was handled, on the terminal once a minute at most."""
+        if self._held_wallet:
+            return
+        self._held_wallet, moment = True, time.monotonic()
+        if self._told_held is None or moment - self._told_held >= TELL_HELD_EVERY:
+            self._told_held = moment
+            self._notice(HELD_WALLET_IN_WORDS)
+        self._show_wait(HELD_WALLET_IN_WORDS)
+        runs.add_event(
+            self._run_id,
+            EventKind.THROTTLED,
+            message=HELD_WALLET_IN_WORDS,
+            details={"wait": "wallets", "sign": Sign.HELD_WALLETS.value, "reason": HELD_WALLET},
+            using=self._using,
+        )
 
     def _split(self, batch: MigrationBatch, error: DatabaseError) -> Totals | None:
         """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
@@ -491,6 +531,10 @@ class Worker:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=self._run_id)
                 self._notice(f"the database is lost ({failures.describe(error)}): waiting for it")
+                self._show_wait("the database is lost: waiting for it")
+        elif self._lost_tries == 1:  # SQLite, where somebody else writes for long
+            self._notice(f"the database is busy ({failures.describe(error)}): trying again")
+            self._show_wait("the database is busy: trying again")
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._lost_tries, 10))
         self._lost_tries += 1
         self._stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)

@@ -91,6 +91,25 @@ def test_a_terminal_shows_a_bar_that_is_gone_at_the_end(clock: Clock) -> None:
     assert "\x1b[?25h" in shown  # the cursor is back
 
 
+def test_what_is_waited_for_stands_in_place_of_a_remaining_time_until_the_next_batch(clock: Clock) -> None:
+    stream = Terminal()
+    with ProgressDisplay(stream, verb="migrated", expected=100) as display:
+        clock.now += 1
+        display(batch(50))
+        display(BatchResult(1, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
+        assert display._figures(clock.now) == "waiting for a wallet"
+        display(batch(1))
+        assert display._figures(clock.now) == "3,060 users/min, 1 s left"
+
+
+def test_elsewhere_a_wait_has_a_line_of_its_own_already(clock: Clock) -> None:
+    stream = io.StringIO()
+    with ProgressDisplay(stream, verb="migrated", expected=100) as display:
+        clock.now += 20
+        display(BatchResult(1, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
+    assert stream.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (360_000, "100.0 h")],

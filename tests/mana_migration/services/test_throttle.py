@@ -10,6 +10,7 @@ import pytest
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pressure import Health
+from mana_migration.domain.results import BatchResult
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.services import throttle
 from mana_migration.services.throttle import Throttle
@@ -121,6 +122,16 @@ def test_an_unwell_database_is_waited_for_with_the_reason_once(
     first, last = RunEvent.objects.order_by("id")
     assert (first.kind, first.details["wait"], last.details["wait"]) == ("throttled", "hard", "none")
     assert (first.details["sign"], last.details["sign"]) == ("replication_lag", "")
+
+
+def test_whoever_shows_the_progress_hears_what_is_waited_for(
+    run: MigrationRun, clock: Clock, health: list[Health]
+) -> None:
+    health[:] = [BEHIND, WELL]
+    shown: list[BatchResult] = []
+    Throttle(run.pk, "default", clock, progress=shown.append)(controls("auto"), 0.1)  # type: ignore[arg-type]
+    assert [result.waits_for.partition(":")[0] for result in shown] == ["waiting until the database is well", ""]
+    assert all(result.totals.selected == 0 for result in shown)
 
 
 def test_a_soft_sign_halves_the_pace(run: MigrationRun, clock: Clock, health: list[Health]) -> None:

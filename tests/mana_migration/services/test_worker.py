@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import BatchResult
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migrate, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import Ending, StopFlag, Worker
@@ -278,6 +279,69 @@ def test_a_user_whose_wallet_is_held_all_the_time_is_left_out_with_that_reason(s
         assert make_worker(run).run() is Ending.DONE
     assert converted() == 4
     assert records(keys[4]) == [("skipped", "locked")]
+
+
+@pytest.mark.postgres
+def test_while_all_that_is_left_waits_for_a_held_wallet_it_is_said_what_for(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
+    keys = people(20)
+    run = open_run(10)
+    MigrationRun.objects.filter(pk=run.pk).update(expected=20)
+    told: list[str] = []
+    shown: list[str] = []
+    seen: list[Any] = []
+    with another_connection() as other, balanced():
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[14]])
+
+        def look(count: int) -> None:
+            seen.append(run_snapshot(run_id=run.pk))
+            if count == 3:  # the other ten are done, and the ten with that wallet were tried three times
+                other.connection.rollback()
+
+        worker = make_worker(
+            run, stop=Patience(look), progress=lambda result: shown.append(result.waits_for), notice=told.append
+        )
+        assert worker.run() is Ending.DONE
+    sentence = "waiting for a wallet that somebody else holds"
+    assert [snapshot.waiting for snapshot in seen] == ["", sentence, sentence]
+    assert (seen[1].waiting_for, seen[1].progress.remaining) == ("held_wallets", None)
+    assert (seen[1].events[0].label, seen[1].events[0].message) == ("Waiting", "somebody else holds a wallet")
+    assert shown == ["", sentence, ""]
+    assert told == [sentence]
+    assert RunEvent.objects.filter(run=run, kind=EventKind.THROTTLED).count() == 1
+    assert run_snapshot(run_id=run.pk).waiting == ""  # type: ignore[union-attr]
+    assert converted() == 20
+
+
+@pytest.mark.postgres
+def test_a_wallet_that_is_held_all_the_time_is_told_of_once_a_minute_and_known_at_each_look(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
+    keys = people(5)
+    run = open_run(10)
+    told: list[str] = []
+    with another_connection() as other, balanced():
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+        assert make_worker(run, notice=told.append).run() is Ending.DONE
+    assert told == ["waiting for a wallet that somebody else holds"]
+    assert RunEvent.objects.filter(run=run, kind=EventKind.THROTTLED).count() < 10
+
+
+@pytest.mark.sqlite
+def test_a_database_that_somebody_else_writes_to_is_said_to_be_busy() -> None:
+    people(5)
+    told: list[str] = []
+    worker = make_worker(open_run(), notice=told.append)
+    with pytest.MonkeyPatch.context() as patch:
+        failing = [OperationalError("database is locked")] * 3
+
+        def locked_for_a_while() -> None:
+            if failing:
+                raise failing.pop()
+
+        patch.setattr(worker, "_look_ahead", lambda look=worker._look_ahead: locked_for_a_while() or look())
+        assert worker.run() is Ending.DONE
+    assert told == ["the database is busy (database is locked): trying again"]
+    assert converted() == 5
 
 
 @pytest.mark.postgres
