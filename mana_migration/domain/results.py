@@ -78,6 +78,19 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Halving:
+    """How often a batch of a run was halved to set single users apart, and its batches in all; 0 where none counted."""
+
+    halved: int = 0
+    batches: int = 0
+
+    @property
+    def is_dear(self) -> bool:
+        """Say whether it costs more than the work itself: most batches, and not just a few, come from it."""
+        return self.halved >= 20 and self.halved * 2 >= self.batches
+
+
+@dataclass(frozen=True, slots=True)
 class BatchResult:
     """What one batch did, as told to a progress callback after its commit.
 
@@ -112,6 +125,7 @@ class RunSummary:
     reason: str = ""
     started_at: datetime | None = None
     handled: int | None = None
+    halving: Halving = field(default_factory=Halving)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

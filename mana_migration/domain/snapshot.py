@@ -9,7 +9,7 @@ from typing import Any
 
 from mana_migration.domain.chain import Head
 from mana_migration.domain.progress import Progress
-from mana_migration.domain.results import Totals
+from mana_migration.domain.results import Halving, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ class RunSnapshot:
     waiting_for: str
     events: Sequence[EventLine]
     chain: Head | None = None
+    halving: Halving = field(default_factory=Halving)
 
     @property
     def mana_by_colour(self) -> dict[str, int]:

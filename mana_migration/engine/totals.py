@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from django.db import connections
 
-from mana_migration.domain.results import FIGURES, Totals
+from mana_migration.domain.results import FIGURES, Halving, Totals
 from mana_migration.engine import chain
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
@@ -93,6 +93,26 @@ def fold(run: MigrationRun, using: str) -> None:
     known = dict(run.folded.get("chain", {}))
     chain.write_links(connections[using], chain.link(run, known, batches))
     run.folded = {**add_batches(run.folded, batches), "chain": known}
+
+
+def count_planned(run: MigrationRun, batches: int) -> None:
+    """Count batches that were planned; the caller holds the run's row and saves ``folded``."""
+    known = run.folded.get("planned_batches", None if run.planned_users else 0)
+    if known is not None and batches:  # None: it was opened by an earlier version, which did not count
+        run.folded = {**run.folded, "planned_batches": known + batches}
+
+
+def halving(run: MigrationRun, using: str, figures: dict[str, Any]) -> Halving:
+    """Return how often a batch of this run was halved, of which there is no count: each time makes one batch more.
+
+    ``figures``: what ``folded_figures`` returned just now.
+    """
+    planned = figures.get("planned_batches")
+    if planned is None:
+        return Halving()
+    others = MigrationBatch.objects.using(using).filter(run_id=run.pk, folded=False).exclude(status=BatchStatus.DONE)
+    batches = figures["batches"] + others.count()
+    return Halving(max(0, batches - planned), batches)
 
 
 def _read_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:

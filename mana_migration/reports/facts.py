@@ -9,6 +9,7 @@ from typing import Final
 
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
+from mana_migration.reports.halving import NEXT_TIME, NOW, halved_words
 
 #: How a status or a fact is to be taken; colours follow it, and the words say the same.
 GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
@@ -58,6 +59,8 @@ def facts(seen: RunSnapshot, zone: tzinfo | None = None) -> list[Fact]:
     if seen.is_rollback or seen.totals.shortfall:
         found.append(Fact("Written off", f"{number(seen.totals.shortfall)} mana that was already spent"))
     found.append(_errors(seen))
+    if seen.halving.halved:
+        found.append(_halved(seen))
     if seen.totals.skips:
         found.append(Fact("Skipped", counts_words(seen.totals.skips), WARN))
     found.append(_check(seen, zone))
@@ -185,6 +188,13 @@ def _errors(seen: RunSnapshot) -> Fact:
         tone = BAD if rate.limit is not None and rate.share is not None and rate.share > rate.limit else WARN
     words = error_rate_words(rate)
     return Fact("Errors", f"{words}: {counts_words(seen.totals.errors)}" if seen.totals.errors else words, tone)
+
+
+def _halved(seen: RunSnapshot) -> Fact:
+    words = halved_words(seen.halving)
+    if not seen.halving.is_dear:
+        return Fact("Halved", words)
+    return Fact("Halved", f"{words}; {NOW if seen.is_open else NEXT_TIME}", WARN)
 
 
 def _check(seen: RunSnapshot, zone: tzinfo | None) -> Fact:

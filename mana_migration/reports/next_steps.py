@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from mana_migration.domain.results import RunSummary
+from mana_migration.reports.halving import NEXT_TIME, NOW
+
+#: Statuses of a run whose batches may still be made smaller.
+_OPEN: Final = ("running", "paused")
 
 #: Reasons for skipping that say nothing about the user: another run takes them up.
 _LATER: Final = ("locked", "rolled_back_during_run")
@@ -40,6 +44,8 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
             yield f"monitor_migration shows how all stands; the same command {rest}"
         case "completed":
             yield from _after_completion(summary, why)
+    if summary.halving.is_dear:
+        yield NOW if summary.status in _OPEN else NEXT_TIME
 
 
 def _after_completion(summary: RunSummary, why: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mana_migration.domain.results import RunSummary, Totals
+from mana_migration.reports.halving import halved_words
 from mana_migration.reports.next_steps import next_steps
 
 
@@ -30,6 +31,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         "shortfall": totals.shortfall,
         "errors": dict(sorted(totals.errors.items())),
         "skipped": dict(sorted(totals.skips.items())),
+        "batches_halved": summary.halving.halved,
         "seconds": round(summary.seconds, 3),
         "users_per_minute": summary.users_per_minute,
         **summary.extra,
@@ -68,6 +70,8 @@ def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool 
     ]
     if totals.shortfall:
         rows.append(("shortfall", f"{totals.shortfall:,} mana had been spent and is written off"))
+    if summary.halving.halved:
+        rows.append(("halved", halved_words(summary.halving)))
     yield from (f"  {name:<{width}}{value}" for name, value in rows)
     back = summary.extra.get("rollback")
     if back:

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
 from mana_migration.domain.pressure import Pressure, in_words
-from mana_migration.domain.results import Totals
+from mana_migration.domain.results import Halving, Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
@@ -45,6 +45,7 @@ class _Seen:
     run: MigrationRun
     now: datetime
     folded: dict[str, Any]
+    halving: Halving
     recent: list[speed.Finished]
     marks: list[RunEvent]
     checked: RunEvent | None
@@ -112,10 +113,12 @@ def runs_since(using: str, since: datetime) -> list[RunLine]:
 
 def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
     events = RunEvent.objects.using(using).filter(run_id=run.pk).order_by("-id")
+    folded = figures.folded_figures(run, using)
     return _Seen(
         run=run,
         now=now or run.now,  # type: ignore[attr-defined]
-        folded=figures.folded_figures(run, using),
+        folded=folded,
+        halving=figures.halving(run, using, folded),
         recent=_recent_batches(run, using) if run.is_open else [],
         marks=list(reversed(events.filter(kind__in=[*_HOLDS, *_GAPS])[:MARKS])),
         checked=events.filter(kind=EventKind.CHECKED).first(),
@@ -180,6 +183,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         elapsed=elapsed,
         worked=worked,
         batches=int(seen.folded["batches"]),
+        halving=seen.halving,
         batch_seconds=float(seen.folded["seconds"]),
         durations=_durations(seen.folded["histogram"]),
         series=series,

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RunSummary
+from mana_migration.domain.results import ProgressCallback, RunSummary, Totals
 from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
@@ -435,15 +435,17 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
                 "failed": undone.failed,
                 "mana": undone.mana,
             }
+    figures = totals.folded_figures(run, using)
     return RunSummary(
         run=run.pk,
         kind=run.kind,
         dry_run=False,
         status=run.status,
-        totals=totals.run_totals(run, using),
+        totals=Totals.from_dict(figures["totals"]),
         seconds=seconds,
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=handled,
+        halving=totals.halving(run, using, figures),
         extra=extra,
     )

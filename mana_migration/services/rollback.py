@@ -303,16 +303,18 @@ def work_on_rollback(
     if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using, lending=lending):
         finish(run_id, options, actor=actor, using=using, notice=notice)
     run.refresh_from_db(using=using)
+    figures = totals.folded_figures(run, using)
     return RunSummary(
         run=run.pk,
         kind=run.kind,
         dry_run=False,
         status=run.status,
-        totals=totals.run_totals(run, using),
+        totals=Totals.from_dict(figures["totals"]),
         seconds=time.monotonic() - begun,
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=worker.handled,
+        halving=totals.halving(run, using, figures),
     )
 
 

@@ -44,7 +44,7 @@ from mana_migration.engine import batches, dialect, failures, planning, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import DatabaseUnavailableError
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, runs
 from mana_migration.states import BatchStatus, EventKind, RunStatus, UserStatus
 
@@ -202,6 +202,7 @@ class Worker:
         self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
         self._held_tries = HELD_TRIES
         self._told_held: float | None = None  # when the terminal was told last
+        self._split_noted = False
         self._lost_since: float | None = None
         self._lost_tries = 0
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
@@ -406,6 +407,7 @@ class Worker:
             dialect.read_by_key(connections[self._using])
             found = self._work.plan(self._using, after=run.cursor, size=size, limit=room)
         planning.write_batches(connections[self._using], run.pk, found)
+        totals.count_planned(run, len(found))
         again = False
         if found:
             run.cursor = found[-1].last
@@ -452,13 +454,15 @@ class Worker:
             self._stop.wait(wait)
             return None
         if result is None:
+            if not transient:
+                self._note_split(error)
             return None
         if transient and not result.selected:  # left to a later look, which waits for the same wallet
             self._held_wallet, self._held_tries = False, 1
         return self._after(task.batch, result, 0.0)
 
     def _tell_held_wallet(self) -> None:
-        """Say that the run waits for a wallet: once until somebody was handled, on the terminal once a minute at most."""
+        """Say that the run waits for a wallet: once until somebody was handled, on the terminal once a minute."""
         if self._held_wallet:
             return
         self._held_wallet, moment = True, time.monotonic()
@@ -489,6 +493,19 @@ class Worker:
         result = self._settle(batch.pk, users[0], error) if users else Totals()
         batches.mark(connections[self._using], batch.pk, result, worker=self._name)
         return result
+
+    def _note_split(self, error: DatabaseError) -> None:
+        """Note, once a run, that a batch was halved; how often is known without, see ``totals.halving``."""
+        if self._split_noted:
+            return
+        self._split_noted = True
+        known = RunEvent.objects.using(self._using).filter(run_id=self._run_id, kind=EventKind.BATCH_SPLIT)
+        if not known.exists():
+            sentence = (
+                f"the database refused a batch ({failures.classify(error)}): halving it to set single users apart"
+            )
+            self._notice(sentence)
+            runs.add_event(self._run_id, EventKind.BATCH_SPLIT, message=sentence, using=self._using)
 
     def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
         """Record the one user that a batch failed for; one who is merely locked is left to later looks first."""

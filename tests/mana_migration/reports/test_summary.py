@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mana_migration.domain.results import RunSummary, Totals
+from mana_migration.domain.results import Halving, RunSummary, Totals
 from mana_migration.reports import summary
 
 TOTALS = Totals(
@@ -33,6 +33,25 @@ def lines(done: RunSummary, **how: bool) -> list[str]:
 
 def next_of(done: RunSummary, **how: bool) -> list[str]:
     return [line.removeprefix("next: ") for line in lines(done, **how) if line.startswith("next: ")]
+
+
+def test_how_often_batches_were_halved_is_told_with_what_to_do_where_it_is_dear() -> None:
+    few, many = replace(DONE, halving=Halving(1, 100)), replace(DONE, halving=Halving(1_200, 1_500))
+    assert "  halved     once a batch was halved to set single users apart" in lines(few)
+    assert "  halved     1,200 times a batch was halved to set single users apart" in lines(many)
+    assert not any("halving" in step for step in next_of(few))
+    assert next_of(many)[-1] == "most batches came from halving: with a smaller --batch-size there is less of it"
+    assert "migrate_users --set batch_size=10" in next_of(replace(many, status="running"))[-1]
+    assert not any("halved" in line for line in lines(DONE))
+    assert [summary.as_json(done)["batches_halved"] for done in (DONE, few, many)] == [0, 1, 1_200]
+
+
+@pytest.mark.parametrize(
+    ("halving", "dear"),
+    [(Halving(), False), (Halving(19, 20), False), (Halving(20, 40), True), (Halving(20, 41), False)],
+)
+def test_halving_is_dear_where_it_makes_most_of_many_batches(halving: Halving, dear: bool) -> None:
+    assert halving.is_dear is dear
 
 
 def test_json_has_exact_integers_of_any_size() -> None:

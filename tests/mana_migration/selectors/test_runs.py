@@ -5,12 +5,13 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from mana_migration.domain.results import Totals
+from mana_migration.domain.results import Halving, Totals
 from mana_migration.engine import totals as figures
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.reports.console import plain_line
 from mana_migration.reports.facts import facts
+from mana_migration.reports.snapshot_json import snapshot_json
 from mana_migration.selectors.runs import run_snapshot, runs_since
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
@@ -184,6 +185,18 @@ def test_a_wait_is_told_in_the_same_words_everywhere(wait: str, waiting: str, la
     assert waiting in plain_line(seen)
     assert (seen.events[0].label, seen.events[0].message) == (label, "24 sessions wait")
     assert snapshot(run, at=after(90)).standstill == waiting
+
+
+def test_the_screen_says_how_often_batches_were_halved_and_what_to_do_about_it() -> None:
+    run = running(folded=figures.empty() | {"planned_batches": 10})
+    for _ in range(29):
+        make_batch(run, done(1))
+    make_batch(run, done(1), status="planned")
+    seen = snapshot(run)
+    assert seen.halving == Halving(20, 30)
+    (told,) = [fact.value for fact in facts(seen) if fact.label == "Halved"]
+    assert told.startswith("20 times a batch was halved to set single users apart; most batches come from halving:")
+    assert snapshot_json(seen)["batches_halved"] == 20
 
 
 def test_the_end_of_a_wait_is_called_going_on() -> None:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import IntegrityError, OperationalError, connection, connections
 
 from mana_migration.domain.options import Controls
-from mana_migration.domain.results import BatchResult
+from mana_migration.domain.results import BatchResult, Halving
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migrate, runs
@@ -110,6 +110,39 @@ def test_a_bad_user_is_set_apart_by_halving_and_costs_no_other() -> None:
     assert sizes[:2] == [1, 1]
     assert sum(sizes) == 20
     assert sizes[-1] > 1
+
+
+def test_how_often_a_batch_was_halved_is_known_and_noted_once_a_run() -> None:
+    keys = people(40)
+    run, told = open_run(10), list[str]()
+    with balanced(), planted([keys[3], keys[17]]):
+        assert make_worker(run, notice=told.append).run() is Ending.DONE
+    run.refresh_from_db()
+    batches = MigrationBatch.objects.filter(run=run).count()
+    seen = run_snapshot(run_id=run.pk)
+    assert seen is not None
+    assert run.folded["planned_batches"] == 4
+    assert seen.halving == Halving(batches - 4, batches)
+    assert 6 <= seen.halving.halved <= 8  # ten users take three to four times
+    sentence = f"the database refused a batch ({records(keys[3])[0][1]}): halving it to set single users apart"
+    assert told == [sentence]
+    noted = RunEvent.objects.filter(run=run, kind=EventKind.BATCH_SPLIT)
+    assert [event.message for event in noted] == [sentence]
+    with planted([keys[3]]):
+        make_worker(MigrationRun.objects.get(pk=run.pk))._note_split(IntegrityError())
+    assert noted.count() == 1
+
+
+def test_a_run_that_an_earlier_version_opened_has_no_count_of_halves() -> None:
+    keys = people(20)
+    run = open_run(10)
+    make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
+    run.refresh_from_db()
+    run.folded.pop("planned_batches")
+    run.save()
+    with balanced(), planted([keys[13]]):
+        make_worker(run).run()
+    assert run_snapshot(run_id=run.pk).halving == Halving()  # type: ignore[union-attr]
 
 
 @pytest.mark.postgres
