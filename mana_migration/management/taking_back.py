@@ -40,7 +40,7 @@ class RollbackCommand(MigrationCommand):
         if told is not None and options["dry_run"]:
             self.print_result(rollback_report.forecast_json(told), rollback_report.forecast_lines(told))
             return PARTLY if told.totals.skipped or told.blocked else DONE
-        if told is not None and told.blocked:  # before anybody is asked
+        if told is not None and told.blocked and told.totals.selected:  # before anybody is asked
             raise RunConflictError(told.blocked)
         if told is not None and told.totals.selected:
             for line in rollback_report.forecast_lines(told, headline="this would happen:"):

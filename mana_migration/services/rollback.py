@@ -96,10 +96,14 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 whole.add(reversal.forecast(connection, terms, keys=(user, user)))
                 lacking += reversal.shortfalls(connection, terms, limit=largest, keys=(user, user))
             lacking = sorted(lacking, key=lambda row: -row[2])[:largest]
-            return RollbackForecast(whole, lacking, None, time.monotonic() - begun)
+            blocked = "" if _somebody_named(options, using) else nothing_words(options)
+            return RollbackForecast(whole, lacking, None, time.monotonic() - begun, blocked)
+        whole = reversal.forecast(connection, terms)
         blocked, goes_on_with = _beside(open_run, options)
+        if not blocked and goes_on_with is None and not whole.selected:
+            blocked = nothing_words(options)
         return RollbackForecast(
-            reversal.forecast(connection, terms),
+            whole,
             reversal.shortfalls(connection, terms, limit=largest),
             open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
             time.monotonic() - begun,
@@ -188,11 +192,19 @@ def refuse_nothing(options: RollbackOptions, using: str) -> None:
     Raises:
         NothingToRollBackError: that is so.
     """
+    if not _somebody_named(options, using):
+        raise NothingToRollBackError(f"{nothing_words(options)}; nothing was changed")
+
+
+def _somebody_named(options: RollbackOptions, using: str) -> bool:
+    """Say whether one of the named users is migrated; of too many to ask for at once it is taken to be so."""
     live = UserMigration.objects.using(using).filter(user_id__in=options.users, status=UserStatus.MIGRATED)
-    if len(options.users) <= MOST_NAMED_USERS and not live.exists():
-        raise NothingToRollBackError(
-            f"there is no conversion to take back {describe_selection(options)}; nothing was changed"
-        )
+    return len(options.users) > MOST_NAMED_USERS or live.exists()
+
+
+def nothing_words(options: RollbackOptions) -> str:
+    """Say that a selection holds nothing to take back."""
+    return f"there is no conversion to take back {describe_selection(options)}"
 
 
 def open_rollback(
@@ -214,9 +226,7 @@ def open_rollback(
         frozen = replace(options, until=runs.database_now(using) + timedelta(milliseconds=1))
         expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
         if not expected and not options.breaker:
-            raise NothingToRollBackError(
-                f"there is no conversion to take back {describe_selection(frozen)}; nothing was changed"
-            )
+            raise NothingToRollBackError(f"{nothing_words(frozen)}; nothing was changed")
         run = runs.create_run(
             using=using,
             kind=RunKind.ROLLBACK,

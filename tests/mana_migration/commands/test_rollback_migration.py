@@ -330,6 +330,24 @@ def test_a_dry_run_says_which_run_it_would_stop_and_does_not_ask(migrated: list[
     assert f"open migration run {run.pk} would be stopped first" in result.out
 
 
+@pytest.mark.parametrize("argv", [("--all",), ("--run",), ("--since", "2024-01-01"), ("--user-id",)])
+def test_a_dry_run_with_nothing_to_take_back_says_that_it_would_be_refused_and_why(
+    migrated: list[Any], argv: tuple[str, ...]
+) -> None:
+    run = MigrationRun.objects.get().pk
+    roll_back("--all")
+    argv += {"--run": (str(run),), "--user-id": (f"pk:{migrated[0]}",)}.get(argv[0], ())
+    with assert_nothing_changes():
+        told_ = roll_back(*argv, "--dry-run", code=3)
+        text = run_command("rollback_migration", *argv, "--dry-run")
+    assert told_["blocked"].startswith("there is no conversion to take back")
+    assert text.code == 3
+    assert text.out.splitlines()[-1] == f"the rollback would be refused: {told_['blocked']}"
+    for no_input in ((), ("--no-input",)):  # what is asked before a question is asked, and the rollback itself
+        refused = run_command("rollback_migration", *argv, *no_input)
+        assert (refused.code, told_["blocked"] in refused.err) == (1, True)
+
+
 def test_a_dry_run_lists_the_largest_shortfalls_by_record(migrated: list[Any]) -> None:
     for number, key in enumerate(migrated, 1):
         spend(key, number * 100)
@@ -406,6 +424,13 @@ def test_a_dry_run_names_the_rollback_that_a_real_one_would_go_on_with(migrated:
         text = run_command("rollback_migration", "--all", "--dry-run")
     assert (told_["goes_on_with"], told_["blocked"]) == (run.pk, "")
     assert f"  run {run.pk} is open: the same command goes on with it" in text.out.splitlines()
+
+
+def test_an_open_rollback_that_nobody_is_left_for_would_be_gone_on_with(migrated: list[Any]) -> None:
+    roll_back("--all")
+    run = open_rollback()
+    told_ = roll_back("--all", "--dry-run")
+    assert (told_["goes_on_with"], told_["blocked"], told_["users"]["selected"]) == (run.pk, "", 0)
 
 
 @pytest.mark.parametrize("argv", [("--all", "--emergency"), ("--all", "--batch-size", "50"), ("--since", "2024-01-01")])
