@@ -19,6 +19,8 @@ from tests.support.postgres import Postgres
 if TYPE_CHECKING:
     from tests.support.economy import Economy
 
+pytest_plugins = ["tests.support.browser"]
+
 FOLDER = pytest.StashKey[str]()
 SERVER = pytest.StashKey[Postgres]()
 
