@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import Unpack
 
 from django.db import connections, transaction
 from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RunSummary, Totals
+from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
@@ -20,7 +21,7 @@ from mana_migration.errors import FindingsError, NothingToMigrateError, RunConfl
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import autofix, logs, named, preflight, rollback, runs, throttle, validation
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.services.worker import Attendance, Ending, StopFlag, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -100,11 +101,7 @@ def migrate(
     *,
     actor: Actor,
     reason: str = "",
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Migrate users: named ones at once, all others in a run that the same call goes on with.
 
@@ -114,11 +111,7 @@ def migrate(
         options: what is asked for.
         actor: who asks.
         reason: why, for the record.
-        using: database alias.
-        stop: asks for the end after the batch in hand.
-        progress: told of each committed batch.
-        expecting: told how many users are left when the work begins.
-        notice: told, in sentences, what was found and decided.
+        attendance: see ``Attendance``.
 
     Raises:
         PreflightError: the database is not fit.
@@ -127,14 +120,13 @@ def migrate(
         RunConflictError: another run is open, or this one with other options, or other rates are in force.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     preflight.check(using)
     if options.users:
         return migrate_named(options, actor=actor, reason=reason, using=using, notice=notice)
     run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
     begun = time.monotonic()
-    done = work_on_run(
-        run.pk, actor=actor, using=using, stop=stop, progress=progress, expecting=expecting, notice=notice
-    )
+    done = work_on_run(run.pk, actor=actor, **attendance)
     if run.target_run_id is not None:  # the breaker's rollback: what was asked for is the run that it takes back
         return summary(run.target_run_id, using=using, seconds=time.monotonic() - begun, handled=done.handled)
     return done
@@ -325,12 +317,8 @@ def work_on_run(
     run_id: int,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
     lending: bool = False,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands.
 
@@ -338,14 +326,14 @@ def work_on_run(
     have begun to check is theirs.
     """
     begun = time.monotonic()
-    stop = stop or StopFlag()
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    stop = attendance["stop"] = attendance.get("stop") or StopFlag()
+    progress, expecting = attendance.get("progress"), attendance.get("expecting", runs.unheeded)
     run = MigrationRun.objects.using(using).get(pk=run_id)
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
-        done = rollback.work_on_rollback(
-            run_id, actor=actor, using=using, stop=stop, progress=progress, notice=notice, lending=lending
-        )
+        done = rollback.work_on_rollback(run_id, actor=actor, lending=lending, **attendance)
         if run.target_run_id is None or not run.options.get("breaker"):
             return done
         # the migration that was asked for is the one that its breaker ended
@@ -360,9 +348,7 @@ def work_on_run(
         trip(run_id, judge(run_id, using=using), actor=actor, using=using, notice=notice)
     back = runs.find_takeback(run_id, using=using) if ending is not Ending.INTERRUPTED else None
     if back is not None:
-        rollback.work_on_rollback(
-            back.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice, lending=lending
-        )
+        rollback.work_on_rollback(back.pk, actor=actor, lending=lending, **attendance)
     return summary(run_id, using=using, seconds=time.monotonic() - begun, handled=worker.handled)
 
 

@@ -6,13 +6,14 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Unpack
 
 from django.db import connections, transaction
 from django.db.models import Count
 from django.utils import timezone
 
 from mana_migration.domain.options import MOST_NAMED_USERS, Controls, RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary, Totals
+from mana_migration.domain.results import RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
@@ -22,7 +23,7 @@ from mana_migration.errors import NothingToRollBackError, RunConflictError, RunN
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import logs, named, preflight, runs, throttle, validation
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.services.worker import Attendance, Ending, StopFlag, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 
 
@@ -146,15 +147,11 @@ def roll_back(
     options: RollbackOptions,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: runs.Expecting = runs.unheeded,
-    notice: runs.Notice = runs.silent,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Take conversions back: of named users at once, else in a run that the same call goes on with.
 
-    A mass rollback first stops an open migration.
+    A mass rollback first stops an open migration.  ``attendance``: see ``Attendance``.
 
     Raises:
         PreflightError: the database is not fit.
@@ -162,14 +159,16 @@ def roll_back(
         RunConflictError: another rollback is open, or records cannot be deleted now.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
     preflight.check(using)
     if options.users:
         refuse_nothing(options, using)
         return named.roll_back_named(options, actor=actor, using=using)
     run = open_or_join(options, actor=actor, using=using, notice=notice)
     if run.expected is not None:
+        expecting = attendance.get("expecting", runs.unheeded)
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
-    return work_on_rollback(run.pk, actor=actor, using=using, stop=stop or StopFlag(), progress=progress, notice=notice)
+    return work_on_rollback(run.pk, actor=actor, **attendance)
 
 
 def open_or_join(options: RollbackOptions, *, actor: Actor, using: str, notice: runs.Notice) -> MigrationRun:
@@ -293,17 +292,17 @@ def work_on_rollback(
     run_id: int,
     *,
     actor: Actor,
-    using: str = "default",
-    stop: StopFlag,
-    progress: ProgressCallback | None = None,
-    notice: runs.Notice = runs.silent,
     lending: bool = False,
+    **attendance: Unpack[Attendance],
 ) -> RunSummary:
     """Work on an open rollback until it ends, a signal comes or it leaves our hands.
 
-    ``lending``: others work on it too; what they have begun to check is theirs.
+    ``lending``: others work on it too; what they have begun to check is theirs.  Nobody is told how
+    many users are left: whoever calls may have been told of another run's.
     """
     begun = time.monotonic()
+    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    stop, progress = attendance.get("stop") or StopFlag(), attendance.get("progress")
     run = MigrationRun.objects.using(using).get(pk=run_id)
     options = RollbackOptions.from_dict(run.options, run.controls)
     pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice, progress)

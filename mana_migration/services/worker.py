@@ -144,7 +144,7 @@ class Attendance(TypedDict, total=False):
     """How whoever starts work attends to it: keyword arguments that are handed on as they came.
 
     ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in
-    hand.  ``progress``: told of committed batches.  ``expecting``: told how many users are left when
+    hand.  ``progress``: told of committed batches and waits.  ``expecting``: told how many users are left when
     the work begins.  ``notice``: told, in sentences, what was found and decided.
     """
 
