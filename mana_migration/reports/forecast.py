@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mana_migration.domain.forecast import Forecast
+from mana_migration.domain.forecast import NOBODY_FAILED, Forecast
 from mana_migration.domain.results import RunSummary
 from mana_migration.reports import summary
 from mana_migration.reports.progress import duration
@@ -17,6 +17,7 @@ def as_json(told: Forecast) -> dict[str, Any]:
         "rates": told.rates,
         "blocked": told.blocked,
         "goes_on_with": told.goes_on_with,
+        "takes_back": told.takes_back,
         "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in told.findings],
         "largest": [
             {"user": row.user, "green": row.green, "blue": row.blue, "red": row.red, "mana": row.mana}
@@ -34,9 +35,13 @@ def as_lines(told: Forecast) -> Iterator[str]:
     yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
     expected = duration(told.expected_seconds)
     yield f"  duration   about {expected} at {told.rate:,.0f} users per second ({told.rate_source})"
-    if told.goes_on_with is not None:
-        what = "is open" if told.takes_back is None else f"takes run {told.takes_back} back, whose breaker tripped"
-        yield f"  run {told.goes_on_with} {what}: the same command goes on with it"
+    if told.takes_back is not None:
+        yield (
+            f"  run {told.goes_on_with} takes run {told.takes_back} back, whose breaker tripped: "
+            "the same command goes on with it and converts nobody"
+        )
+    elif told.goes_on_with is not None:
+        yield f"  run {told.goes_on_with} is open: the same command goes on with it"
     yield "findings:"
     for finding in told.findings:
         yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}"
@@ -47,7 +52,7 @@ def as_lines(told: Forecast) -> Iterator[str]:
     if told.blocked:
         yield f"the run would be refused: {told.blocked}"
     elif told.options.retry_failed and told.goes_on_with is None and not told.totals.selected:
-        yield "nobody who failed in an earlier run is left to be migrated: the same command would open no run"
+        yield f"{NOBODY_FAILED}: the same command would open no run"
     else:
         yield "next: the same command without --dry-run"
 

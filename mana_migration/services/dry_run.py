@@ -9,6 +9,7 @@ from django.db import connections
 from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, LargeConversion
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.pacing import AUTO, START
+from mana_migration.domain.results import Totals
 from mana_migration.engine import conversion, totals
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
@@ -36,19 +37,23 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
     with read_only_snapshot(using):
         connection = connections[using]
         open_run = runs.open_run_or_none(using)
-        run = open_run.pk if open_run is not None else conversion.NO_RUN
-        terms = migrate.terms_of_request(options, rates, run=run, look_closer=bool(options.users))
         report = validation.precheck(using)
-        figures = conversion.forecast(
-            connection, terms, users_named=options.users, limit=options.limit, fixed=options.auto_fix
-        )
-        found = [] if validate_only else conversion.largest(
-            connection, terms, count=LARGEST, users_named=options.users, limit=options.limit, fixed=options.auto_fix
-        )  # fmt: skip
         rate, source = expected_rate(using)
         findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
         blocked = _conflict(open_run, options)
         goes_on_with = None if open_run is None or options.users or blocked else open_run
+        takes_back = None if goes_on_with is None else goes_on_with.target_run_id
+        # named users have a run of their own, which may take up those who failed in the open one
+        run = conversion.NO_RUN if goes_on_with is None else goes_on_with.pk
+        terms = migrate.terms_of_request(options, rates, run=run, look_closer=bool(options.users))
+        figures, found = Totals(), list[tuple[str, int, int, int, int]]()
+        if takes_back is None:  # else the same command converts nobody
+            named, limit, fixed = options.users, options.limit, options.auto_fix
+            figures = conversion.forecast(connection, terms, users_named=named, limit=limit, fixed=fixed)
+            if not validate_only:
+                found = conversion.largest(
+                    connection, terms, count=LARGEST, users_named=named, limit=limit, fixed=fixed
+                )
         if goes_on_with is None and not blocked:  # whoever goes on with a run has passed these checks
             blocked = _other_rates(rates, using) or _obstacles(findings, options)
     return Forecast(
@@ -63,7 +68,7 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
         rate_source=source,
         seconds=time.monotonic() - begun,
         goes_on_with=None if goes_on_with is None else goes_on_with.pk,
-        takes_back=None if goes_on_with is None else goes_on_with.target_run_id,
+        takes_back=takes_back,
     )
 
 

@@ -11,6 +11,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from mana_migration.domain import breaker
+from mana_migration.domain.forecast import NOBODY_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import conversion, planning, records, totals
@@ -227,9 +228,7 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
     terms = terms_of_request(options, rates)
     users = conversion.forecast(connections[using], terms, limit=options.limit).selected
     if not users:
-        raise NothingToMigrateError(
-            "nobody who failed in an earlier run is left to be migrated: no run was opened, nothing was changed"
-        )
+        raise NothingToMigrateError(f"{NOBODY_FAILED}: no run was opened, nothing was changed")
     return users
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from mana_migration.models import MigrationRun, RunEvent
+from mana_migration.domain.results import Totals
+from mana_migration.models import MigrationRun, RunEvent, UserMigration
 from tests.factories import make_wallets
+from tests.mana_migration.history import make_batch
 from tests.mana_migration.running import (
     balanced,
     events,
@@ -129,9 +131,34 @@ def test_a_dry_run_names_the_rollback_of_a_tripped_breaker_that_a_real_one_would
         text = run_command("migrate_users", "--dry-run")
     assert text.code == 0
     assert (
-        f"  run {open_run.pk} takes run {tripped.pk} back, whose breaker tripped: the same command goes on with it"
-        in text.out.splitlines()
+        f"  run {open_run.pk} takes run {tripped.pk} back, whose breaker tripped: the same command goes on with it "
+        "and converts nobody" in text.out.splitlines()
     )
+
+
+def test_a_dry_run_beside_the_rollback_of_a_tripped_breaker_promises_what_is_then_done(open_run: MigrationRun) -> None:
+    people(5)
+    tripped = MigrationRun.objects.create(kind="migration", status="rolling_back", rates=open_run.rates)
+    options = {"everything": False, "run": tripped.pk, "breaker": True}
+    MigrationRun.objects.filter(pk=open_run.pk).update(
+        kind="rollback", options=options, target_run=tripped, controls={"batch_size": 50, "delay": 0.0}
+    )
+    promised = told(run_command("migrate_users", "--format", "json", "--dry-run"))
+    assert (promised["takes_back"], promised["users"]["selected"], promised["largest"]) == (tripped.pk, 0, [])
+    assert promised["expected_seconds"] == 0
+    assert told(run_command("migrate_users", "--format", "json"), 4)["users"]["migrated"] == 0
+    assert told(run_command("migrate_users", "--format", "json", "--dry-run"))["users"]["migrated"] == 5  # a new run
+
+
+def test_a_dry_run_promises_that_a_named_user_who_failed_in_the_open_run_is_taken_up(open_run: MigrationRun) -> None:
+    (key,) = people(1)
+    batch = make_batch(open_run, Totals(selected=1, failed=1))
+    UserMigration.objects.create(run=open_run, batch=batch, user_id=key, status="failed", error_class="constraint")
+    argv = ("--format", "json", "--user-id", f"pk:{key}")
+    promised = told(run_command("migrate_users", *argv, "--dry-run"))
+    done = told(run_command("migrate_users", *argv))
+    assert promised["users"] == done["users"]
+    assert done["users"]["migrated"] == 1
 
 
 def test_a_dry_run_of_named_users_minds_an_open_rollback_only(open_run: MigrationRun) -> None:
