@@ -23,6 +23,11 @@ PROBLEMS: Final = {
     "migration_inconsistency": "an older record says that this user is migrated; see validate_migration",
 }
 
+#: What the entries of wallet ``w`` add up to, and the balance after its newest.
+_LEDGER: Final = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
+_NEWEST: Final = (
+    "(SELECT e.balance_after FROM wishes_manaentry e WHERE e.user_id = w.user_id ORDER BY e.id DESC LIMIT 1)"
+)
 
 #: The run of terms that nobody runs on yet: no record can be of it.
 NO_RUN: Final = 0
@@ -62,9 +67,8 @@ def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
         (too_much, "overflow"),
     ]
     if look_closer:
-        backed = "(SELECT COALESCE(SUM(e.amount), 0) FROM wishes_manaentry e WHERE e.user_id = w.user_id)"
         recorded = "SELECT 1 FROM mana_migration_usermigration m WHERE m.user_id = w.user_id AND m.status = 'migrated'"
-        suspect = [(f"w.mana <> {backed}", "orphaned_mana"), (f"EXISTS ({recorded})", "migration_inconsistency")]
+        suspect = [(f"w.mana <> {_LEDGER}", "orphaned_mana"), (f"EXISTS ({recorded})", "migration_inconsistency")]
         cases = [cases[1], *suspect, cases[0], cases[2]]
     whens = " ".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
     return f"CASE {whens} ELSE '' END"
@@ -217,6 +221,12 @@ def _as_fixed(column: str) -> str:
     return f"CASE WHEN w.{column} < 0 THEN 0 ELSE w.{column} END AS {column}"
 
 
+def _mana_as_fixed() -> str:
+    """Return the mana that auto-fix leaves: what no entry backs is written off, if no later entry is built on it."""
+    can_be = f"w.mana > {_LEDGER} AND {_LEDGER} >= 0 AND {_LEDGER} = COALESCE({_NEWEST}, 0)"
+    return f"CASE WHEN w.mana > 0 AND {can_be} THEN CAST({_LEDGER} AS bigint) ELSE w.mana END AS mana"
+
+
 def _would_pick(
     connection: BaseDatabaseWrapper,
     terms: ConversionTerms,
@@ -227,9 +237,10 @@ def _would_pick(
 ) -> tuple[str, dict[str, Any]]:
     """Return the SELECT of what a run on these terms would pick now, unlocked, and its parameters."""
     colours = ", ".join(_as_fixed(colour) if fixed else f"w.{colour}" for colour in terms.rates.as_dict())
+    mana = _mana_as_fixed() if fixed and (terms.skip_invalid or terms.look_closer) else "w.mana"
     parameters = {f"user_{place}": users.to_sql(connection, key) for place, key in enumerate(users_named)}
     named = f" AND w.user_id IN ({', '.join(f'%({name})s' for name in parameters)})" if parameters else ""
-    wallets = f"SELECT w.user_id, {colours}, w.mana FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
+    wallets = f"SELECT w.user_id, {colours}, {mana} FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
     if limit is not None:
         wallets += " ORDER BY w.user_id LIMIT %(most)s"
         parameters["most"] = limit
@@ -246,7 +257,7 @@ def forecast(
 ) -> Totals:
     """Return what a run on these terms would do now, by the very expressions that it would use; nothing is written.
 
-    ``fixed``: as if auto-fix had set negative balances to 0 first.
+    ``fixed``: as if auto-fix had set negative balances to 0 first, and written off what mana no entry backs.
     """
     picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
     return _statement(connection.vendor, terms).forecast(connection, picked, parameters)

@@ -20,6 +20,8 @@ from tests.mana_migration.running import (
 )
 from tests.support.commands import run_command
 from tests.support.oracle import assert_nothing_changes
+from wishes import services
+from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db
 
@@ -94,6 +96,21 @@ def test_a_dry_run_promises_what_each_option_does(options: tuple[str, ...]) -> N
     assert [promised[name] for name in ("users", "wishes", "mana")] == [
         done[name] for name in ("users", "wishes", "mana")
     ]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["everybody", "named"])
+def test_a_dry_run_takes_mana_that_auto_fix_will_write_off_as_written_off(named: bool) -> None:
+    orphan, backed, lacking = make_wallets([(1, 2, 3)] * 3)
+    services.earn_mana(backed.pk, 70, reference="a")
+    services.earn_mana(lacking.pk, 70, reference="b")
+    Wallet.objects.filter(pk=orphan.pk).update(mana=500)
+    Wallet.objects.filter(pk=lacking.pk).update(mana=60)  # less than the ledger says: auto-fix leaves it
+    users = [part for found in (orphan, backed, lacking) for part in ("--user-id", f"pk:{found.pk}")] if named else []
+    promised = migrate("--dry-run", "--auto-fix", *(users or ["--skip-invalid"]), code=3 if named else 0)
+    done = migrate("--auto-fix", *(users or ["--skip-invalid"]), code=3)
+    assert done["users"]["migrated"] == 2
+    for name in ("users", "wishes", "mana", "errors", "skipped"):
+        assert promised[name] == done[name], name
 
 
 def test_a_dry_run_that_is_blocked_says_so_with_exit_code_3() -> None:
