@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.support.postgres import Postgres
@@ -38,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the database, then load the settings: before pytest-django looks for them, which it does last."""
     # A shell starts what goes on in the background with Ctrl-C ignored, and commands under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("patient", deadline=None)  # how fast the machine is proves nothing
+    hypothesis.settings.load_profile("patient")
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit the environment made here
         _make_environment(config)
     _load_settings()

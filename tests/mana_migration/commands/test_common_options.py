@@ -158,7 +158,16 @@ def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
         (("migrate_users",), set()),
         (
             ("migrate_users", "--dry-run"),
-            {"findings", "largest", "blocked", "goes_on_with", "expected_seconds", "expected_rate", "rates"},
+            {
+                "findings",
+                "largest",
+                "blocked",
+                "goes_on_with",
+                "takes_back",
+                "expected_seconds",
+                "expected_rate",
+                "rates",
+            },
         ),
         (("rollback_migration", "--all", "--dry-run"), {"shortfalls", "stops_run", "blocked", "goes_on_with"}),
         (("rollback_migration", "--all", "--no-input"), set()),
@@ -171,7 +180,7 @@ def test_json_has_the_documented_keys_and_nothing_else(argv: tuple[str, ...], ke
     found = json.loads(run_command(*argv, "--format", "json").out)
     assert set(found) == keys | {
         "run", "kind", "dry_run", "status", "reason", "users", "wishes", "mana", "shortfall", "errors", "skipped",
-        "seconds", "users_per_minute",
+        "batches_halved", "seconds", "users_per_minute",
     }  # fmt: skip
     assert set(found["users"]) == {"selected", "migrated", "rolled_back", "skipped", "failed"}
     assert set(found["wishes"]) == {"green", "blue", "red"}
