@@ -231,3 +231,12 @@ class FixReport:
     def left(self) -> int:
         """Findings looked at and left, over all checks."""
         return sum(self.left_by_check.values())
+
+
+def in_the_way(findings: int) -> str:
+    """Say that so many error-level findings keep a run from starting."""
+    return (
+        "1 error-level finding stands in the way"
+        if findings == 1
+        else f"{findings:,} error-level findings stand in the way"
+    )

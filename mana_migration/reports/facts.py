@@ -152,11 +152,11 @@ def counts_words(counts: Mapping[str, int]) -> str:
 def controls_words(seen: RunSnapshot) -> str:
     """Say which settings are in force."""
     controls = seen.controls
-    delay = controls.get("delay")
+    delay, has_breaker = controls.get("delay"), "error_threshold" in controls and not seen.is_rollback
     parts = [
         f"batch size {controls['batch_size']}" if "batch_size" in controls else "",
         ("delay auto" if delay == "auto" else f"delay {float(delay):g} s") if delay is not None else "",
-        f"error threshold {controls['error_threshold']} %" if "error_threshold" in controls else "",
+        f"error threshold {controls['error_threshold']} %" if has_breaker else "",
     ]
     return ", ".join(part for part in parts if part) or "-"
 

@@ -157,7 +157,8 @@ def _judge(seen: _Seen) -> RunSnapshot:
         waits=paused or run.status == RunStatus.CHECKING,
     )
     waiting = _waiting(seen.wait, last_progress)
-    if waiting:  # nobody can know for how long
+    left = _left(seen.marks, last_progress)
+    if waiting or left:  # nobody can know for how long
         progress = replace(progress, remaining=None)
     return RunSnapshot(
         taken_at=now,
@@ -191,7 +192,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         error_rate=ErrorRate(totals.failed, totals.attempted, _limit(run)),
         check=_check(seen.checked),
         chain=_chain(seen),
-        standstill=_standstill(run, progress, waiting, seen.marks),
+        standstill=_standstill(run, progress, waiting, seen.marks, left=left),
         waiting=waiting,
         waiting_for=_waiting_for(seen.wait) if waiting else "",
         events=[event_line(event) for event in seen.events],
@@ -269,9 +270,17 @@ def _waiting_for(event: RunEvent | None) -> str:
     return str(event.details.get("sign", "")) if event.kind == EventKind.THROTTLED else EventKind(event.kind).value
 
 
-def _standstill(run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent]) -> str:
+def _left(marks: Sequence[RunEvent], last_progress: datetime | None) -> bool:
+    """Say whether a process was asked to end and nobody has done anything since."""
+    if not marks or marks[-1].kind != EventKind.INTERRUPTED:
+        return False
+    return last_progress is None or last_progress <= marks[-1].created_at
+
+
+def _standstill(
+    run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent], *, left: bool
+) -> str:
     """Return why an open run does not go on; empty where it does."""
-    latest = marks[-1] if marks else None
     if run.status == RunStatus.PAUSED:
         pause = next((mark for mark in reversed(marks) if mark.kind == EventKind.PAUSED), None)
         by = f" by {pause.actor}" if pause and pause.actor else ""
@@ -279,12 +288,12 @@ def _standstill(run: MigrationRun, progress: speed.Progress, waiting: str, marks
         return f"paused{by}{because}"
     if run.status == RunStatus.CHECKING and (progress.idle or 0) >= speed.STALLED_AFTER:
         return "checking the books; should no process be at it, give the same command again"
+    if left and run.status == RunStatus.RUNNING:
+        return "its process was asked to end; give the same command again to go on"
     if not progress.stalled:
         return ""
     if waiting:
         return waiting
-    if latest is not None and latest.kind == EventKind.INTERRUPTED:
-        return "its process was asked to end; give the same command again to go on"
     return "no process seems to work on it; give the same command again to go on"
 
 

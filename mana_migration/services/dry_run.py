@@ -10,6 +10,7 @@ from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, Larg
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.domain.results import Totals
+from mana_migration.domain.validation import in_the_way
 from mana_migration.engine import conversion, totals
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
@@ -90,10 +91,7 @@ def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
     errors = sum(finding.count for finding in findings if finding.severity == "error")
     if not errors or options.skip_invalid or options.auto_fix or options.users:
         return ""
-    return (
-        f"{errors:,} error-level findings stand in the way: "
-        "use --auto-fix to clear them or --skip-invalid to leave those users out"
-    )
+    return f"{in_the_way(errors)}: use --auto-fix to clear them or --skip-invalid to leave those users out"
 
 
 def _other_rates(rates: Rates, using: str) -> str:

@@ -14,6 +14,7 @@ from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NOBODY_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
+from mana_migration.domain.validation import in_the_way
 from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
@@ -164,7 +165,7 @@ def migrate_named(
     fixes = None
     if options.auto_fix:
         fixes = autofix.fix_all(using=using, actor=actor.name, users=options.users)
-        notice(f"auto-fix changed {fixes.fixed:,} findings; before and after are kept as integrity fixes")
+        notice(_fixed_words(fixes.fixed))
     done = named.migrate_named(options, actor=actor, reason=reason, using=using)
     if fixes is not None and done.run is not None:
         autofix.assign_to_run(done.run, fixes, actor=actor.name, using=using)
@@ -194,10 +195,10 @@ def start(
     if options.auto_fix and report.error_count:
         fixes = autofix.fix_all(using=using, actor=actor.name)
         report = validation.precheck(using)
-        notice(f"auto-fix changed {fixes.fixed:,} findings; before and after are kept as integrity fixes")
+        notice(_fixed_words(fixes.fixed))
     if report.error_count and not options.skip_invalid:
         raise FindingsError(
-            f"{report.error_count:,} error-level findings stand in the way "
+            f"{in_the_way(report.error_count)} "
             f"({', '.join(f'{check.id} {check.count:,}' for check in report.checks if check.blocks)}); "
             "see validate_migration --pre-migration, then use --auto-fix to clear them or --skip-invalid to leave "
             "those users out"
@@ -217,6 +218,10 @@ def start(
         autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)
     notice(f"run {run.pk} is open on {actor.host}: about {run.expected:,} users to migrate")
     return run
+
+
+def _fixed_words(fixed: int) -> str:
+    return f"auto-fix changed {fixed:,} finding{'s' * (fixed != 1)}; before and after are kept as integrity fixes"
 
 
 def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:

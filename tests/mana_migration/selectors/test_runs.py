@@ -143,6 +143,19 @@ def test_an_interrupted_run_says_how_to_go_on() -> None:
     assert "its process was asked to end" in snapshot(run, at=after(100)).standstill
 
 
+def test_a_run_whose_only_process_has_just_been_interrupted_says_so_at_once_and_no_remaining_time() -> None:
+    run = running()
+    make_batch(run, done(100), start=0, seconds=5)
+    assert snapshot(run, at=after(7)).progress.remaining is not None
+    make_event(run, EventKind.INTERRUPTED, 6, message="asked to end")
+    seen = snapshot(run, at=after(7))
+    assert (seen.progress.remaining, seen.progress.stalled) == (None, False)
+    assert "its process was asked to end; give the same command again to go on" in plain_line(seen)
+    make_batch(run, done(100), start=6.5, seconds=0.4)  # there are others
+    seen = snapshot(run, at=after(7))
+    assert (seen.standstill, seen.progress.remaining is None) == ("", False)
+
+
 def test_a_run_that_was_just_gone_on_with_does_not_stand_still() -> None:
     run = running()
     make_event(run, EventKind.RESUMED_WORK, 3600)
@@ -197,6 +210,15 @@ def test_the_screen_says_how_often_batches_were_halved_and_what_to_do_about_it()
     (told,) = [fact.value for fact in facts(seen) if fact.label == "Halved"]
     assert told.startswith("20 times a batch was halved to set single users apart; most batches come from halving:")
     assert snapshot_json(seen)["batches_halved"] == 20
+
+
+def test_a_rollback_has_no_error_threshold_among_its_settings() -> None:
+    run = running()
+    assert ("Settings", "batch size 50, delay 0 s, error threshold 10 %") in [
+        (fact.label, fact.value) for fact in facts(snapshot(run))
+    ]
+    MigrationRun.objects.update(kind=RunKind.ROLLBACK)
+    assert ("Settings", "batch size 50, delay 0 s") in [(fact.label, fact.value) for fact in facts(snapshot(run))]
 
 
 def test_the_end_of_a_wait_is_called_going_on() -> None:

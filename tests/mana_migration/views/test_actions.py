@@ -293,7 +293,7 @@ def test_findings_stand_in_the_way_and_are_shown(sign_in: SignIn) -> None:
     assert "1 negative_balance (error)" in text_of(asked)
     refused = client.post(url("start"), {"token": token_of(asked), "reason": "because"})
     assert refused.status_code == 409
-    assert "error-level findings stand in the way" in text_of(refused)
+    assert "error-level finding stands in the way" in text_of(refused)
     assert MigrationRun.objects.count() == 0
 
 
