@@ -7,12 +7,16 @@ from typing import Final
 from mana_migration.domain.results import Halving
 from mana_migration.reports.formatting import number
 
-#: What to do while the run is open, and about the next one, where halving is dear.
+#: What to do while the run is open, and after it, where halving is dear.  Smaller batches are no cure: they are halved
+#: less often, and take as long in all.
 NOW: Final = (
-    "most batches come from halving: cure what the users fail for, "
-    "or make smaller batches with migrate_users --set batch_size=10"
+    "most batches come from halving, several for each user whom the database refuses: "
+    "pause the run, cure what they fail for, and let it go on"
 )
-NEXT_TIME: Final = "most batches came from halving: with a smaller --batch-size there is less of it"
+NEXT_TIME: Final = (
+    "most batches came from halving, several for each user whom the database refused: "
+    "with the cause cured the next run is as fast as others"
+)
 
 
 def halved_words(halving: Halving) -> str:

@@ -208,7 +208,7 @@ def test_the_screen_says_how_often_batches_were_halved_and_what_to_do_about_it()
     seen = snapshot(run)
     assert seen.halving == Halving(20, 30)
     (told,) = [fact.value for fact in facts(seen) if fact.label == "Halved"]
-    assert told.startswith("20 times a batch was halved to set single users apart; most batches come from halving:")
+    assert told.startswith("20 times a batch was halved to set single users apart; most batches come from halving,")
     assert snapshot_json(seen)["batches_halved"] == 20
 
 
