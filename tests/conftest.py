@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--db", choices=("sqlite", "postgres"), default="sqlite", help="the database to test on")
     group.addoption("--long", action="store_true", help="also run the tests marked long, which take many minutes")
     group.addoption("--fast", action="store_true", help="leave out the tests marked slow")
-    group.addoption("--on-database", action="store_true", help="leave out the tests that touch no database of --db")
+    group.addoption("--on-database", action="store_true", help="leave out what touches no database, or is marked once")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,8 +86,10 @@ def _load_settings() -> None:
         default.setdefault("TEST", {})["NAME"] = str(Path(os.environ["MANA_TESTS_FOLDER"]) / "test.sqlite3")
 
     from tests.support.flush import allow_flush
+    from tests.support.schema import remember_schema_migrations
 
     allow_flush()
+    remember_schema_migrations()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -133,7 +135,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _touches_database(item: pytest.Item) -> bool:
-    """Say whether the database that was chosen can make a difference; the other tests are refused any access to it."""
+    """Say whether the database that was chosen can make a difference; most others are refused any access to it."""
+    if item.get_closest_marker("once"):
+        return False
     if any(item.get_closest_marker(name) for name in ("django_db", "own_database", "postgres", "sqlite")):
         return True
     return bool({"db", "transactional_db"} & set(getattr(item, "fixturenames", ())))

@@ -61,6 +61,7 @@ VALUES = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("argv", VALUES, ids=lambda argv: " ".join(argv)[:60])
 def test_a_bad_value_is_one_line_and_exit_code_2(argv: tuple[str, ...]) -> None:
     with assert_nothing_changes():
@@ -91,6 +92,7 @@ def test_a_value_that_fits_two_users_is_refused_with_both_named(site: list[Any],
     assert f"username:{site[0]}" in message
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", ALL)
 @pytest.mark.parametrize(
     "option",
@@ -103,6 +105,7 @@ def test_unknown_options_and_abbreviations_are_bad_usage(command: str, option: t
         refusal(run_command(command, *option), code=2)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("option", ["--dry", "--user", "--batch", "--valid", "--roll", "--auto"])
 def test_an_abbreviation_never_starts_a_migration(site: list[Any], option: str) -> None:
     with assert_nothing_changes():
@@ -245,6 +248,7 @@ def test_a_read_only_database_takes_dry_runs_and_nothing_else() -> None:
     assert MigrationRun.objects.count() == 1
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 def test_bad_input_of_a_real_process_is_one_line_as_well() -> None:
     with assert_nothing_changes():

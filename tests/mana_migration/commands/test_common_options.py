@@ -204,6 +204,7 @@ def test_another_database_is_worked_on_by_its_alias(tmp_path: Path) -> None:
     assert not Wallet.objects.filter(migrated_at__isnull=False).exists()
 
 
+@pytest.mark.once
 def test_rates_of_the_environment_are_in_force() -> None:
     result = run_manage("shell", "-c", "from wishes.conf import rates; print(rates())", env={"BLUE_RATE": "77"})
     assert "Rates(green=10, blue=77, red=1000)" in result.out
@@ -232,6 +233,7 @@ def unread(*argv: str, errors: bool = False) -> tuple[int, str]:
     return process.returncode, said
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("argv", "code", "errors"),
@@ -313,6 +315,7 @@ def on_a_terminal(*argv: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 def test_a_terminal_shows_a_bar_with_rate_and_remaining_time() -> None:
     people(60)
@@ -325,6 +328,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_remaining_time() -> None:
     assert_books_balance()
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 def test_elsewhere_nothing_but_plain_lines_is_written() -> None:
     people(20)

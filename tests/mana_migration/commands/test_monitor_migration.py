@@ -437,6 +437,7 @@ def test_watch_of_a_closed_run_ends_with_0() -> None:
     assert f"run {run.pk} completed" in monitor("--watch", "--run", run.pk)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_live_screen_waits_for_a_database_that_is_down() -> None:
     nowhere = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"}
@@ -477,6 +478,7 @@ def _terminal(
     return process.wait(timeout=30), shown
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
@@ -490,6 +492,7 @@ def test_the_live_screen_ends_cleanly_by_a_signal(number: signal.Signals, code: 
     assert b"\x1b[?25h" in shown  # and its cursor
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_the_live_screen_ends_when_the_run_is_over() -> None:
@@ -499,6 +502,7 @@ def test_the_live_screen_ends_when_the_run_is_over() -> None:
     assert b"Traceback" not in shown
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_reader_who_has_had_enough_is_no_error() -> None:

@@ -67,6 +67,7 @@ def worker() -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
         process.stdout.close()
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_waiting_worker_in_order(number: signal.Signals, code: int) -> None:
@@ -92,6 +93,7 @@ def test_a_waiting_worker_takes_up_what_is_opened_meanwhile() -> None:
     assert Wallet.objects.filter(migrated_at__isnull=True).count() == 0
 
 
+@pytest.mark.once
 @pytest.mark.django_db(transaction=True)
 def test_a_lost_database_ends_it_with_one_line() -> None:
     done = run_manage("work_migration", "--once", env={"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"})

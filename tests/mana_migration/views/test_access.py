@@ -11,7 +11,7 @@ from mana_migration.states import RunStatus
 from mana_migration.urls import urlpatterns
 from tests.mana_migration.stories import Village, make_staff, make_user
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 VIEW = "view_migrationrun"
 SINGLE = (
