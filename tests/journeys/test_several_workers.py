@@ -157,10 +157,10 @@ def until(condition: Any) -> None:
 
 @pytest.mark.parametrize("number", [2, 4])
 def test_so_many_processes_share_a_run_and_tell_it_as_one(number: int) -> None:
-    keys = town(600)
-    with balanced(), manage("migrate_users", "--workers", number, "--batch-size", 2, "--delay", 0.02, *JSON) as running:
+    keys = town(240)
+    with balanced(), manage("migrate_users", "--workers", number, "--batch-size", 2, "--delay", 0.05, *JSON) as running:
         found = running.told()
-    assert (found["status"], found["users"]["selected"], found["users"]["migrated"]) == ("completed", 600, 600)
+    assert (found["status"], found["users"]["selected"], found["users"]["migrated"]) == ("completed", 240, 240)
     assert 2 <= len(workers()) <= number
     assert converted() == UserMigration.objects.count() == len(keys)
     assert found["mana"] == sum(ManaEntry.objects.values_list("amount", flat=True))
@@ -189,17 +189,17 @@ def test_a_limit_is_a_limit_for_all_of_them_together() -> None:
 
 
 def test_two_commands_with_several_processes_each_work_on_one_run() -> None:
-    town(600)
-    argv = ("migrate_users", "--workers", 2, "--batch-size", 2, "--delay", "0.02", *JSON)
+    town(240)
+    argv = ("migrate_users", "--workers", 2, "--batch-size", 2, "--delay", "0.05", *JSON)
     with balanced(), manage(*argv) as one, manage(*argv) as other:
         first, second = one.told(), other.told()
     assert {first["status"], second["status"]} == {"completed"}
-    assert (first["run"], first["users"], converted()) == (second["run"], second["users"], 600)
+    assert (first["run"], first["users"], converted()) == (second["run"], second["users"], 240)
 
 
 def test_the_process_behind_the_pages_works_beside_them() -> None:
-    town(400)
-    run = open_run(batch_size=2, delay=0.02)
+    town(200)
+    run = open_run(batch_size=2, delay=0.04)
     with (
         balanced(),
         manage("work_migration", "--once", *JSON) as page,
@@ -207,7 +207,7 @@ def test_the_process_behind_the_pages_works_beside_them() -> None:
     ):
         assert command.told()["status"] == "completed"
         assert page.told()["runs"][-1]["run"] == run.pk
-    assert (status(run.pk), converted()) == ("completed", 400)
+    assert (status(run.pk), converted()) == ("completed", 200)
 
 
 # --- Some of them are killed or interrupted ---------------------------------------------------------------------------
@@ -235,8 +235,8 @@ def test_the_others_finish_when_a_helper_is_killed_in_the_middle_of_a_batch() ->
 def test_helpers_end_after_their_batch_when_the_process_that_started_them_is_killed() -> None:
     town(2_000)
     with balanced():
-        argv = ("migrate_users", "--workers", 3, "--batch-size", 2, *JSON)
-        with manage(*argv, "--delay", "0.05") as running:
+        argv = ("migrate_users", "--workers", 3, *JSON)
+        with manage(*argv, "--batch-size", 2, "--delay", "0.05") as running:
             running.until(lambda: len(workers()) == 3)
             helpers = children(running.process.pid)
             running.kill()
@@ -245,7 +245,7 @@ def test_helpers_end_after_their_batch_when_the_process_that_started_them_is_kil
         assert run.is_open
         assert 0 < converted() < 2_000
         assert events(run.pk).count("interrupted") == 2  # in order, after the batch in hand
-        runs.change_controls(run.pk, {"delay": 0}, actor=SOMEBODY)
+        runs.change_controls(run.pk, {"delay": 0, "batch_size": 100}, actor=SOMEBODY)
         with manage(*argv) as running:
             assert running.told()["run"] == run.pk
     assert converted() == 2_000
@@ -275,7 +275,7 @@ def test_the_first_signal_ends_all_of_them_after_the_batch_in_hand(number: signa
         assert found["status"] == run.status == "running"
         assert found["users"]["migrated"] == converted() < 1_000
         assert events(run.pk).count("interrupted") == 3
-        runs.change_controls(run.pk, {"delay": 0}, actor=SOMEBODY)
+        runs.change_controls(run.pk, {"delay": 0, "batch_size": 100}, actor=SOMEBODY)
         with manage("migrate_users", *JSON) as running:
             assert running.told()["status"] == "completed"
     assert converted() == 1_000
@@ -364,15 +364,15 @@ def test_anybody_may_lend_a_hand_to_an_open_mass_rollback() -> None:
 
 
 def test_who_joins_ends_after_the_batch_in_hand_and_the_others_go_on() -> None:
-    town(600)
-    with balanced(), manage("migrate_users", "--batch-size", 2, "--delay", "0.02", *JSON) as first:
+    town(240)
+    with balanced(), manage("migrate_users", "--batch-size", 2, "--delay", "0.05", *JSON) as first:
         first.until(workers)
         run = MigrationRun.objects.get()
         with manage("migrate_users", "--join", run.pk, *JSON) as second:
             second.until(lambda: len(workers()) == 2)
             second.send(signal.SIGTERM)
             assert second.told(143)["status"] == "running"
-        assert first.told()["users"]["migrated"] == 600
+        assert first.told()["users"]["migrated"] == 240
 
 
 def test_a_run_whose_check_was_broken_off_is_checked_by_who_joins_it() -> None:

@@ -71,7 +71,7 @@ class Running:
         deadline = time.monotonic() + PATIENCE
         while not (found := condition()):
             assert time.monotonic() < deadline, f"it never happened: {self._text()}"
-            self.process.join(0.005)
+            self.process.join(0.02)  # asking the database all the time would slow down who is waited for
             if self.process.exitcode is not None:
                 found = condition()
                 assert found, f"the process ended first: {self._text()}"

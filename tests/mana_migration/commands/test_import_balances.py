@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import psycopg2
 import pytest
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connection
 
@@ -24,6 +25,7 @@ from mana_migration.models import MigrationRun
 from mana_migration.services import imports
 from tests.support.commands import PROJECT, database_url, manage_environment, run_command, run_manage
 from tests.support.oracle import assert_nothing_changes
+from tests.support.processes import Running, manage, run
 from wishes.models import Wallet
 
 HEADER = "id,name,green_balance,blue_balance,red_balance,mana_balance,legacy_migration_completed\n"
@@ -214,7 +216,7 @@ def test_an_import_is_committed(export: Any) -> None:
     assert run_manage("import_balances", export(GOOD)).code == 0
     assert Wallet.objects.count() == 2
     with assert_nothing_changes():
-        assert run_manage("import_balances", export(GOOD)).code == 0
+        assert run("import_balances", export(GOOD)).code == 0
 
 
 @contextmanager
@@ -231,30 +233,24 @@ def held(sql: str) -> Iterator[None]:
 
 
 @contextmanager
-def waiting_import(path: Path) -> Iterator[subprocess.Popen[str]]:
+def waiting_import(path: Path) -> Iterator[Running]:
     """Start an import and yield its process once it waits for a lock."""
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", "import_balances", str(path)],
-        cwd=PROJECT,
-        env=manage_environment({"MANA_MIGRATION_LOCK_TIMEOUT_MS": "60000"}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() "
-                    "AND wait_event_type = 'Lock'"
-                )
-                if cursor.fetchone()[0]:
-                    break
+
+    def be_patient() -> None:
+        settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 60_000
+
+    with manage("import_balances", path, prepare=be_patient) as process:
+        process.until(waits_for_a_lock)
         yield process
-    finally:
-        process.kill()
-        process.communicate()
+
+
+def waits_for_a_lock() -> bool:
+    """Say whether somebody does."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(cursor.fetchone()[0])
 
 
 SIGN_UP = (
@@ -277,11 +273,10 @@ def test_a_kill_leaves_nothing_and_the_same_command_does_it_all(export: Any, whe
     path = export(GOOD)
     with assert_nothing_changes():
         with held(WHERE[where]), waiting_import(path) as process:
-            assert process.poll() is None, process.communicate()
+            assert process.runs, process.said()
             process.kill()
-            process.wait()
         _wait_until_alone()
-    assert run_manage("import_balances", path).code == 0
+    assert run("import_balances", path).code == 0
     assert Wallet.objects.count() == 2
 
 
@@ -295,6 +290,7 @@ def _wait_until_alone() -> None:
             )
             if not cursor.fetchone()[0]:
                 return
+        time.sleep(0.02)
     raise AssertionError("the other process's connection stays")
 
 
@@ -306,10 +302,10 @@ def test_a_signal_leaves_nothing_and_says_so(export: Any, number: int, code: int
         lock = stack.enter_context(contextlib.ExitStack())
         lock.enter_context(held(SIGN_UP))
         process = stack.enter_context(waiting_import(export(GOOD)))
-        process.send_signal(number)
+        process.send(number)
         lock.close()  # the statement in hand ends, then the signal is seen
-        _, complaint = process.communicate(timeout=60)
-        assert (process.returncode, complaint) == (code, "aborted: nothing was imported\n")
+        result = process.end()
+        assert (result.code, result.err) == (code, "aborted: nothing was imported\n")
 
 
 @contextmanager
@@ -385,11 +381,10 @@ def test_a_user_who_signs_up_meanwhile_makes_the_import_fail_as_a_whole(export: 
         cursor.execute(SIGN_UP)
         with waiting_import(export(GOOD)) as process:
             other.commit()
-            _, complaint = process.communicate(timeout=60)
+            result = process.end()
     other.close()
-    assert process.returncode == 1
-    assert len(complaint.splitlines()) == 1
-    assert "nothing was imported" in complaint
+    assert (result.code, len(result.err.splitlines())) == (1, 1)
+    assert "nothing was imported" in result.err
     assert get_user_model().objects.count() == 1
     assert Wallet.objects.count() == 0
 
@@ -406,8 +401,8 @@ def test_a_run_that_starts_meanwhile_makes_the_import_fail(export: Any) -> None:
         )
         with waiting_import(export(GOOD)) as process:
             other.commit()
-            _, complaint = process.communicate(timeout=60)
+            result = process.end()
     other.close()
-    assert process.returncode == 1
-    assert "nothing was imported" in complaint
+    assert result.code == 1
+    assert "nothing was imported" in result.err
     assert Wallet.objects.count() == 0
