@@ -9,16 +9,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.management.color import no_style
+from django.db import connection
 
 from mana_migration.domain.import_results import ImportOptions
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary
-from mana_migration.models import UserMigration
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.services import autofix, imports, migrate, rollback
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
 from tests.factories import UserFactory
-from wishes.models import Wallet
+from wishes.models import ManaEntry, Wallet, WishEntry
 from wishes.services import earn_mana, earn_wishes, spend_mana, spend_wishes
 
 ACTOR = Actor("tester", "host")
@@ -134,4 +136,40 @@ def live_through(*, after_each: Callable[[Economy], None] = lambda economy: None
     for step in steps:
         step()
         after_each(economy)
+    return economy
+
+
+# --- Once is enough ---------------------------------------------------------------------------------------------------
+
+#: Whom a row refers to comes first.
+MODELS = (
+    get_user_model(), MigrationRun, MigrationBatch, RunEvent, UserMigration, IntegrityFix, Wallet, ManaEntry, WishEntry,
+)  # fmt: skip
+#: Users by name, and for each table its columns and rows.
+remembered: tuple[dict[str, Any], list[tuple[str, list[str], list[tuple[Any, ...]]]]] | None = None
+
+
+def remember(economy: Economy) -> None:
+    """Remember every row of an economy, so that it need not be lived through again."""
+    global remembered  # noqa: PLW0603  one for the whole session
+    tables = []
+    with connection.cursor() as cursor:
+        for model in MODELS:
+            cursor.execute(f"SELECT * FROM {model._meta.db_table}")
+            tables.append((model._meta.db_table, [column[0] for column in cursor.description], cursor.fetchall()))
+    remembered = economy.keys, tables
+
+
+def again() -> Economy:
+    """Write the rows that are remembered into empty tables without guards, and return their economy."""
+    assert remembered is not None
+    economy = Economy.__new__(Economy)
+    keys, tables = remembered
+    economy.keys = dict(keys)
+    with connection.cursor() as cursor:
+        for table, columns, rows in tables:
+            places = ", ".join(["%s"] * len(columns))
+            cursor.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+        for statement in connection.ops.sequence_reset_sql(no_style(), MODELS):
+            cursor.execute(statement)
     return economy
