@@ -16,6 +16,14 @@ from psycopg2 import sql
 
 _numbers = itertools.count(1)
 
+#: The first PostgreSQL that can be told how to copy a database.
+TELLS_STRATEGY = 150000
+
+
+def how_to_copy(server_version: int) -> str:
+    """Return the end of CREATE DATABASE for a small template: its files are copied in half the time of logging them."""
+    return " STRATEGY FILE_COPY" if server_version >= TELLS_STRATEGY else ""
+
 
 @contextlib.contextmanager
 def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]]:
@@ -45,7 +53,8 @@ def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]
                     "WHERE datname = %s AND pid <> pg_backend_pid()",
                     [settings["NAME"]],
                 )
-            cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), template))
+            how = sql.SQL(how_to_copy(server.server_version))
+            cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}{}").format(sql.Identifier(name), template, how))
         yield {key: settings[key] for key in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")} | {"NAME": name}
         with server.cursor() as cursor:
             cursor.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

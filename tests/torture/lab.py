@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import psycopg2
 
+from tests.support.databases import how_to_copy
 from tests.torture.zygote import ChildError, Ended, Zygote
 
 #: Memory, where there is such a folder: SIGKILL does not lose what was written, and thousands of trials write a lot.
@@ -52,6 +53,7 @@ class Lab:
         self._prefix = f"lab_{os.getpid()}_{self.folder.name[4:].lower()}"
         self._made: list[str] = []
         self._schema: str | None = None
+        self._strategy: str | None = None
 
     def __enter__(self) -> Self:
         """Return the lab."""
@@ -100,7 +102,9 @@ class Lab:
                 shutil.copyfile(template, name)
         else:
             name = f"{self._prefix}_{number}"
-            self._administrate(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+            self._administrate(
+                f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"{self._how()}' if template else "")
+            )
             if self.crashes:
                 # A copied sequence is logged as it stands, up to 32 values behind what its origin had logged, and the
                 # values handed out before the next checkpoint would be forgotten.
@@ -116,6 +120,13 @@ class Lab:
                 Path(name + suffix).unlink(missing_ok=True)
         else:
             self._administrate(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def _how(self) -> str:
+        if self._strategy is None:
+            connection = psycopg2.connect(self.url)
+            self._strategy = how_to_copy(connection.server_version)
+            connection.close()
+        return self._strategy
 
     def _administrate(self, sql: str) -> None:
         connection = psycopg2.connect(self.url)
