@@ -74,6 +74,24 @@ def get_run(run_id: int | None, *, using: str, kind: RunKind | None = None) -> M
     return found
 
 
+def open_or_named_run(run_id: int | None, *, using: str, already: RunStatus | None = None) -> MigrationRun:
+    """Return a run to be controlled: the one named, else the open one, else the latest if it is ``already`` so.
+
+    Raises:
+        RunNotFoundError: there is no such run, or none is named and none is open.
+    """
+    if run_id is not None:
+        return get_run(run_id, using=using)
+    found = open_run_or_none(using)
+    if found is None:
+        found = get_run(None, using=using)
+        if found.status != already:
+            raise RunNotFoundError(
+                f"no run is open; the latest is run {found.pk}, which is {found.get_status_display().lower()}"
+            )
+    return found
+
+
 def open_run_or_none(using: str) -> MigrationRun | None:
     """Return the mass run that holds the database's one slot, None where it is free."""
     return MigrationRun.objects.using(using).filter(status__in=OPEN_STATUSES).first()

@@ -24,6 +24,7 @@ from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import crew, dispatch, dry_run, plans, pool, runs
+from mana_migration.states import RunStatus
 
 
 class Command(RollbackCommand):
@@ -137,7 +138,7 @@ class Command(RollbackCommand):
     def control(self, control: str | None, named: int | None, options: dict[str, Any]) -> int:
         """Pause, resume or stop a run, or change its settings, from another terminal."""
         using, actor, reason = options["database"], runs.current_actor(), options["reason"]
-        run = runs.get_run(named, using=using)
+        run = runs.open_or_named_run(named, using=using, already=RunStatus.STOPPED if control == "stop" else None)
         if options["set"]:
             controls = runs.change_controls(run.pk, dict(options["set"]), actor=actor, reason=reason, using=using)
             self.notice(f"run {run.pk}: {', '.join(f'{name} {value}' for name, value in controls.as_dict().items())}")

@@ -249,8 +249,22 @@ def test_bad_controls_are_refused(open_run: MigrationRun, argv: tuple[str, ...])
 def test_a_closed_run_cannot_be_controlled() -> None:
     run = migrate()["run"]
     with assert_nothing_changes():
-        assert f"run {run} is completed and cannot become paused" in refusal(run_command("migrate_users", "--pause"))
-        assert "its settings are history" in refusal(run_command("migrate_users", "--set", "delay=1"))
+        refused = refusal(run_command("migrate_users", "--pause", run))
+        assert f"run {run} is completed and cannot become paused" in refused
+        assert "its settings are history" in refusal(run_command("migrate_users", "--set", "delay=1", "--pause", run))
+
+
+@pytest.mark.parametrize("argv", [("--pause",), ("--resume",), ("--stop",), ("--set", "delay=1")], ids=" ".join)
+def test_without_an_open_run_there_is_nothing_to_control_and_the_latest_is_named(argv: tuple[str, ...]) -> None:
+    run = migrate()["run"]
+    with assert_nothing_changes():
+        refused = refusal(run_command("migrate_users", *argv))
+    assert f"no run is open; the latest is run {run}, which is completed" in refused
+
+
+def test_a_run_that_was_just_stopped_is_stopped_already(open_run: MigrationRun) -> None:
+    for told_ in ("is stopped", "is stopped already"):
+        assert run_command("migrate_users", "--stop").out == f"run {open_run.pk} {told_}\n"
 
 
 def test_control_without_any_run_is_refused() -> None:
