@@ -8,7 +8,7 @@ from mana_migration.domain.results import Halving
 from mana_migration.reports.formatting import number
 
 #: What to do while the run is open, and after it, where halving is dear.  Smaller batches are no cure: they are halved
-#: less often, and take as long in all.
+#: less often, and take about as long in all.
 NOW: Final = (
     "most batches come from halving, several for each user whom the database refuses: "
     "pause the run, cure what they fail for, and let it go on"

@@ -154,6 +154,21 @@ def test_no_staff_page_is_wider_than_the_window(width: int, desk: OpenDesk) -> N
     assert wide == {}
 
 
+def test_on_a_phone_a_list_of_runs_is_scrolled_and_its_words_stay_whole(desk: OpenDesk) -> None:
+    make_run(actor="root")
+    sam = desk(*ALL, viewport={"width": 375, "height": 800})
+    sam.page.goto("/migration/")
+    lines = [
+        sam.page.locator(f".mm-table tbody tr td:nth-of-type({place})").evaluate(
+            "cell => { const words = document.createRange();"
+            " words.selectNodeContents(cell.querySelector('bdi') ?? cell);"
+            " return new Set([...words.getClientRects()].map(box => Math.round(box.bottom))).size }"
+        )
+        for place in (2, 3)  # when, by whom
+    ]
+    assert lines == [1, 1]
+
+
 def test_hostile_names_are_shown_as_they_are_and_do_nothing(desk: OpenDesk) -> None:
     build(RunStatus.COMPLETED)
     sam = desk(*ALL)
