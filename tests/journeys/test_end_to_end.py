@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.db.models import ProtectedError
 
-from tests.mana_migration.running import entries, wallet
+from tests.mana_migration.running import entries, migrate, people, roll_back, wallet
 from tests.support.commands import run_command
 from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
 from wishes import services
@@ -33,6 +35,29 @@ def write_export(path: Path, number: int = 300) -> None:
                 writer.writerow([name, "Negative", -4, 1, 1, 0, "false"])
             else:
                 writer.writerow([name, "Plain", n % 11, n % 5, n % 3, "", "false"])
+
+
+def test_erasing_a_persons_data_leaves_the_books_as_they_are(tmp_path: Path) -> None:
+    """What a site has to do when somebody asks to be forgotten, as docs/live-site.md says it."""
+    key, other = people(2)
+    migrate()
+    before = endowment()
+    user = get_user_model().objects.get(pk=key)
+    name, user.username, user.email = user.get_username(), f"erased-{key}", ""
+    user.first_name = user.last_name = ""
+    user.is_active = False
+    user.set_unusable_password()
+    user.save()
+    with pytest.raises(ProtectedError):
+        user.delete()
+    assert_books_balance(expected=before)
+    assert run_command("validate_migration").code == 0
+    report = tmp_path / "report.csv"
+    assert run_command("monitor_migration", "--export", "csv", "--output", report).code == 0
+    assert name not in report.read_text()
+    assert roll_back("--user-id", f"pk:{key}")["users"]["rolled_back"] == 1
+    assert wallet(key) == (3, 2, 1, 0, False)
+    assert wallet(other) == (0, 0, 0, 1230, True)
 
 
 def test_a_legacy_export_becomes_mana_and_goes_back(tmp_path: Path) -> None:

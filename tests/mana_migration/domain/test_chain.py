@@ -1,6 +1,10 @@
 """The frozen encoding: these vectors must never change, because heads that people keep elsewhere are made of it."""
 
 import hashlib
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mana_migration.domain import chain
 
@@ -46,3 +50,39 @@ def test_a_link_is_made_of_the_one_before_the_place_the_digest_and_the_figures()
     assert chain.next_link("a" * 64, 1, "d" * 64, FIGURES) != link
     for name in chain.LINKED_FIGURES:
         assert chain.next_link("a" * 64, 1, "b" * 64, FIGURES | {name: 99}) != link, name
+
+
+NUMBERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)
+WISHES = {"green": NUMBERS, "blue": NUMBERS, "red": NUMBERS}
+RUNS = st.integers(min_value=1, max_value=2**63 - 1)
+RECORDS = st.fixed_dictionaries(
+    {"run": RUNS, "outcome": st.sampled_from(sorted(set(chain.OUTCOMES.values()))), **WISHES, "mana_before": NUMBERS,
+     "mana_credited": NUMBERS, "error_class": st.sampled_from(["", "overflow", "negative_balance"]),
+     "user": st.text(st.characters(exclude_characters="\0"), min_size=1)},
+)  # fmt: skip
+REVERSALS = st.fixed_dictionaries(
+    {"run": RUNS, "origin": RUNS, **WISHES, "debited": NUMBERS, "shortfall": NUMBERS, "user": st.text(min_size=1)}
+)
+
+
+def line_of(fields: dict[str, Any]) -> str:
+    return chain.reversal_line(**fields) if "origin" in fields else chain.record_line(**fields)
+
+
+@given(one=RECORDS | REVERSALS, other=RECORDS | REVERSALS)
+@example(  # a key that looks like the fields before it
+    one={"run": 1, "outcome": "failed", "green": 1, "blue": 2, "red": 3, "mana_before": 4, "mana_credited": 5,
+         "error_class": "", "user": "|a"},
+    other={"run": 1, "outcome": "failed", "green": 1, "blue": 2, "red": 3, "mana_before": 4, "mana_credited": 5,
+           "error_class": "", "user": "a"},
+)  # fmt: skip
+def test_two_records_that_differ_never_have_the_same_line(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert (line_of(one) == line_of(other)) is (one == other)
+
+
+@given(fields=RECORDS, place=st.data())
+def test_whatever_is_changed_in_a_record_changes_its_line(fields: dict[str, Any], place: Any) -> None:
+    name = place.draw(st.sampled_from(sorted(fields)))
+    changed = fields | {name: fields[name] + 1 if isinstance(fields[name], int) else f"{fields[name]}x"}
+    assert line_of(changed) != line_of(fields)
+    assert chain.digest([line_of(changed)]) != chain.digest([line_of(fields)])
