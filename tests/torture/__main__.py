@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.support.postgres import Postgres
 from tests.torture import sections
+from tests.torture.jobs import BY_NAME
 from tests.torture.sections import Options, Section
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -63,10 +64,30 @@ def parse(arguments: list[str] | None) -> Options:
     for name, text in sections.SIZES.items():
         default = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default:,})")
+    parser.add_argument(
+        "--commands",
+        type=_commands,
+        default=defaults.commands,
+        metavar="NAME[,NAME...]",
+        help=f"those whose statements fail, of: {', '.join(BY_NAME)} (default: all)",
+    )
     read = parser.parse_args(arguments)
     databases = ("sqlite", "postgres") if read.db == "both" else (read.db,)
     sizes = {name: getattr(read, name) for name in sections.SIZES}
-    return Options(sections=tuple(read.sections or sections.SECTIONS), databases=databases, seed=read.seed, **sizes)
+    return Options(
+        sections=tuple(read.sections or sections.SECTIONS),
+        databases=databases,
+        seed=read.seed,
+        commands=read.commands,
+        **sizes,
+    )
+
+
+def _commands(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if wrong := [name for name in names if name not in BY_NAME]:
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(wrong)}; choose from {', '.join(BY_NAME)}")
+    return names
 
 
 def run(name: str, section: Section, database: str, options: Options) -> Row:
@@ -78,7 +99,7 @@ def run(name: str, section: Section, database: str, options: Options) -> Row:
         sys.stderr.write(f"{name}, {database}, {seconds:,.0f} s: {text}\n")
         sys.stderr.flush()
 
-    with server_for(database) as (label, server):
+    with server_for(database, crashes=name == "stops") as (label, server):
         try:
             figures, ok = section.run(database, server, options, tell), True
         except Exception as error:
@@ -89,14 +110,17 @@ def run(name: str, section: Section, database: str, options: Options) -> Row:
 
 
 @contextlib.contextmanager
-def server_for(database: str) -> Iterator[tuple[str, Postgres | None]]:
-    """Return the name of the database as the table gives it, and a server if one is needed."""
+def server_for(database: str, *, crashes: bool) -> Iterator[tuple[str, Postgres | None]]:
+    """Return the name of the database as the table gives it, and a server if one is needed.
+
+    Only a server that crashes needs to be durable: what the others' clients commit outlives these anyhow.
+    """
     if database == "sqlite":
         import sqlite3
 
         yield f"SQLite {sqlite3.sqlite_version}", None
         return
-    with Postgres(durable=True) as server:
+    with Postgres(durable=crashes) as server:
         yield f"PostgreSQL {server.version}", server
 
 

@@ -55,6 +55,8 @@ class Options:
     records: int = 2_000
     users: int = 1_000_000
     operations: int = 100_000
+    commands: tuple[str, ...] = tuple(BY_NAME)
+    """Names of the commands whose statements fail."""
 
 
 @dataclass(frozen=True)
@@ -151,16 +153,17 @@ def statements(database: str, server: Postgres | None, options: Options, tell: T
     vendor = "sqlite" if server is None else "postgresql"
     positions = trials = came = 0
     with Lab(url(server)) as lab:
-        for job in JOBS:
-            bench = Bench(lab, job)
+        for name in options.commands:
+            bench = Bench(lab, BY_NAME[name])
             chosen = range(1, len(bench.undisturbed.names) + 1, options.every)
             for position in chosen:
                 came += sum(bench.fail_at(position, error) for error in ERRORS[vendor])
             positions, trials = positions + len(chosen), trials + len(chosen) * len(ERRORS[vendor])
-            tell(f"{job.name}: {len(chosen):,} positions; {trials:,} trials so far, {came:,} came to their statement")
+            tell(f"{name}: {len(chosen):,} positions; {trials:,} trials so far, {came:,} came to their statement")
     share = "every" if options.every == 1 else f"one in {options.every} of the"
     return (
-        f"{share} statement or commit of {len(JOBS)} commands: {positions:,} positions x {len(ERRORS[vendor])} errors "
+        f"{share} statement or commit of {len(options.commands)} of {len(JOBS)} commands: "
+        f"{positions:,} positions x {len(ERRORS[vendor])} errors "
         f"= {trials:,} trials, {came:,} of which came to a statement (the rest are steps of files)"
     )
 
