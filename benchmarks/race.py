@@ -82,6 +82,7 @@ class Ours:
             )
         self.sizes: list[int] = []
         self._size: Any = None
+        self._handled, self._seconds = 0, 0.0
 
     def advance(self, users: int) -> int:
         """Work until so many are handled, then stop as a signal would make it."""
@@ -108,9 +109,10 @@ class Ours:
             work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
         pause = throttle.Throttle(self.run.pk, self._using, stop)
         worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
-        worker._size = self._size  # an automatic batch size is learnt once
+        # what a run learns once, and would not learn again for a turn
+        worker._size, worker.handled, worker._seconds = self._size, self._handled, self._seconds
         worker.run()
-        self._size = worker._size
+        self._size, self._handled, self._seconds = worker._size, worker.handled, worker._seconds
         return handled
 
     def close(self) -> None:

@@ -6,6 +6,12 @@ as one message of several statements outside any transaction block, which the se
 transaction: either all of it is committed or nothing.  The limits on waiting and the planner's
 settings are ``SET LOCAL`` in that same message and end with it.
 
+# Note [Several in a message]
+An answer to a message takes as long as the work on a dozen users, so that small batches gain a fifth
+when several go in one message.  Each of them is a transaction of its own all the same, between its
+``BEGIN`` and ``COMMIT``: an error undoes the batch that it comes from, leaves those before it done and
+those after it untouched.  The last statement tells which of them this worker did, with their figures.
+
 # Note [When a batch ends]
 PostgreSQL performs the writes of a ``WITH`` after all else, unless somebody asks for their rows, which
 costs more than a microsecond a user.  So the clock is read by a second statement of the message, when
@@ -54,6 +60,9 @@ _FINISHED: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sq
 _PLANNER: Final = (
     f"{dialect.KEYED_PLANS}; SET LOCAL enable_nestloop = off; SET LOCAL plan_cache_mode = force_generic_plan; "
 )
+
+#: psycopg2's TRANSACTION_STATUS_INERROR; a site on SQLite need not have psycopg2.
+_IN_ERROR: Final = 3
 
 #: Times that a session did not know a prepared statement after which it is taken for a pooler's.
 _FORGETFUL: Final = 3
@@ -168,7 +177,52 @@ class BatchStatement:
             dialect.set_timeouts(connection, lock_ms=limits.lock_ms, statement_ms=limits.statement_ms)
             return self.run(connection, task, parameters)
 
+    def run_each(
+        self, connection: BaseDatabaseWrapper, tasks: Sequence[Task], parameters: Mapping[str, Any], limits: Limits
+    ) -> list[Handled | None]:
+        """Handle batches in a transaction each; None for those that could not be claimed.
+
+        In one message where this session has the statements prepared, see Note [Several in a message];
+        otherwise only the first of them is handled, and the answer is for it alone.  All tasks are by
+        the same worker and of the same kind.
+
+        Raises:
+            django.db.Error: the database refused one of them; ``done_by`` tells which are done.
+        """
+        if len(tasks) > 1 and self._vendor == "postgresql" and not connection.in_atomic_block:
+            text = self._text(tasks[0])
+            connection.ensure_connection()
+            session = _session(connection)
+            if session.prepares and text.name in session.known:
+                return self._in_one_message(connection, text, tasks, parameters, limits)
+        return [self.run_alone(connection, tasks[0], parameters, limits)]
+
     # PostgreSQL
+
+    def _in_one_message(
+        self,
+        connection: BaseDatabaseWrapper,
+        text: _Prepared,
+        tasks: Sequence[Task],
+        parameters: Mapping[str, Any],
+        limits: Limits,
+    ) -> list[Handled | None]:
+        head = self._head(limits)
+        values: dict[str, Any] = {"batches": [task.batch for task in tasks], "worker": tasks[0].worker}
+        for number, task in enumerate(tasks):
+            own = {**parameters, **_parameters(connection, task)}
+            values |= {f"{name}_{number}": value for name, value in own.items()}
+        works = [f"{head}{text.execution(f'_{number}')}; " for number in range(len(tasks))]
+        each = "".join(f"BEGIN; {work}COMMIT; " for work in works[:-1])
+        with connection.cursor() as cursor:
+            try:
+                # the last one's transaction is that of the message, for the answer must be its last statement
+                cursor.execute(f"{each}{works[-1]}{_told_sql(text.running)}", values)
+            except DatabaseError:
+                _leave_transaction(connection)
+                raise
+            told = {batch: _read(row) for batch, *row in cursor.fetchall()}
+        return [told.get(task.batch) for task in tasks]
 
     def _as_message(
         self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
@@ -201,7 +255,8 @@ class BatchStatement:
     def _text(self, task: Task) -> _Prepared:
         key = (task.of_running_run, task.even_if_empty)
         if key not in self._texts:
-            self._texts[key] = _Prepared(self._work(*key), self._end(of_running_run=task.of_running_run))
+            texts = (self._work(*key), self._end(of_running_run=task.of_running_run))
+            self._texts[key] = _Prepared(*texts, running=task.of_running_run)
         return self._texts[key]
 
     def _work(self, of_running_run: bool, even_if_empty: bool) -> str:
@@ -234,12 +289,10 @@ class BatchStatement:
 
     def _end(self, *, of_running_run: bool) -> str:
         """Return the statement that ends a batch and returns its figures, see Note [When a batch ends]."""
-        of_run = "(SELECT r.controls FROM mana_migration_migrationrun r WHERE r.id = b.run_id)"
         return (
             f"UPDATE mana_migration_migrationbatch b SET finished_at = {_FINISHED[self._vendor]} "
             "WHERE b.id = %(batch)s AND b.status = 'done' AND b.finished_at IS NULL "
-            f"RETURNING {', '.join(f'b.{name}' for name in FIGURES)}, b.errors, b.skips, "
-            f"{of_run if of_running_run else 'NULL'}"
+            f"RETURNING {_answer_sql(of_running_run)}"
         )
 
     # SQLite
@@ -346,6 +399,35 @@ def mark(
             raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")
 
 
+def done_by(connection: BaseDatabaseWrapper, batches: Sequence[int], worker: str) -> dict[int, Handled]:
+    """Return what was done with those of these batches of a running run that this worker has done."""
+    with connection.cursor() as cursor:
+        cursor.execute(_told_sql(of_running_run=True), {"batches": list(batches), "worker": worker})
+        return {batch: handled for batch, *row in cursor.fetchall() if (handled := _read(row)) is not None}
+
+
+def _answer_sql(of_running_run: bool) -> str:
+    """Return the columns of what was done with a batch ``b``, as ``_read`` takes them."""
+    controls = "(SELECT r.controls FROM mana_migration_migrationrun r WHERE r.id = b.run_id)"
+    figures = ", ".join(f"b.{name}" for name in FIGURES)
+    return f"{figures}, b.errors, b.skips, {controls if of_running_run else 'NULL'}"
+
+
+def _told_sql(of_running_run: bool) -> str:
+    return (
+        f"SELECT b.id, {_answer_sql(of_running_run)} FROM mana_migration_migrationbatch b "
+        "WHERE b.id = ANY(%(batches)s) AND b.status = 'done' AND b.worker = %(worker)s"
+    )
+
+
+def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
+    """End the transaction that a failed message began and Django does not know of."""
+    raw = connection.connection
+    if raw is not None and raw.info.transaction_status == _IN_ERROR:
+        with raw.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+
+
 def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
     return {
         "batch": task.batch,
@@ -356,7 +438,7 @@ def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
     }
 
 
-def _read(row: tuple[Any, ...] | None) -> Handled | None:
+def _read(row: Sequence[Any] | None) -> Handled | None:
     if row is None:
         return None
     *figures, errors, skips, controls = row
@@ -374,17 +456,24 @@ def _read(row: tuple[Any, ...] | None) -> Handled | None:
 class _Prepared:
     """Statements as they are sent together: plain, to be prepared, and to be executed."""
 
-    def __init__(self, *texts: str) -> None:
-        self.plain = "; ".join(texts)
+    def __init__(self, *texts: str, running: bool = True) -> None:
+        self.plain, self.running = "; ".join(texts), running
         self.name = f"mana_{hashlib.sha256(self.plain.encode()).hexdigest()[:24]}"
-        prepares, executes = [], []
+        prepares: list[str] = []
+        self._places: list[tuple[str, list[str]]] = []
         for number, text in enumerate(texts):
             places = _Places()
             body = text % places
             # it becomes part of a message whose own parameters are filled in
             prepares.append(f"PREPARE {self.name}_{number} AS {body.replace('%', '%%')}; ")
-            executes.append(f"EXECUTE {self.name}_{number} ({', '.join(f'%({name})s' for name in places.names)})")
-        self.prepare, self.execute = "".join(prepares), "; ".join(executes)
+            self._places.append((f"{self.name}_{number}", places.names))
+        self.prepare, self.execute = "".join(prepares), self.execution()
+
+    def execution(self, suffix: str = "") -> str:
+        """Return the text that executes them, with parameters whose names end with the suffix."""
+        return "; ".join(
+            f"EXECUTE {name} ({', '.join(f'%({place}{suffix})s' for place in places)})" for name, places in self._places
+        )
 
 
 class _Places(dict[str, str]):

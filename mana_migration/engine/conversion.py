@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -215,6 +216,19 @@ def convert_alone(
         django.db.Error: the database refused; nothing was done.
     """
     return _statement(connection.vendor, terms).run_alone(connection, task, {}, limits)
+
+
+def convert_each(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, tasks: Sequence[Task], limits: Limits
+) -> list[Handled | None]:
+    """Do what ``convert_alone`` does with several batches, in a transaction each, as many as one message takes.
+
+    Returns one answer for each of the first of them that were tried, at least one.
+
+    Raises:
+        django.db.Error: the database refused one of them; ``batches.done_by`` tells which are done.
+    """
+    return _statement(connection.vendor, terms).run_each(connection, tasks, {}, limits)
 
 
 def _as_fixed(column: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -201,6 +202,19 @@ def reverse_alone(connection: BaseDatabaseWrapper, terms: ReversalTerms, task: T
         django.db.Error: the database refused; nothing was done.
     """
     return _statement(connection.vendor, terms).run_alone(connection, task, _parameters(connection, terms), limits)
+
+
+def reverse_each(
+    connection: BaseDatabaseWrapper, terms: ReversalTerms, tasks: Sequence[Task], limits: Limits
+) -> list[Handled | None]:
+    """Do what ``reverse_alone`` does with several batches, in a transaction each, as many as one message takes.
+
+    Returns one answer for each of the first of them that were tried, at least one.
+
+    Raises:
+        django.db.Error: the database refused one of them; ``batches.done_by`` tells which are done.
+    """
+    return _statement(connection.vendor, terms).run_each(connection, tasks, _parameters(connection, terms), limits)
 
 
 def _would_pick(

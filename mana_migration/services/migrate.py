@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -72,6 +73,10 @@ class MigrationWork:
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
         """Convert the users of a batch."""
         return conversion.convert_alone(connections[using], self.terms, task, limits)
+
+    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+        """Convert the users of batches, a transaction each."""
+        return conversion.convert_each(connections[using], self.terms, tasks, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""

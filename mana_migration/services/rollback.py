@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Unpack
@@ -58,6 +59,10 @@ class RollbackWork:
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
         """Take the conversions of a batch back."""
         return reversal.reverse_alone(connections[using], self.terms, task, limits)
+
+    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+        """Take the conversions of batches back, a transaction each."""
+        return reversal.reverse_each(connections[using], self.terms, tasks, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user's conversion was left in place."""

@@ -49,19 +49,23 @@ class Throttle:
         self._looked = 0.0
         self._pressure = Pressure.NONE
 
-    def __call__(self, controls: Controls, seconds: float) -> None:
-        """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most."""
+    def __call__(self, controls: Controls, seconds: float) -> bool:
+        """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most.
+
+        Returns whether the work may go on at its full pace.
+        """
         if controls.delay != AUTO:
             self._wait_for(controls, float(controls.delay))
-            return
+            return not controls.delay
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._look(seconds)
         while self._pressure is Pressure.HARD and not self._stop.wait(HOLD_STEP):
             if self._changed(controls):
-                return
+                return False
             self._look(0.0)
         if self._pressure is Pressure.SOFT:
             self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
+        return self._pressure is Pressure.NONE
 
     def _wait_for(self, controls: Controls, delay: float) -> None:
         """Wait that long, unless the end is asked for, the run is paused or ended, or its delay changed meanwhile."""

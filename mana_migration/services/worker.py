@@ -14,6 +14,13 @@ batches, so a crash in between loses nothing and other workers may take them.
 Several workers run dry at the same moment, and all but the one who plans would wait for its lock on
 the run.  So whoever of several sees, when it looks ahead, that less than half of a planning is left
 plans the next part while the others go on; where somebody does so already, it leaves it at that.
+
+# Note [Together]
+Where batches are small and all is well, several of them go to the database in one message, each in a
+transaction of its own.  A pause, an end or a trip by somebody else still comes before the next batch,
+for each looks at its run when it is claimed; what this process does by itself, ending at a signal and
+judging the breaker, comes after the message, a thirtieth of a second later at most.  A failed user, a
+wait that the operator or the database wants, and an error make it go on one by one for a while.
 """
 
 from __future__ import annotations
@@ -26,9 +33,10 @@ import os
 import queue
 import random
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypedDict
 
@@ -67,8 +75,16 @@ PATIENT_LOOKS: Final = 3
 #: Seconds between two looks at a paused run or at batches that others hold.
 IDLE_WAIT: Final = 0.2
 
-#: Batches looked at ahead: read in one go, claimed one by one.
+#: Batches looked at ahead: read in one go, claimed one by one or a few together.
 LOOK_AHEAD: Final = 40
+
+#: Batches in one message at most, and the seconds that they may take by the latest one's time.
+TOGETHER: Final = 8
+TOGETHER_SECONDS: Final = 0.03
+
+#: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
+ALONE_AT_FIRST: Final = 1_000
+ALONE_AFTER_TROUBLE: Final = 100
 
 
 class Ending(enum.Enum):
@@ -95,6 +111,9 @@ class Work(Protocol):
 
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
         """Claim, handle and mark a batch in a transaction of its own; None where it could not be claimed."""
+
+    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+        """Do so with the first of several batches, at least one; answer for each that was tried."""
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""
@@ -156,8 +175,10 @@ class Attendance(TypedDict, total=False):
 
 
 def worker_name() -> str:
-    """Return this worker's name in batches: host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"[:100]
+    """Return this worker's name in batches: host and process, and the thread unless it is the main one."""
+    thread = threading.current_thread()
+    own = "" if thread is threading.main_thread() else f"/{thread.native_id}"
+    return f"{socket.gethostname()[:60]}:{os.getpid()}{own}"
 
 
 class Worker:
@@ -170,7 +191,7 @@ class Worker:
         stop: asked between batches.
         progress: told of each committed batch.
         throttle: called between batches with the controls in force and the latest batch's seconds;
-            waits as it sees fit.
+            waits as it sees fit, and says whether the work may go on at its full pace.
         notice: told, in sentences, what the work waits for and when it goes on.
     """
 
@@ -182,7 +203,7 @@ class Worker:
         using: str,
         stop: StopFlag,
         progress: ProgressCallback | None = None,
-        throttle: Callable[[Controls, float], None] | None = None,
+        throttle: Callable[[Controls, float], bool] | None = None,
         notice: runs.Notice = runs.silent,
     ) -> None:
         self._run_id, self._work, self._using, self._stop = run_id, work, using, stop
@@ -197,6 +218,8 @@ class Worker:
         self._untouched = False  # none of them could be claimed yet
         self._in_company = False  # others work on this run
         self._cut_all = False  # the last early planning of this look found nobody
+        self._alone = 0  # batches still to be sent one by one
+        self._seconds = 0.0  # that the latest batch took
         self._attempted = 0  # users that count for the error rate, in batches of this worker
         self._held = False  # the run was paused when last looked at
         self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
@@ -231,6 +254,9 @@ class Worker:
         task = self._next()
         if task is None:
             return self._without_batch()
+        together = min(self._together(), 1 + len(self._ahead))
+        if together > 1:
+            return self._several([task, *(self._ahead.popleft() for _ in range(together - 1))])
         begun = time.monotonic()
         try:
             handled = self._work.handle(self._using, task, self._limits)
@@ -246,6 +272,42 @@ class Worker:
         self._tell_hold(paused=False)
         self._heed(handled.controls)
         return self._after(task.batch, handled.totals, time.monotonic() - begun)
+
+    def _together(self) -> int:
+        """Return how many batches to send in one message, see Note [Together]."""
+        if self._alone > 0 or self.handled < ALONE_AT_FIRST or self._seconds <= 0:
+            self._alone = max(0, self._alone - 1)
+            return 1
+        return max(1, min(TOGETHER, int(TOGETHER_SECONDS / self._seconds)))
+
+    def _several(self, tasks: list[Task]) -> Ending | None:
+        """Handle several batches in one message; where one of them fails, those not done come next, one by one."""
+        begun = time.monotonic()
+        try:
+            answers = self._work.handle_each(self._using, tasks, self._limits)
+            again = tasks[len(answers) :]
+        except DatabaseError as error:
+            if failures.judge(error) in (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT):
+                raise
+            done = batches.done_by(connections[self._using], [task.batch for task in tasks], self._name)
+            answers = [done.get(task.batch) for task in tasks]
+            again = [task for task in tasks if task.batch not in done]
+            self._alone = ALONE_AFTER_TROUBLE
+        handled = [(task, answer) for task, answer in zip(tasks, answers, strict=False) if answer is not None]
+        seconds = (time.monotonic() - begun) / max(1, len(handled))
+        self._ahead.extendleft(reversed(again))
+        if not handled and not again:
+            self._claim_elsewhere()
+            return None
+        if len(handled) + len(again) < len(tasks):
+            self._in_company = True
+        self._untouched = False
+        self._tell_hold(paused=False)
+        endings = []
+        for task, answer in handled:
+            self._heed(answer.controls)
+            endings.append(self._after(task.batch, answer.totals, seconds))
+        return next(filter(None, endings), None)
 
     # Which batch is next
 
@@ -324,6 +386,9 @@ class Worker:
             )
         self.handled += result.selected
         self._held_wallet = self._held_wallet and not result.selected
+        self._seconds = seconds
+        if result.failed:
+            self._alone = ALONE_AFTER_TROUBLE
         if self._size is not None:
             self._size.observe(result.selected, seconds)
         if self._progress is not None:
@@ -333,8 +398,8 @@ class Worker:
         self._attempted += result.attempted
         if due and self._work.tripped(self._using):
             return Ending.TRIPPED
-        if self._throttle is not None:
-            self._throttle(self._controls, seconds)
+        if self._throttle is not None and not self._throttle(self._controls, seconds):
+            self._alone = ALONE_AFTER_TROUBLE
         return None
 
     # Planning and the end of a run

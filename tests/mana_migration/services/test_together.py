@@ -1,0 +1,302 @@
+"""Batches that go to PostgreSQL in one message, each in a transaction of its own; see Note [Together]."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, OperationalError, connection
+from django.test.utils import CaptureQueriesContext
+
+from mana_migration.domain.options import Controls, RollbackOptions
+from mana_migration.domain.results import BatchResult
+from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.services import rollback, runs, throttle, worker
+from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.states import BatchStatus
+from tests.mana_migration.running import balanced, people, planted, records, wallet
+from tests.mana_migration.services.test_worker import (
+    SOMEBODY,
+    Patience,
+    another_connection,
+    converted,
+    make_worker,
+    open_run,
+)
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send batches together from the second one on, however slow this machine is."""
+    monkeypatch.setattr(worker, "ALONE_AT_FIRST", 0)
+    monkeypatch.setattr(worker, "TOGETHER_SECONDS", 1_000)
+
+
+def messages(queries: CaptureQueriesContext) -> list[int]:
+    """Return how many batches each message had."""
+    counts = [query["sql"].count("EXECUTE mana_") // 2 for query in queries.captured_queries]
+    return [count for count in counts if count]
+
+
+def each_done_once(run: MigrationRun, results: list[BatchResult]) -> None:
+    """Fail unless every batch that handled somebody was told once, with its figures."""
+    done = MigrationBatch.objects.filter(run=run, status=BatchStatus.DONE)
+    told = sorted((result.batch, result.totals.selected, result.totals.migrated) for result in results)
+    assert told == sorted(done.values_list("id", "selected", "migrated"))
+
+
+def test_several_batches_are_one_message_and_a_transaction_each() -> None:
+    people(100)
+    run, results = open_run(5), []
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        work = make_worker(run, progress=results.append)
+        assert work.run() is Ending.DONE
+    assert messages(queries) == [1, 8, 8, 3]
+    each_done_once(run, results)
+    assert work.handled == converted() == 100
+    transactions = "SELECT count(DISTINCT xmin::text) FROM mana_migration_usermigration"
+    with connection.cursor() as cursor:
+        cursor.execute(transactions)
+        assert cursor.fetchone() == (20,)
+
+
+def test_conversions_are_taken_back_together_too() -> None:
+    people(60)
+    make_worker(open_run(30)).run()
+    back = rollback.open_rollback(
+        RollbackOptions(everything=True, controls=Controls(batch_size=5, delay=0.0)), actor=SOMEBODY, using="default"
+    )
+    terms = rollback.terms_of(RollbackOptions.from_dict(back.options, back.controls), back.pk)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        taken = Worker(back.pk, rollback.RollbackWork(terms), using="default", stop=StopFlag())
+        assert taken.run() is Ending.DONE
+    assert max(messages(queries)) == 8
+    assert taken.handled == UserMigration.objects.filter(status="rolled_back").count() == 60
+
+
+def test_a_bad_user_among_several_batches_costs_no_other_and_each_batch_is_told_once() -> None:
+    keys = people(100)
+    run, results = open_run(5), []
+    with balanced(), planted([keys[33], keys[71]]):
+        work = make_worker(run, progress=results.append)
+        assert work.run() is Ending.DONE
+    assert [key for key in keys if not wallet(key)[4]] == [keys[33], keys[71]]
+    assert [status for status, _ in records(keys[33]) + records(keys[71])] == ["failed", "failed"]
+    each_done_once(run, results)
+    assert work.handled == 100
+
+
+def test_after_a_failure_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ALONE_AFTER_TROUBLE", 4)
+    keys = people(100)
+    with balanced(), planted([keys[7]]), CaptureQueriesContext(connection) as queries:
+        make_worker(open_run(5)).run()
+    sizes = messages(queries)
+    trouble = sizes.index(8)  # the message that met the user
+    assert set(sizes[trouble + 1 : trouble + 5]) == {1}
+    assert max(sizes[trouble + 5 :]) > 1
+
+
+def test_the_breaker_trips_after_the_message() -> None:
+    keys = people(400)
+    with planted(keys[80:200]):
+        assert make_worker(open_run(10)).run() is Ending.TRIPPED
+    assert converted() < 200
+
+
+def test_a_batch_that_another_worker_holds_is_left_to_it() -> None:
+    people(100)
+    run = open_run(5)
+    make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
+    held = MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).order_by("id")[4]
+    with another_connection() as other, balanced():
+        other.execute(f"SELECT 1 FROM mana_migration_migrationbatch WHERE id = {held.pk} FOR NO KEY UPDATE")
+        seen: list[int] = []
+
+        def let_go(count: int) -> None:
+            seen.append(converted())
+            if count == 2:
+                other.connection.rollback()
+
+        assert make_worker(run, stop=Patience(let_go)).run() is Ending.DONE
+    assert seen[:2] == [95, 95]
+    assert converted() == 100
+
+
+def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
+    keys = people(100)
+    run = open_run(5)
+    with another_connection() as other, balanced():
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[42]])
+
+        def let_go(result: BatchResult) -> None:
+            if converted() == 99:
+                other.connection.rollback()
+
+        assert make_worker(run, progress=let_go).run() is Ending.DONE
+    assert converted() == 100
+    assert records(keys[42]) == [("migrated", "")]
+
+
+def test_a_run_that_is_paused_or_stopped_meanwhile_gets_no_further_batch() -> None:
+    people(200)
+    run = open_run(5)
+    numbers = itertools.count()
+
+    def stop(result: BatchResult) -> None:
+        if next(numbers) == 3:  # the second message has been answered
+            runs.stop_run(run.pk, actor=SOMEBODY, reason="enough")
+
+    with balanced():
+        assert make_worker(run, progress=stop).run() is Ending.TAKEN_OVER
+    assert converted() == 45
+    assert not MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).exists()
+
+
+def test_a_run_that_is_stopped_in_the_middle_of_a_message_ends_before_its_next_batch() -> None:
+    keys = people(100)
+    run = open_run(5)
+    with connection.cursor() as cursor:  # whoever converts this user stops the run, as somebody else might just then
+        cursor.execute(
+            "CREATE FUNCTION stop_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "UPDATE mana_migration_migrationrun SET status = 'paused' WHERE status = 'running'; RETURN NEW; END $$"
+        )
+        cursor.execute(
+            "CREATE TRIGGER stop_it BEFORE INSERT ON mana_migration_usermigration FOR EACH ROW "
+            f"WHEN (NEW.user_id = '{keys[22]}') EXECUTE FUNCTION stop_it()"
+        )
+    try:
+        with balanced():
+            stop = Patience(lambda count: stop.request())
+            assert make_worker(run, stop=stop).run() is Ending.INTERRUPTED
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER stop_it ON mana_migration_usermigration; DROP FUNCTION stop_it()")
+    assert converted() == 25  # up to the batch that the user is in
+    runs.resume_run(run.pk, actor=SOMEBODY, reason="")
+    with balanced():
+        assert make_worker(run).run() is Ending.DONE
+    assert converted() == 100
+
+
+def test_a_signal_ends_after_the_message() -> None:
+    people(100)
+    run, stop, numbers = open_run(5), StopFlag(), itertools.count()
+
+    def ask(result: BatchResult) -> None:
+        if next(numbers) == 1:
+            stop.request(15)
+
+    with balanced():
+        assert make_worker(run, stop=stop, progress=ask).run() is Ending.INTERRUPTED
+    assert converted() == 45
+
+
+def test_a_session_that_forgets_its_statements_is_taught_them_again() -> None:
+    people(100)
+    run, forgotten = open_run(5), []
+
+    def forget(result: BatchResult) -> None:
+        if result.totals.selected and len(forgotten) < 2:
+            forgotten.append(1)
+            with connection.cursor() as cursor:
+                cursor.execute("DEALLOCATE ALL")
+
+    with balanced():
+        work = make_worker(run, progress=forget)
+        assert work.run() is Ending.DONE
+    assert work.handled == converted() == 100
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is sent", "after it was done"])
+def test_an_error_loses_no_batch_and_tells_none_twice(after: bool) -> None:
+    people(100)
+    run, results, failed = open_run(5), [], []
+
+    def fail_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if failed or str(sql).count("EXECUTE mana_") < 4:
+            return execute(sql, params, many, context)
+        failed.append(1)
+        if after:
+            execute(sql, params, many, context)
+        raise DatabaseError("something went wrong")
+
+    with balanced(), connection.execute_wrapper(fail_once):
+        work = make_worker(run, progress=results.append)
+        assert work.run() is Ending.DONE
+    assert failed
+    each_done_once(run, results)
+    assert work.handled == converted() == 100
+
+
+def test_a_connection_that_is_cut_in_the_middle_of_a_message_costs_no_user() -> None:
+    people(100)
+    run, cut = open_run(5), []
+
+    def cut_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if cut or str(sql).count("EXECUTE mana_") < 4:
+            return execute(sql, params, many, context)
+        cut.append(1)
+        begin, _, rest = str(sql).partition("COMMIT; ")  # one batch is done, then the server ends the session
+        execute(f"{begin}COMMIT; SELECT pg_terminate_backend(pg_backend_pid()); {rest}", params, many, context)
+        raise AssertionError("the session was not ended")
+
+    with balanced(), connection.execute_wrapper(cut_once):
+        assert make_worker(run).run() is Ending.DONE
+    assert cut
+    assert converted() == 100
+    assert UserMigration.objects.count() == 100
+
+
+@pytest.mark.parametrize("delay", ["auto", 0.001])
+def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    people(60)
+    run = open_run(5)
+    runs.change_controls(run.pk, {"delay": delay}, actor=SOMEBODY, using="default")
+    pause = throttle.Throttle(run.pk, "default", StopFlag())
+    if delay == "auto":
+        monkeypatch.setattr(pause, "_look", lambda seconds: None)
+        pause._pressure = throttle.Pressure.SOFT
+    work = make_worker(run)
+    work._throttle = pause
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        assert work.run() is Ending.DONE
+    assert set(messages(queries)) == {1}
+    assert converted() == 60
+
+
+def test_large_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "TOGETHER_SECONDS", 0)
+    people(60)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        make_worker(open_run(5)).run()
+    assert set(messages(queries)) == {1}
+
+
+def test_a_new_worker_begins_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ALONE_AT_FIRST", 20)
+    people(100)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        make_worker(open_run(5)).run()
+    assert messages(queries)[:5] == [1, 1, 1, 1, 8]
+
+
+def test_a_database_that_is_not_there_is_waited_for() -> None:
+    people(100)
+    run, gone = open_run(5), []
+
+    def gone_once(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if len(gone) < 2 and "mana_" in str(sql) and str(sql).count("EXECUTE mana_") != 2:
+            gone.append(1)
+            raise OperationalError("server closed the connection unexpectedly")
+        return execute(sql, params, many, context)
+
+    with balanced():
+        worker_ = make_worker(run)
+        with connection.execute_wrapper(gone_once):
+            assert worker_.run() is Ending.DONE
+    assert converted() == 100
