@@ -275,6 +275,8 @@ class Worker:
 
     def _together(self) -> int:
         """Return how many batches to send in one message, see Note [Together]."""
+        if connections[self._using].vendor != "postgresql":
+            return 1
         if self._alone > 0 or self.handled < ALONE_AT_FIRST or self._seconds <= 0:
             self._alone = max(0, self._alone - 1)
             return 1

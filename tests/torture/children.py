@@ -11,6 +11,7 @@ from django.db import connections
 
 import manage
 from mana_migration.services import autofix, worker
+from tests.support.together import together
 from tests.torture import machine, points, seeds
 
 
@@ -51,6 +52,7 @@ def command(
     with ExitStack() as stack:
         for module, name in ((worker, "FIRST_WAIT"), (worker, "LOST_FIRST_WAIT"), (autofix, "FIRST_WAIT")):
             stack.enter_context(mock.patch.object(module, name, 0.001))
+        stack.enter_context(together())
         watcher = stack.enter_context(points.watch(points.killer(**kill) if kill else points.nothing, saboteur))
         try:
             manage.main(["manage.py", *argv])

@@ -109,8 +109,9 @@ STAGES = {
     "folding": r"engine\.(totals\.(fold|_read_unfolded)|chain\.write_links)",
     "looking which batches wait": r"Worker\._look_ahead",
     "claiming a batch": r"conversion\.convert_alone 1$",
-    "conversion": r"engine\.conversion\.convert(_alone)? \d",
+    "conversion": r"engine\.conversion\.convert(_alone|_each)? \d",
     "the commit of a batch": r"conversion\.convert_alone (commit|1$)",  # PostgreSQL does it all in one message
+    "several batches in a message": r"conversion\.convert_(each|alone) 1$",  # SQLite has no messages
     "splitting a batch": r"Worker\._split",
     "the commit of a split": r"Worker\._recover commit",
     "recording a failure": r"records\.record_problem",
@@ -122,8 +123,8 @@ STAGES = {
     "the commit of a fix": r"autofix\._fix_page commit",
     "the breaker's trip": r"migrate\.trip commit",
     "lifting the guard": r"guards\.announce_reversal",
-    "reversal": r"engine\.reversal\.reverse(_alone)? \d",
-    "the commit of a reversal": r"reversal\.reverse_alone (commit|1$)",
+    "reversal": r"engine\.reversal\.reverse(_alone|_each)? \d",
+    "the commit of a reversal": r"reversal\.reverse_(alone|each) (commit|1$)",
     "opening a rollback": r"rollback\.open_rollback commit",
     "the end of the run taken back": r"rollback\.close_target",
     "the end of a rollback": r"rollback\.finish commit",

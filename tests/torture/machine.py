@@ -26,6 +26,7 @@ from mana_migration.services import autofix, migrate, preflight, rollback, runs,
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
 from tests.support import oracle
+from tests.support.together import together
 from tests.torture.model import WORTH, Person, Selection, granted, in_order
 from tests.torture.points import AFTER, BEFORE, Moment, watch
 from wishes import guards as wishes_guards
@@ -550,7 +551,7 @@ def explore(*, examples: int, steps: int, seed: int | None = None, look_every: i
     if seed is not None:
         test.runTest = hypothesis.seed(seed)(test.runTest)
     # Django reads every schema migration's file to find out that none is missing: a sixth of all the work here.
-    with mock.patch.object(preflight, "_check_schema"):
+    with mock.patch.object(preflight, "_check_schema"), together():
         test().runTest()
     return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,15 +25,16 @@ from tests.mana_migration.services.test_worker import (
     make_worker,
     open_run,
 )
+from tests.support.together import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_once() -> Iterator[None]:
     """Send batches together from the second one on, however slow this machine is."""
-    monkeypatch.setattr(worker, "ALONE_AT_FIRST", 0)
-    monkeypatch.setattr(worker, "TOGETHER_SECONDS", 1_000)
+    with together(alone_after_trouble=100):
+        yield
 
 
 def messages(queries: CaptureQueriesContext) -> list[int]:

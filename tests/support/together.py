@@ -1,0 +1,14 @@
+"""Let batches go several in a message although they are few, as those of large runs do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+from mana_migration.services import worker
+
+
+@contextmanager
+def together(*, alone_after_trouble: int = 2) -> Iterator[None]:
+    """Send batches together from the second one on, however slow this machine is."""
+    with mock.patch.multiple(worker, ALONE_AT_FIRST=0, ALONE_AFTER_TROUBLE=alone_after_trouble, TOGETHER_SECONDS=1_000):
+        yield
