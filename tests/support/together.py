@@ -8,7 +8,9 @@ from mana_migration.services import worker
 
 
 @contextmanager
-def together(*, alone_after_trouble: int = 2) -> Iterator[None]:
-    """Send batches together from the second one on, however slow this machine is."""
-    with mock.patch.multiple(worker, ALONE_AT_FIRST=0, ALONE_AFTER_TROUBLE=alone_after_trouble, TOGETHER_SECONDS=1_000):
+def together(*, most: int = 3, alone_after_trouble: int = 2) -> Iterator[None]:
+    """Send batches together from the second one on, so many at most, however slow this machine is."""
+    with mock.patch.multiple(
+        worker, TOGETHER=most, ALONE_AT_FIRST=0, ALONE_AFTER_TROUBLE=alone_after_trouble, TOGETHER_SECONDS=1_000
+    ):
         yield

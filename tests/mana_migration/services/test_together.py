@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 @pytest.fixture(autouse=True)
 def at_once() -> Iterator[None]:
     """Send batches together from the second one on, however slow this machine is."""
-    with together(alone_after_trouble=100):
+    with together(most=8, alone_after_trouble=100):
         yield
 
 
