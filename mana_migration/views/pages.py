@@ -127,7 +127,8 @@ def _headline(seen: RunSnapshot | None, using: str) -> dict[str, Any]:
     """Say how far the run is, whether anybody seems to work on it, and how to start a worker if not."""
     if seen is None:
         return {"share_percent": None, "nobody_works": False}
-    works = not seen.is_open or seen.status == RunStatus.PAUSED or not handover.looks_idle(seen.progress.idle)
+    waits = seen.status == RunStatus.PAUSED or (bool(seen.waiting) and not seen.progress.stalled)
+    works = not seen.is_open or waits or not handover.looks_idle(seen.progress.idle)
     share = seen.progress.share
     return {
         "share_percent": None if share is None else share * 100,
