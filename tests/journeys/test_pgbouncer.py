@@ -33,6 +33,7 @@ from tests.support.oracle import (
 )
 from tests.support.pgbouncer import PgBouncer
 from tests.support.processes import FORK, doomed, manage, run
+from tests.support.together import together
 from wishes import services
 from wishes.models import Wallet
 
@@ -59,10 +60,17 @@ def said(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     return bool(request.param)
 
 
+@pytest.fixture
+def several_in_a_message() -> Iterator[None]:
+    """Let the processes that this one forks send batches together, few as they are."""
+    with together():
+        yield
+
+
 # --- The commands -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("said")
+@pytest.mark.usefixtures("said", "several_in_a_message")
 def test_a_legacy_export_becomes_mana_and_goes_back_through_a_pooler(pooler: PgBouncer, tmp_path: Path) -> None:
     export = tmp_path / "legacy.csv"
     write_export(export, 600)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection
+from django.db import DatabaseError, OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.options import Controls, RollbackOptions
@@ -45,7 +46,7 @@ def messages(queries: CaptureQueriesContext) -> list[int]:
 
 def each_done_once(run: MigrationRun, results: list[BatchResult]) -> None:
     """Fail unless every batch that handled somebody was told once, with its figures."""
-    done = MigrationBatch.objects.filter(run=run, status=BatchStatus.DONE)
+    done = MigrationBatch.objects.filter(run=run, status=BatchStatus.DONE, selected__gt=0)
     told = sorted((result.batch, result.totals.selected, result.totals.migrated) for result in results)
     assert told == sorted(done.values_list("id", "selected", "migrated"))
 
@@ -126,6 +127,28 @@ def test_a_batch_that_another_worker_holds_is_left_to_it() -> None:
         assert make_worker(run, stop=Patience(let_go)).run() is Ending.DONE
     assert seen[:2] == [95, 95]
     assert converted() == 100
+
+
+def test_workers_side_by_side_tell_each_batch_once() -> None:
+    people(400)
+    run, results, endings = open_run(2), [], []
+
+    def work() -> None:
+        try:
+            endings.append(make_worker(run, stop=StopFlag(), progress=results.append).run())
+        finally:
+            connections.close_all()
+
+    with balanced():
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert endings == [Ending.DONE] * 3
+    each_done_once(run, [result for result in results if result.totals.selected])
+    assert converted() == UserMigration.objects.count() == 400
+    assert MigrationBatch.objects.values("worker").exclude(worker="").distinct().count() > 1
 
 
 def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
