@@ -12,11 +12,11 @@ from mana_migration.domain.options import Controls, MigrationOptions, RollbackOp
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.services import broker, crew, pool, rollback, runs
+from mana_migration.services import broker, crew, dispatch, pool, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag
-from mana_migration.states import RunKind, RunStatus
-from tests.mana_migration.history import done, make_batch, make_run
+from mana_migration.states import EventKind, RunKind, RunStatus
+from tests.mana_migration.history import done, make_batch, make_event, make_run
 from tests.mana_migration.running import events, migrate, people, refusal, told
 from tests.support.commands import run_command
 
@@ -185,6 +185,33 @@ def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
     joint(own)
     joint(own)
     assert [(totals.selected, totals.mana) for totals in told_of] == [(23, 7), (0, 0)]
+
+
+def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew.time, "monotonic", lambda: 0.0)  # no time has passed since the last look
+    run, told_of = make_run(), list[BatchResult]()
+    joint = crew.JointProgress(crew.Helpers("default"), run.pk, told_of.append)
+    make_batch(run, done(20))  # another process
+    joint(BatchResult(run.pk, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
+    assert [(result.totals.selected, result.waits_for) for result in told_of] == [(20, "waiting for a wallet")]
+
+
+def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_on() -> None:
+    run, shown, said = make_run(status=RunStatus.RUNNING), list[BatchResult](), list[str]()
+    follower = dispatch.Follower(run, using="default", stop=StopFlag(), progress=shown.append, notice=said.append)
+    sentence = "waiting for a wallet that somebody else holds"
+    details = {"wait": "wallets", "sign": "held_wallets", "reason": "somebody else holds a wallet"}
+    make_event(run, EventKind.THROTTLED, 1, message=sentence, details=details)
+    follower._look()
+    follower._look()
+    make_batch(run, done(5))
+    follower._look()
+    make_event(run, EventKind.THROTTLED, 2, message="a standby is behind", details={"wait": "hard"})
+    follower._look()
+    make_event(run, EventKind.THROTTLED, 3, message="well again", details={"wait": "none"})
+    follower._look()
+    assert [result.waits_for for result in shown] == [sentence, sentence, "", "a standby is behind", ""]
+    assert said[0] == f"run {run.pk}: waiting: somebody else holds a wallet"
 
 
 def helper(code: str) -> crew.Helper:
