@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.support.memory import folder_in_memory
 from tests.support.postgres import Postgres
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.browser"]
 
-#: In memory a commit that waits for the disk, as SQLite's must in production, waits for nothing.
-MEMORY = Path("/dev/shm")
+#: What SQLite's files and logs may take. In memory a commit waits for no disk, as it must in production.
 ROOM = 500_000_000
 
 FOLDER = pytest.StashKey[str]()
@@ -51,8 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _make_environment(config: pytest.Config) -> None:
-    roomy = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM
-    folder = config.stash[FOLDER] = tempfile.mkdtemp(prefix="mana-tests-", dir=MEMORY if roomy else None)
+    folder = config.stash[FOLDER] = tempfile.mkdtemp(prefix="mana-tests-", dir=folder_in_memory(ROOM))
     for name in [name for name in os.environ if name.startswith(("DATABASE_URL", "MANA_MIGRATION_"))]:
         del os.environ[name]
     if config.getoption("db") == "sqlite":
@@ -60,7 +59,7 @@ def _make_environment(config: pytest.Config) -> None:
     elif "TEST_DATABASE_URL" in os.environ:
         url = os.environ["TEST_DATABASE_URL"]
     else:
-        server = config.stash[SERVER] = Postgres()
+        server = config.stash[SERVER] = Postgres(in_memory=True)
         server.start()
         url = server.url()
     os.environ |= {
