@@ -62,7 +62,12 @@ def command(
                 code = 1
             else:
                 code = stop.code or 0
-    return {"code": code, "names": watcher.names, "sabotaged": saboteur is not None and saboteur.done}
+    return {
+        "code": code,
+        "names": watcher.names,
+        "done": watcher.done,
+        "sabotaged": saboteur is not None and saboteur.done,
+    }
 
 
 def explore(database: str, examples: int, steps: int, seed: int, look_every: int) -> dict[str, int]:

@@ -64,6 +64,11 @@ class Watcher:
         self._frame: FrameType | None = None
         self._in_frame = 0
 
+    @property
+    def done(self) -> list[str]:
+        """Return the names of the moments that went well at least once, in order."""
+        return list(self._done)
+
     def moment(self, kind: str) -> "Moment":
         """Return the moment that is now."""
         frame = _product_frame()

@@ -29,6 +29,7 @@ class Undisturbed:
     outcome: dict[str, Any]
     endowments: tuple[dict[str, Any], ...]
     names: tuple[str, ...]
+    done: frozenset[str]
     seconds: float
 
     @property
@@ -58,7 +59,8 @@ class Bench:
         if problems:
             raise TrialError(f"{self.job.name}, undisturbed: {problems}")
         endowments = (before["endowment"], after["endowment"])
-        return Undisturbed(after["dump"], endowments, tuple(ended.result["names"]), seconds)
+        names, done = tuple(ended.result["names"]), frozenset(ended.result["done"])
+        return Undisturbed(after["dump"], endowments, names, done, seconds)
 
     # What can be done to it
 
@@ -200,20 +202,24 @@ def stage_points(benches: list[Bench]) -> dict[str, list[tuple[Bench, str]]]:
     found: dict[str, list[tuple[Bench, str]]] = {stage: [] for stage in STAGES}
     for bench, name, when in named_points(benches):
         for stage, pattern in STAGES.items():
-            if when == BEFORE and re.search(pattern, name):
+            if when == AFTER and re.search(pattern, name):
                 found[stage].append((bench, name))
     return found
 
 
 def named_points(benches: list[Bench]) -> list[tuple[Bench, str, str]]:
-    """Return every named moment of these jobs, before and after, where several pass it only with the first of them."""
-    seen: set[str] = set()
+    """Return every named moment of these jobs, before and after, where several pass it only with the first of them.
+
+    What never goes well in a job, such as a message with a poisoned user in it, has no after there.
+    """
+    seen: set[tuple[str, str]] = set()
     found: list[tuple[Bench, str, str]] = []
     for bench in benches:
         for name in bench.undisturbed.points:
-            if name not in seen:
-                seen.add(name)
-                found += [(bench, name, when) for when in (BEFORE, AFTER)]
+            for when in (BEFORE, AFTER):
+                if (name, when) not in seen and (when == BEFORE or name in bench.undisturbed.done):
+                    seen.add((name, when))
+                    found.append((bench, name, when))
     return found
 
 
