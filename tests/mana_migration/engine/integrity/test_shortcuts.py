@@ -98,6 +98,8 @@ def test_lacking_conversions_reversals_and_openings_are_added_up(migrated: Econo
     entry(migrated, "imported", "opening").update(reference=f"opening:{migrated.key('imported')}")
     entry(migrated, "back", "reversal").update(amount=-399, balance_after=1)
     assert numbers() == [2, 2, 2]
+    entry(migrated, "active", "conversion").update(amount=1, balance_after=1)
+    assert numbers() == [3, 3, 3]  # 2 + 1: not 2 << 1
 
 
 @pytest.mark.usefixtures("looked_at")
