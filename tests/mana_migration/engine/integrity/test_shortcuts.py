@@ -100,6 +100,8 @@ def test_lacking_conversions_reversals_and_openings_are_added_up(migrated: Econo
     assert numbers() == [2, 2, 2]
     entry(migrated, "active", "conversion").update(amount=1, balance_after=1)
     assert numbers() == [3, 3, 3]  # 2 + 1: not 2 << 1
+    entry(migrated, "imported", "opening").update(reference="opening:999")
+    assert numbers() == [4, 4, 3]
 
 
 @pytest.mark.usefixtures("looked_at")
