@@ -286,7 +286,7 @@ def forget(caches: list[Any]) -> None:
 def own_database(other: str = "") -> None:
     """Go on with a copy of SQLite's file, or of another: nothing that a change writes is there for the next."""
     for connection in connections.all():
-        name = connection.settings_dict["NAME"].removesuffix(TRIAL)
+        name = str(connection.settings_dict["NAME"]).removesuffix(TRIAL)
         if connection.vendor == "sqlite" and Path(name).exists():
             connection.close()
             own = f"{name}{TRIAL}"

@@ -56,6 +56,7 @@ def test_where_many_sessions_are_usual_twice_as_many_are_a_sign_and_four_times_h
 
 
 def test_a_short_batch_is_never_slow() -> None:
+    assert judge(Health(), Usual(batch_seconds=0.001), 0.4)[0] is Pressure.NONE
     assert judge(Health(), Usual(batch_seconds=0.001), 0.5)[0] is Pressure.NONE
     assert judge(Health(), Usual(batch_seconds=0.001), 0.51)[0] is Pressure.HARD
 
