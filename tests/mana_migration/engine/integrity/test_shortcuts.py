@@ -70,6 +70,8 @@ def test_flags_are_compared_with_records_where_as_many_are_lost_as_are_made_up(m
     wallet(migrated, "still").update(migrated_at=when)
     wallet(migrated, "back").update(migrated_at=when, green=0, blue=0, red=0)
     assert numbers() == [1, 1, 1]  # of a user of the run who was taken back
+    rollback = migrated.record("back").reversal_run_id
+    assert number("migration_inconsistency", run=rollback, phase=POST) == 1  # which has nobody else
 
 
 @pytest.mark.usefixtures("looked_at")
@@ -81,6 +83,10 @@ def test_whoever_was_taken_back_and_converted_again_is_no_inconsistency(migrated
     for run in (migrated.record("still").run_id, again):
         assert number("migration_inconsistency", run=run, phase=POST) == 0
     assert number("migration_inconsistency") == number("migration_inconsistency", phase=PRE) == 0
+    for each in (wishes_guards, guards):
+        each.uninstall(connection)
+    wallet(migrated, "back").update(migrated_at=None)
+    assert number("migration_inconsistency", run=again, phase=POST) == 1
 
 
 @pytest.mark.usefixtures("looked_at")
