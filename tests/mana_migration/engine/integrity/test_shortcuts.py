@@ -12,11 +12,11 @@ from django.db import connection
 from mana_migration import guards
 from mana_migration.domain.validation import POST, PRE
 from mana_migration.engine.integrity import counting
-from mana_migration.models import MigrationBatch, UserMigration
+from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import validation
 from tests.factories import UserFactory
 from tests.support.economy import Economy
-from tests.support.violations import add_entry, entry, wallet
+from tests.support.violations import add_entry, duplicate, entry, other_run, record, wallet
 from wishes import guards as wishes_guards
 from wishes.models import ManaEntry
 
@@ -108,6 +108,8 @@ def test_lacking_conversions_reversals_and_openings_are_added_up(migrated: Econo
     assert numbers() == [3, 3, 3]  # 2 + 1: not 2 << 1
     entry(migrated, "imported", "opening").update(reference="opening:999")
     assert numbers() == [4, 4, 3]
+    entry(migrated, "returned", "conversion").delete()
+    assert numbers() == [5, 5, 4]
 
 
 @pytest.mark.usefixtures("looked_at")
@@ -144,3 +146,22 @@ def test_a_purchase_whose_reference_looks_like_a_conversion_is_none(economy: Eco
     assert number("value_not_conserved") == 0
     add_entry(economy, "active", 7, "earn", f"conversion:{economy.record('active').run_id}:shop")
     assert number("value_not_conserved") == 0
+
+
+def test_without_the_index_a_user_with_two_live_records_makes_up_for_no_flag(economy: Economy) -> None:
+    duplicate(record(economy, "still"), run=other_run(economy))
+    when = economy.wallet("still").migrated_at
+    wallet(economy, "broke").update(migrated_at=when, green=0, blue=0, red=0)
+    assert number("migration_inconsistency") == number("migration_inconsistency", phase=PRE) == 2
+
+
+def test_a_reversal_that_says_no_debit_contradicts_itself(economy: Economy) -> None:
+    record(economy, "back", status="rolled_back").update(mana_debited=None)
+    assert number("conversion_mismatch") == 1
+
+
+def test_sums_at_other_rates_are_not_compared(economy: Economy) -> None:
+    wallet(economy, "back").update(green=1)
+    assert number("unbooked_change") == 1
+    MigrationRun.objects.filter(pk=economy.record("still").run_id).update(rates={"green": 11, "blue": 100, "red": 1000})
+    assert number("unbooked_change") == 0
