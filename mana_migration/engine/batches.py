@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -207,12 +208,12 @@ class BatchStatement:
         parameters: Mapping[str, Any],
         limits: Limits,
     ) -> list[Handled | None]:
-        head = self._head(limits)
         values: dict[str, Any] = {"batches": [task.batch for task in tasks], "worker": tasks[0].worker}
         for number, task in enumerate(tasks):
             own = {**parameters, **_parameters(connection, task)}
             values |= {f"{name}_{number}": value for name, value in own.items()}
-        works = [f"{head}{text.execution(f'_{number}')}; " for number in range(len(tasks))]
+        suffixes = [f"_{number}" for number in range(len(tasks))]
+        works = [f"{self._head(limits, suffix)}{text.execution(suffix)}; " for suffix in suffixes]
         each = "".join(f"BEGIN; {work}COMMIT; " for work in works[:-1])
         with connection.cursor() as cursor:
             try:
@@ -244,12 +245,14 @@ class BatchStatement:
             cursor.execute(f"{head}{text.plain}", values)
             return _read(cursor.fetchone())
 
-    def _head(self, limits: Limits) -> str:
+    def _head(self, limits: Limits, suffix: str = "") -> str:
+        """Return what is set and locked for a batch, with parameters whose names end with the suffix."""
+        locks_first = re.sub(r"%\((\w+)\)s", rf"%(\1{suffix})s", self._writes.locks_first)
         return (
             f"SET LOCAL lock_timeout = {int(limits.lock_ms)}; "
             f"SET LOCAL statement_timeout = {int(limits.statement_ms)}; {_PLANNER}"
             + (f"SET LOCAL {guards.ANNOUNCEMENT} = 'on'; " if self._writes.reverses else "")
-            + (f"{self._writes.locks_first}; " if self._writes.locks_first else "")
+            + (f"{locks_first}; " if locks_first else "")
         )
 
     def _text(self, task: Task) -> _Prepared:

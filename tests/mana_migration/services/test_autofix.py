@@ -282,6 +282,6 @@ def test_a_migration_is_refused_where_auto_fix_left_something() -> None:
     WalletFactory(red=2**62)
     WalletFactory(green=-2)
     economy = Economy()
-    with pytest.raises(FindingsError, match="1 error-level findings"):
+    with pytest.raises(FindingsError, match="1 error-level finding stands in the way"):
         economy.migrate(auto_fix=True)
     assert not MigrationRun.objects.exists()

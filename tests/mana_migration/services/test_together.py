@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import BatchResult
@@ -17,7 +18,8 @@ from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import rollback, runs, throttle, worker
 from mana_migration.services.worker import Ending, StopFlag, Worker
 from mana_migration.states import BatchStatus
-from tests.mana_migration.running import balanced, people, planted, records, wallet
+from tests.factories import make_wallets
+from tests.mana_migration.running import balanced, keys_of, people, planted, records, wallet
 from tests.mana_migration.services.test_worker import (
     SOMEBODY,
     Patience,
@@ -64,6 +66,29 @@ def test_several_batches_are_one_message_and_a_transaction_each() -> None:
     with connection.cursor() as cursor:
         cursor.execute(transactions)
         assert cursor.fetchone() == (20,)
+
+
+def test_batches_whose_users_are_locked_first_go_together_too() -> None:
+    keys = keys_of(make_wallets([(3, 2, 1)] * 59 + [(-1, 0, 0)]))
+    run = open_run(5, skip_invalid=True)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        assert make_worker(run).run() is Ending.DONE
+    assert max(messages(queries)) == 8
+    assert converted() == 59
+    assert records(keys[-1]) == [("skipped", "negative_balance")]
+
+
+def test_conversions_of_a_time_are_taken_back_together() -> None:
+    people(60)
+    make_worker(open_run(30)).run()
+    record = UserMigration.objects.order_by("pk")[0]
+    options = RollbackOptions(since=record.created_at, until=timezone.now(), controls=Controls(batch_size=5, delay=0.0))
+    back = rollback.open_rollback(options, actor=SOMEBODY, using="default")
+    terms = rollback.terms_of(RollbackOptions.from_dict(back.options, back.controls), back.pk)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        assert Worker(back.pk, rollback.RollbackWork(terms), using="default", stop=StopFlag()).run() is Ending.DONE
+    assert max(messages(queries)) == 8
+    assert UserMigration.objects.filter(status="rolled_back").count() == 60
 
 
 def test_conversions_are_taken_back_together_too() -> None:
