@@ -68,8 +68,12 @@ def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
         (too_much, "overflow"),
     ]
     if look_closer:
-        recorded = "SELECT 1 FROM mana_migration_usermigration m WHERE m.user_id = w.user_id AND m.status = 'migrated'"
-        suspect = [(f"w.mana <> {_LEDGER}", "orphaned_mana"), (f"EXISTS ({recorded})", "migration_inconsistency")]
+        # no EXISTS: PostgreSQL would read all live records at once where it believes that they are few, batch by batch
+        recorded = (
+            "(SELECT 1 FROM mana_migration_usermigration m "
+            "WHERE m.user_id = w.user_id AND m.status = 'migrated' LIMIT 1) IS NOT NULL"
+        )
+        suspect = [(f"w.mana <> {_LEDGER}", "orphaned_mana"), (recorded, "migration_inconsistency")]
         cases = [cases[1], *suspect, cases[0], cases[2]]
     whens = " ".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
     return f"CASE {whens} ELSE '' END"

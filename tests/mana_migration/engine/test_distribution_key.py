@@ -19,9 +19,10 @@ from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.engine import dialect
-from mana_migration.services import migrate, named, rollback
+from mana_migration.services import migrate, named, rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import StopFlag, Worker
+from mana_migration.states import RunStatus
 from tests.mana_migration.running import balanced, cure, people, plant, planted
 from wishes import services
 from wishes.models import Wallet
@@ -106,6 +107,21 @@ def test_a_conversion_reaches_users_by_key(options: MigrationOptions) -> None:
         sent = statements(lambda: work_on(run.pk, migrate.MigrationWork(migrate.terms_of(run), options.limit)))
     assert Wallet.objects.exclude(migrated_at=None).exists()
     assert_keyed(sent)
+
+
+@pytest.mark.parametrize("others", [0, 200])
+def test_one_look_at_all_records_is_never_thought_cheaper_than_one_at_each(others: int) -> None:
+    """Whatever PostgreSQL believes of the tables' sizes when it plans, for the plan is kept while they grow."""
+    if others:
+        people(others)
+        work = migrate.start(MigrationOptions(controls=CONTROLS), actor=SOMEBODY)
+        work_on(work.pk, migrate.MigrationWork(migrate.terms_of(work), None))
+        runs.change_status(work.pk, RunStatus.STOPPED, actor=SOMEBODY, using="default")
+    people(8)
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE wishes_wallet, mana_migration_usermigration, wishes_manaentry")
+    run = migrate.start(MigrationOptions(skip_invalid=True, controls=CONTROLS), actor=SOMEBODY)
+    assert_keyed(statements(lambda: work_on(run.pk, migrate.MigrationWork(migrate.terms_of(run), None))))
 
 
 @pytest.mark.parametrize(
