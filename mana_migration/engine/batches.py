@@ -31,14 +31,13 @@ nothing is prepared at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -47,6 +46,7 @@ from django.db.backends.utils import CursorWrapper
 from mana_migration.domain import chain as encoding
 from mana_migration.domain.results import FIGURES, Totals
 from mana_migration.engine import chain, dialect, failures, users
+from mana_migration.engine.prepared import Prepared, session_of
 from wishes import guards
 from wishes.rates import BIGINT_MAX
 
@@ -64,11 +64,6 @@ _PLANNER: Final = (
 
 #: psycopg2's TRANSACTION_STATUS_INERROR; a site on SQLite need not have psycopg2.
 _IN_ERROR: Final = 3
-
-#: Times that a session did not know a prepared statement after which it is taken for a pooler's.
-_FORGETFUL: Final = 3
-
-_UNKNOWN, _KNOWN, _OUTDATED = "26000", "42P05", "0A000"
 
 
 class BatchTooLargeError(DatabaseError):
@@ -139,7 +134,7 @@ class BatchStatement:
 
     def __init__(self, vendor: str, writes: BatchWrites) -> None:
         self._vendor, self._writes = vendor, writes
-        self._texts: dict[tuple[bool, bool], _Prepared] = {}
+        self._texts: dict[tuple[bool, bool], Prepared] = {}
         self._sequence = dialect.SetStatement(
             vendor=vendor,
             columns=writes.columns,
@@ -193,7 +188,7 @@ class BatchStatement:
         if len(tasks) > 1 and self._vendor == "postgresql" and not connection.in_atomic_block:
             text = self._text(tasks[0])
             connection.ensure_connection()
-            session = _session(connection)
+            session = session_of(connection)
             if session.prepares and text.name in session.known:
                 return self._in_one_message(connection, text, tasks, parameters, limits)
         return [self.run_alone(connection, tasks[0], parameters, limits)]
@@ -203,7 +198,7 @@ class BatchStatement:
     def _in_one_message(
         self,
         connection: BaseDatabaseWrapper,
-        text: _Prepared,
+        text: Prepared,
         tasks: Sequence[Task],
         parameters: Mapping[str, Any],
         limits: Limits,
@@ -212,13 +207,13 @@ class BatchStatement:
         for number, task in enumerate(tasks):
             own = {**parameters, **_parameters(connection, task)}
             values |= {f"{name}_{number}": value for name, value in own.items()}
-        suffixes = [f"_{number}" for number in range(len(tasks))]
-        works = [f"{self._head(limits, suffix)}{text.execution(suffix)}; " for suffix in suffixes]
+        work = f"{self._head(limits)}{text.execute}; "
+        works = [_numbered(work, number) for number in range(len(tasks))]
         each = "".join(f"BEGIN; {work}COMMIT; " for work in works[:-1])
         with connection.cursor() as cursor:
             try:
                 # the last one's transaction is that of the message, for the answer must be its last statement
-                cursor.execute(f"{each}{works[-1]}{_told_sql(text.running)}", values)
+                cursor.execute(f"{each}{works[-1]}{_told_sql(tasks[0].of_running_run)}", values)
             except DatabaseError:
                 _leave_transaction(connection)
                 raise
@@ -230,7 +225,7 @@ class BatchStatement:
     ) -> Handled | None:
         text, head = self._text(task), self._head(limits)
         connection.ensure_connection()
-        session = _session(connection)
+        session = session_of(connection)
         with connection.cursor() as cursor:
             while session.prepares:
                 known = text.name in session.known
@@ -245,21 +240,18 @@ class BatchStatement:
             cursor.execute(f"{head}{text.plain}", values)
             return _read(cursor.fetchone())
 
-    def _head(self, limits: Limits, suffix: str = "") -> str:
-        """Return what is set and locked for a batch, with parameters whose names end with the suffix."""
-        locks_first = re.sub(r"%\((\w+)\)s", rf"%(\1{suffix})s", self._writes.locks_first)
+    def _head(self, limits: Limits) -> str:
         return (
             f"SET LOCAL lock_timeout = {int(limits.lock_ms)}; "
             f"SET LOCAL statement_timeout = {int(limits.statement_ms)}; {_PLANNER}"
             + (f"SET LOCAL {guards.ANNOUNCEMENT} = 'on'; " if self._writes.reverses else "")
-            + (f"{locks_first}; " if locks_first else "")
+            + (f"{self._writes.locks_first}; " if self._writes.locks_first else "")
         )
 
-    def _text(self, task: Task) -> _Prepared:
+    def _text(self, task: Task) -> Prepared:
         key = (task.of_running_run, task.even_if_empty)
         if key not in self._texts:
-            texts = (self._work(*key), self._end(of_running_run=task.of_running_run))
-            self._texts[key] = _Prepared(*texts, running=task.of_running_run)
+            self._texts[key] = Prepared(self._work(*key), self._end(of_running_run=task.of_running_run))
         return self._texts[key]
 
     def _work(self, of_running_run: bool, even_if_empty: bool) -> str:
@@ -423,6 +415,12 @@ def _told_sql(of_running_run: bool) -> str:
     )
 
 
+@lru_cache(maxsize=64)
+def _numbered(sql: str, number: int) -> str:
+    """Return the SQL with a batch's number at the end of each parameter's name, for a message of several."""
+    return re.sub(r"%\((\w+)\)s", rf"%(\1_{number})s", sql)
+
+
 def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
     """End the transaction that a failed message began and Django does not know of."""
     raw = connection.connection
@@ -451,78 +449,3 @@ def _read(row: Sequence[Any] | None) -> Handled | None:
     if skips != "{}":
         totals.skips.update(json.loads(skips))
     return Handled(totals, controls)
-
-
-# --- Prepared statements ----------------------------------------------------------------------------------------------
-
-
-class _Prepared:
-    """Statements as they are sent together: plain, to be prepared, and to be executed."""
-
-    def __init__(self, *texts: str, running: bool = True) -> None:
-        self.plain, self.running = "; ".join(texts), running
-        self.name = f"mana_{hashlib.sha256(self.plain.encode()).hexdigest()[:24]}"
-        prepares: list[str] = []
-        self._places: list[tuple[str, list[str]]] = []
-        for number, text in enumerate(texts):
-            places = _Places()
-            body = text % places
-            # it becomes part of a message whose own parameters are filled in
-            prepares.append(f"PREPARE {self.name}_{number} AS {body.replace('%', '%%')}; ")
-            self._places.append((f"{self.name}_{number}", places.names))
-        self.prepare, self.execute = "".join(prepares), self.execution()
-
-    def execution(self, suffix: str = "") -> str:
-        """Return the text that executes them, with parameters whose names end with the suffix."""
-        return "; ".join(
-            f"EXECUTE {name} ({', '.join(f'%({place}{suffix})s' for place in places)})" for name, places in self._places
-        )
-
-
-class _Places(dict[str, str]):
-    """Number the parameters of a statement as they appear."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __missing__(self, name: str) -> str:
-        self.names.append(name)
-        self[name] = f"${len(self.names)}"
-        return self[name]
-
-
-class _Session:
-    """What a connection is known to have prepared."""
-
-    def __init__(self, *, prepares: bool) -> None:
-        self.known: set[str] = set()
-        self.prepares = prepares
-        self._mistakes = 0
-
-    def mistook(self, name: str, state: str) -> bool:
-        """Say whether this error only means that we were wrong about what is prepared."""
-        if state == _KNOWN:
-            self.known.add(name)
-        elif state == _UNKNOWN and name in self.known:
-            self.known.discard(name)
-        elif (
-            state == _OUTDATED and name in self.known
-        ):  # a table was changed: this session's plan is of no use any more
-            self.prepares = False
-        else:
-            return False
-        self._mistakes += 1
-        self.prepares = self.prepares and self._mistakes < _FORGETFUL
-        return True
-
-
-_sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
-
-
-def _session(connection: BaseDatabaseWrapper) -> _Session:
-    session = _sessions.get(connection.connection)
-    if session is None:
-        shared = bool(connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"))
-        session = _sessions[connection.connection] = _Session(prepares=not shared)
-    return session

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.results import Totals
-from mana_migration.engine import batches, conversion, reversal
+from mana_migration.engine import batches, conversion, prepared, reversal
 from mana_migration.engine.batches import BatchTooLargeError, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -204,7 +204,7 @@ def test_another_session_behind_a_pooler_is_taught_the_statement_again() -> None
         assert "PREPARE" in again
         assert len(sent(run, keys[4:6])) == 1
         # another client of the pooler has prepared it on this session, unknown to us
-        batches._sessions.clear()
+        prepared._sessions.clear()
         assert len(sent(run, keys[6:])) == 2
     assert converted() == 8
 
