@@ -89,7 +89,8 @@ class Ours:
         from mana_migration.domain.options import RollbackOptions
         from mana_migration.reports.progress import ProgressDisplay
         from mana_migration.services import migrate, rollback, throttle
-        from mana_migration.services.worker import StopFlag, Worker
+        from mana_migration.services.attendance import StopFlag
+        from mana_migration.services.worker import Worker
 
         stop, handled = StopFlag(), 0
         shown = ProgressDisplay(io.StringIO(), verb="handled")

@@ -17,7 +17,7 @@ from django.db import InterfaceError, OperationalError
 from mana_migration import conf
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import broker, dispatch, runs
-from mana_migration.services.worker import StopFlag
+from mana_migration.services.attendance import StopFlag
 
 
 class _Shutdown:

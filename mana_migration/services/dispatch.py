@@ -25,8 +25,8 @@ from mana_migration.errors import BrokerUnavailableError, RunConflictError, Usag
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.selectors.runs import event_line
 from mana_migration.services import broker, logs, migrate, pool, preflight, rollback, runs
+from mana_migration.services.attendance import Attendance, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Attendance, StopFlag
 from mana_migration.states import EventKind, RunKind, RunStatus
 
 #: Seconds between two looks at a run that others do.

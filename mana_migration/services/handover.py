@@ -18,8 +18,8 @@ from mana_migration.engine import failures
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import broker, migrate, preflight, rollback, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from mana_migration.states import OPEN_STATUSES, EventKind, RunStatus
 
 WORKER_COMMAND: Final = "python manage.py work_migration"

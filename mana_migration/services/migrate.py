@@ -23,8 +23,9 @@ from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import autofix, logs, named, preflight, rollback, runs, throttle, validation
+from mana_migration.services.attendance import Attendance, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Attendance, Ending, StopFlag, Worker
+from mana_migration.services.worker import Ending, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates

@@ -14,8 +14,8 @@ from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.models import MigrationRun
 from mana_migration.services import crew, migrate, preflight, rollback, runs
+from mana_migration.services.attendance import Attendance, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Attendance, StopFlag
 from mana_migration.states import RunKind, RunStatus
 
 

@@ -23,8 +23,9 @@ from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import logs, named, preflight, runs, throttle, validation
+from mana_migration.services.attendance import Attendance, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Attendance, Ending, StopFlag, Worker
+from mana_migration.services.worker import Ending, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 
 

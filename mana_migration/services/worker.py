@@ -19,26 +19,24 @@ plans the next part while the others go on; where somebody does so already, it l
 Where batches are small and all is well, several of them go to the database in one message, each in a
 transaction of its own.  A pause, an end or a trip by somebody else still comes before the next batch,
 for each looks at its run when it is claimed; what this process does by itself, ending at a signal and
-judging the breaker, comes after the message, a thirtieth of a second later at most.  A failed user, a
-wait that the operator or the database wants, and an error make it go on one by one for a while.
+judging the breaker, comes after the message: about a thirtieth of a second later, by what the latest
+batches took.  A failed user, a wait that the operator or the database wants, and an error make it go
+on one by one for a while.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
 import logging
 import os
-import queue
 import random
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, Protocol
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
@@ -54,6 +52,7 @@ from mana_migration.engine.planning import Slice
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.states import BatchStatus, EventKind, RunStatus, UserStatus
 
 #: Tries of one batch against a transient error, and the first wait in seconds; each wait doubles, ±25 %.
@@ -78,7 +77,7 @@ IDLE_WAIT: Final = 0.2
 #: Batches looked at ahead: read in one go, claimed one by one or a few together.
 LOOK_AHEAD: Final = 40
 
-#: Batches in one message at most, and the seconds that they may take by the latest one's time.
+#: Batches in one message at most, and the seconds that they should take, by what the latest one took.
 TOGETHER: Final = 8
 TOGETHER_SECONDS: Final = 0.03
 
@@ -124,54 +123,6 @@ class Work(Protocol):
     @property
     def limit(self) -> int | None:
         """Users to handle at most; None for all."""
-
-
-@dataclass(slots=True)
-class StopFlag:
-    """Ask a worker to end after the batch in hand; wakes it from any wait.
-
-    A signal handler may ask at any moment, also while this thread is about to wait: only a
-    ``SimpleQueue`` may be used then, an ``Event`` would wait for its own lock.
-    """
-
-    _wake: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
-    requested: bool = False
-    """Whether the end was asked for."""
-    signal: int = 0
-    quiet: bool = False
-    """Whether the end is none that anybody should hear of: somebody else goes on at once."""
-    listeners: list[Callable[[], None]] = field(default_factory=list)
-    """Called when the end is asked for, possibly in a signal handler."""
-
-    def request(self, signal: int = 0) -> None:
-        """Ask for the end, by this signal number."""
-        self.signal, self.requested = signal, True
-        self._wake.put(None)
-        for listener in self.listeners:
-            listener()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait, at most until the end is asked for; return whether it was."""
-        if seconds > 0 and not self.requested:
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=seconds)
-                self._wake.put(None)  # for whoever else waits
-        return self.requested
-
-
-class Attendance(TypedDict, total=False):
-    """How whoever starts work attends to it: keyword arguments that are handed on as they came.
-
-    ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in
-    hand.  ``progress``: told of committed batches and waits.  ``expecting``: told how many users are left when
-    the work begins.  ``notice``: told, in sentences, what was found and decided.
-    """
-
-    using: str
-    stop: StopFlag | None
-    progress: ProgressCallback | None
-    expecting: runs.Expecting
-    notice: runs.Notice
 
 
 def worker_name() -> str:

@@ -20,8 +20,8 @@ from django.test import Client
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import broker, dispatch, handover, migrate, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from mana_migration.states import RunKind
 from tests.mana_migration.running import balanced, people, planted, refusal, status, told, wallet
 from tests.support.commands import PROJECT, manage_environment, run_manage

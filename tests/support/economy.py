@@ -17,8 +17,8 @@ from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions,
 from mana_migration.domain.results import RunSummary
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.services import autofix, imports, migrate, rollback
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from tests.factories import UserFactory
 from wishes.models import ManaEntry, Wallet, WishEntry
 from wishes.services import earn_mana, earn_wishes, spend_mana, spend_wishes

@@ -20,8 +20,9 @@ from django.test.utils import CaptureQueriesContext
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.engine import dialect
 from mana_migration.services import migrate, named, rollback, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag, Worker
+from mana_migration.services.worker import Worker
 from mana_migration.states import RunStatus
 from tests.mana_migration.running import balanced, cure, people, plant, planted
 from wishes import services

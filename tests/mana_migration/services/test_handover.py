@@ -7,8 +7,8 @@ from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.errors import FindingsError, NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import handover, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from mana_migration.states import RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.history import make_run

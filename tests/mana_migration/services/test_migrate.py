@@ -14,8 +14,8 @@ from mana_migration.engine import conversion
 from mana_migration.errors import DatabaseUnavailableError, FindingsError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import migrate, runs, validation, worker
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from mana_migration.states import RunStatus
 from tests.factories import WalletFactory, make_wallets
 from tests.mana_migration.running import balanced, events, people, refuse_records, status, wallet

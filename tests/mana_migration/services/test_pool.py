@@ -13,8 +13,8 @@ from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
 from mana_migration.models import MigrationRun
 from mana_migration.services import broker, crew, dispatch, pool, rollback, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from mana_migration.states import EventKind, RunKind, RunStatus
 from tests.mana_migration.history import done, make_batch, make_event, make_run
 from tests.mana_migration.running import events, migrate, people, refusal, told

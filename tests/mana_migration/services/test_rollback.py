@@ -11,8 +11,8 @@ from mana_migration.domain.options import Controls, MigrationOptions, RollbackOp
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import migrate, rollback, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import StopFlag
 from tests.mana_migration.running import balanced, people, status, wallet
 from tests.support.oracle import assert_nothing_changes
 from wishes import services

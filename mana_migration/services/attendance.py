@@ -1,0 +1,60 @@
+"""How whoever starts work attends to it: asks for its end, is told of its progress."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from mana_migration.domain.results import ProgressCallback
+from mana_migration.services import runs
+
+
+@dataclass(slots=True)
+class StopFlag:
+    """Ask a worker to end after the batch in hand; wakes it from any wait.
+
+    A signal handler may ask at any moment, also while this thread is about to wait: only a
+    ``SimpleQueue`` may be used then, an ``Event`` would wait for its own lock.
+    """
+
+    _wake: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    requested: bool = False
+    """Whether the end was asked for."""
+    signal: int = 0
+    quiet: bool = False
+    """Whether the end is none that anybody should hear of: somebody else goes on at once."""
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+    """Called when the end is asked for, possibly in a signal handler."""
+
+    def request(self, signal: int = 0) -> None:
+        """Ask for the end, by this signal number."""
+        self.signal, self.requested = signal, True
+        self._wake.put(None)
+        for listener in self.listeners:
+            listener()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, at most until the end is asked for; return whether it was."""
+        if seconds > 0 and not self.requested:
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=seconds)
+                self._wake.put(None)  # for whoever else waits
+        return self.requested
+
+
+class Attendance(TypedDict, total=False):
+    """How whoever starts work attends to it: keyword arguments that are handed on as they came.
+
+    ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in
+    hand.  ``progress``: told of committed batches and waits.  ``expecting``: told how many users are left when
+    the work begins.  ``notice``: told, in sentences, what was found and decided.
+    """
+
+    using: str
+    stop: StopFlag | None
+    progress: ProgressCallback | None
+    expecting: runs.Expecting
+    notice: runs.Notice
