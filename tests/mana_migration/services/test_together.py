@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, connections
+from django.db import DatabaseError, OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import BatchResult
-from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.models import MigrationBatch, UserMigration
 from mana_migration.services import rollback, runs, throttle, worker
-from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.services.attendance import StopFlag
+from mana_migration.services.worker import Ending, Worker
 from mana_migration.states import BatchStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, keys_of, people, planted, records, wallet
 from tests.mana_migration.services.test_worker import (
     SOMEBODY,
     Patience,
-    another_connection,
     converted,
+    each_done_once,
     make_worker,
     open_run,
 )
@@ -44,13 +44,6 @@ def messages(queries: CaptureQueriesContext) -> list[int]:
     """Return how many batches each message had."""
     counts = [query["sql"].count("EXECUTE mana_") // 2 for query in queries.captured_queries]
     return [count for count in counts if count]
-
-
-def each_done_once(run: MigrationRun, results: list[BatchResult]) -> None:
-    """Fail unless every batch that handled somebody was told once, with its figures."""
-    done = MigrationBatch.objects.filter(run=run, status=BatchStatus.DONE, selected__gt=0)
-    told = sorted((result.batch, result.totals.selected, result.totals.migrated) for result in results)
-    assert told == sorted(done.values_list("id", "selected", "migrated"))
 
 
 def test_several_batches_are_one_message_and_a_transaction_each() -> None:
@@ -133,63 +126,6 @@ def test_the_breaker_trips_after_the_message() -> None:
     with planted(keys[80:200]):
         assert make_worker(open_run(10)).run() is Ending.TRIPPED
     assert converted() < 200
-
-
-def test_a_batch_that_another_worker_holds_is_left_to_it() -> None:
-    people(100)
-    run = open_run(5)
-    make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
-    held = MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).order_by("id")[4]
-    with another_connection() as other, balanced():
-        other.execute(f"SELECT 1 FROM mana_migration_migrationbatch WHERE id = {held.pk} FOR NO KEY UPDATE")
-        seen: list[int] = []
-
-        def let_go(count: int) -> None:
-            seen.append(converted())
-            if count == 2:
-                other.connection.rollback()
-
-        assert make_worker(run, stop=Patience(let_go)).run() is Ending.DONE
-    assert seen[:2] == [95, 95]
-    assert converted() == 100
-
-
-def test_workers_side_by_side_tell_each_batch_once() -> None:
-    people(400)
-    run, results, endings = open_run(2), [], []
-
-    def work() -> None:
-        try:
-            endings.append(make_worker(run, stop=StopFlag(), progress=results.append).run())
-        finally:
-            connections.close_all()
-
-    with balanced():
-        threads = [threading.Thread(target=work) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert endings == [Ending.DONE] * 3
-    each_done_once(run, [result for result in results if result.totals.selected])
-    assert converted() == UserMigration.objects.count() == 400
-    assert MigrationBatch.objects.values("worker").exclude(worker="").distinct().count() > 1
-
-
-def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
-    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
-    keys = people(100)
-    run = open_run(5)
-    with another_connection() as other, balanced():
-        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[42]])
-
-        def let_go(result: BatchResult) -> None:
-            if converted() == 99:
-                other.connection.rollback()
-
-        assert make_worker(run, progress=let_go).run() is Ending.DONE
-    assert converted() == 100
-    assert records(keys[42]) == [("migrated", "")]
 
 
 def test_a_run_that_is_paused_or_stopped_meanwhile_gets_no_further_batch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -15,11 +15,13 @@ from mana_migration.domain.results import BatchResult, Halving
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migrate, runs
+from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, StopFlag, Worker
+from mana_migration.services.worker import Ending, Worker
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, people, planted, records, wallet
+from tests.support.together import together
 from wishes.models import Wallet
 from wishes.rates import BIGINT_MAX
 
@@ -83,6 +85,28 @@ def another_connection() -> Iterator[Any]:
     finally:
         other.rollback()
         other.close()
+
+
+@contextmanager
+def holding_wallet(key: Any) -> Iterator[Any]:
+    """Hold a user's wallet, as the site could; return the cursor of who holds it."""
+    with another_connection() as other:
+        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [key])
+        yield other
+
+
+def each_done_once(run: MigrationRun, results: list[BatchResult]) -> None:
+    """Fail unless every batch that handled somebody was told once, with its figures."""
+    done = MigrationBatch.objects.filter(run=run, status=BatchStatus.DONE, selected__gt=0)
+    told = sorted((result.batch, result.totals.selected, result.totals.migrated) for result in results)
+    assert told == sorted(done.values_list("id", "selected", "migrated"))
+
+
+@pytest.fixture(params=[False, True], ids=["one by one", "together"])
+def however_sent(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Send batches one by one, and several in a message."""
+    with together(most=8) if request.param else nullcontext():
+        yield
 
 
 def test_everybody_is_converted_in_batches_of_the_size_asked_for() -> None:
@@ -264,11 +288,12 @@ def test_the_breaker_ends_the_loop() -> None:
 
 
 @pytest.mark.postgres
-def test_a_batch_that_another_worker_holds_is_left_to_it(settings: Any) -> None:
-    people(30)
-    run = open_run(10)
+@pytest.mark.usefixtures("however_sent")
+def test_a_batch_that_another_worker_holds_is_left_to_it() -> None:
+    people(100)
+    run = open_run(5)
     make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
-    held = MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).order_by("id")[0]
+    held = MigrationBatch.objects.filter(run=run, status=BatchStatus.PLANNED).order_by("id")[4]
     with another_connection() as other, balanced():
         other.execute(f"SELECT 1 FROM mana_migration_migrationbatch WHERE id = {held.pk} FOR NO KEY UPDATE")
         seen: list[int] = []
@@ -279,25 +304,25 @@ def test_a_batch_that_another_worker_holds_is_left_to_it(settings: Any) -> None:
                 other.connection.rollback()
 
         assert make_worker(run, stop=Patience(let_go)).run() is Ending.DONE
-    assert seen[:2] == [20, 20]  # everybody else's turn came
-    assert converted() == 30
+    assert seen[:2] == [95, 95]  # everybody else's turn came
+    assert converted() == 100
 
 
 @pytest.mark.postgres
+@pytest.mark.usefixtures("however_sent")
 def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
     settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
-    keys = people(20)
-    run = open_run(10)
-    with another_connection() as other, balanced():
-        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+    keys = people(100)
+    run = open_run(5)
+    with holding_wallet(keys[42]) as other, balanced():
 
         def let_go(result: BatchResult) -> None:
-            if converted() == 19:
+            if converted() == 99:
                 other.connection.rollback()
 
         assert make_worker(run, progress=let_go).run() is Ending.DONE
-    assert converted() == 20
-    assert records(keys[4]) == [("migrated", "")]
+    assert converted() == 100
+    assert records(keys[42]) == [("migrated", "")]
     run.refresh_from_db()
     assert run.look > 1
 
@@ -307,8 +332,7 @@ def test_a_user_whose_wallet_is_held_all_the_time_is_left_out_with_that_reason(s
     settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
     keys = people(5)
     run = open_run(10)
-    with another_connection() as other, balanced():
-        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+    with holding_wallet(keys[4]), balanced():
         assert make_worker(run).run() is Ending.DONE
     assert converted() == 4
     assert records(keys[4]) == [("skipped", "locked")]
@@ -323,8 +347,7 @@ def test_while_all_that_is_left_waits_for_a_held_wallet_it_is_said_what_for(sett
     told: list[str] = []
     shown: list[str] = []
     seen: list[Any] = []
-    with another_connection() as other, balanced():
-        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[14]])
+    with holding_wallet(keys[14]) as other, balanced():
 
         def look(count: int) -> None:
             seen.append(run_snapshot(run_id=run.pk))
@@ -352,8 +375,7 @@ def test_a_wallet_that_is_held_all_the_time_is_told_of_once_a_minute_and_known_a
     keys = people(5)
     run = open_run(10)
     told: list[str] = []
-    with another_connection() as other, balanced():
-        other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[4]])
+    with holding_wallet(keys[4]), balanced():
         assert make_worker(run, notice=told.append).run() is Ending.DONE
     assert told == ["waiting for a wallet that somebody else holds"]
     assert RunEvent.objects.filter(run=run, kind=EventKind.THROTTLED).count() < 10
@@ -403,14 +425,15 @@ def test_a_lost_connection_costs_no_user() -> None:
 
 
 @pytest.mark.postgres
+@pytest.mark.usefixtures("however_sent")
 def test_workers_side_by_side_convert_everybody_once() -> None:
     people(300)
     run = open_run(5)
-    workers, endings = [], []
+    workers, endings, results = [], [], list[BatchResult]()
 
     def work() -> None:
         try:
-            worker = make_worker(run, stop=StopFlag())
+            worker = make_worker(run, stop=StopFlag(), progress=results.append)
             workers.append(worker)
             endings.append(worker.run())
         finally:
@@ -426,6 +449,8 @@ def test_workers_side_by_side_convert_everybody_once() -> None:
     assert sum(worker.handled for worker in workers) == converted() == 300
     assert UserMigration.objects.count() == 300
     assert MigrationBatch.objects.filter(run=run).exclude(status=BatchStatus.DONE).count() == 0
+    each_done_once(run, [result for result in results if result.totals.selected])
+    assert MigrationBatch.objects.values("worker").exclude(worker="").distinct().count() > 1
 
 
 def test_of_several_the_one_who_sees_little_left_plans_while_the_others_go_on() -> None:
