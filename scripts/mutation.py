@@ -128,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.chdir(PROJECT)
     sys.path.insert(0, str(PROJECT))
     chosen = [name for name in TARGETS if not options.words or any(word in name for word in options.words)]
+    if not chosen:
+        parser.error(f"no module's name contains {' or '.join(options.words)}; --list alone names them")
     changes = {name: list(changes_of(Path(name), escaping_alone=name in BUILDERS))[:: options.every] for name in chosen}
     if options.lines:
         changes = {name: [one for one in found if one.line in options.lines] for name, found in changes.items()}

@@ -233,10 +233,11 @@ class FixReport:
         return sum(self.left_by_check.values())
 
 
+def errors_in_words(findings: int) -> str:
+    """Say how many error-level findings there are."""
+    return f"{findings:,} error-level finding{'s' * (findings != 1)}"
+
+
 def in_the_way(findings: int) -> str:
     """Say that so many error-level findings keep a run from starting."""
-    return (
-        "1 error-level finding stands in the way"
-        if findings == 1
-        else f"{findings:,} error-level findings stand in the way"
-    )
+    return f"{errors_in_words(findings)} stand{'s' * (findings == 1)} in the way"

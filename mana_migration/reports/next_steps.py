@@ -8,7 +8,7 @@ from typing import Final
 from mana_migration.domain.results import RunSummary
 from mana_migration.reports.halving import NEXT_TIME, NOW
 
-#: Statuses of a run whose batches may still be made smaller.
+#: Statuses of a run that may still be paused while the cause is cured.
 _OPEN: Final = ("running", "paused")
 
 #: Reasons for skipping that say nothing about the user: another run takes them up.

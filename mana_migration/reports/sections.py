@@ -12,7 +12,7 @@ from typing import Final
 
 from mana_migration.domain.progress import rates_over_time
 from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, Stage, UserDetail
-from mana_migration.domain.validation import BY_ID
+from mana_migration.domain.validation import BY_ID, errors_in_words
 from mana_migration.reports.facts import controls_words
 from mana_migration.reports.formatting import number, one_line
 
@@ -167,7 +167,7 @@ def _integrity(report: RunReport) -> Section:
     note = (
         "No error-level finding."
         if validation.ok
-        else f"{number(validation.error_count)} error-level findings; see validate_migration."
+        else f"{errors_in_words(validation.error_count)}; see validate_migration."
     )
     columns = ("check", "severity", "findings", "fixed", "meaning")
     return Section("integrity", "Data integrity", note, columns, rows, ok=validation.ok)
