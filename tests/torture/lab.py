@@ -13,10 +13,11 @@ from typing import Any, Self
 import psycopg2
 
 from tests.support.databases import how_to_copy
+from tests.support.memory import folder_in_memory
 from tests.torture.zygote import ChildError, Ended, Zygote
 
-#: Memory, where there is such a folder: SIGKILL does not lose what was written, and thousands of trials write a lot.
-FAST_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+#: Bytes of a lab in memory: SIGKILL does not lose what was written there, and thousands of trials write a lot.
+ROOM = 500_000_000
 
 SETTINGS = {
     "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -39,7 +40,7 @@ class Lab:
     def __init__(self, url: str | None, *, crashes: bool = False) -> None:
         self.crashes = crashes
         self.vendor = "postgresql" if url else "sqlite"
-        self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir=FAST_FOLDER))
+        self.folder = Path(tempfile.mkdtemp(prefix="lab-", dir=folder_in_memory(ROOM)))
         self.url = url
         environment = {
             **SETTINGS,
