@@ -81,8 +81,8 @@ class Ours:
                 RollbackOptions(everything=True, controls=self._controls), actor=actor, using=using
             )
         self.sizes: list[int] = []
-        self._size: Any = None
-        self._handled, self._seconds = 0, 0.0
+        self._learnt: dict[str, Any] = {}
+        self._pause: Any = None
 
     def advance(self, users: int) -> int:
         """Work until so many are handled, then stop as a signal would make it."""
@@ -108,12 +108,13 @@ class Ours:
         else:
             options = RollbackOptions.from_dict(self.run.options, self.run.controls)
             work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
-        pause = throttle.Throttle(self.run.pk, self._using, stop)
+        # what a worker learns once, and would not learn again for a turn
+        pause = self._pause = self._pause or throttle.Throttle(self.run.pk, self._using, stop)
+        pause._stop = stop
         worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
-        # what a run learns once, and would not learn again for a turn
-        worker._size, worker.handled, worker._seconds = self._size, self._handled, self._seconds
+        vars(worker).update(self._learnt)
         worker.run()
-        self._size, self._handled, self._seconds = worker._size, worker.handled, worker._seconds
+        self._learnt = {name: vars(worker)[name] for name in ("_size", "handled", "_seconds", "_attempted")}
         return handled
 
     def close(self) -> None:

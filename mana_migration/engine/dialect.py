@@ -125,16 +125,25 @@ class SetStatement:
         return list(cursor.fetchall())
 
 
+def settings_sql(settings: Mapping[str, object]) -> str:
+    """Return PostgreSQL's statement that changes settings for the rest of this transaction.
+
+    Behind PgBouncer in transaction mode a session's setting would leak to others.
+    """
+    changes = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return f"SELECT {changes}"
+
+
 #: Settings for statements that read every table by a range of its keys, however few rows it had when
 #: it was last counted: the tables of a migration grow faster than that.
-KEYED_PLANS: Final = "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off"
+KEYED_PLANS: Final = dict.fromkeys(("jit", "enable_seqscan", "enable_hashjoin"), "off")
 
 
 def read_by_key(connection: BaseDatabaseWrapper) -> None:
     """Let the rest of this transaction read its tables by their keys; nothing to do on SQLite."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(KEYED_PLANS)
+            cursor.execute(settings_sql(KEYED_PLANS))
 
 
 #: Settings for a few statements that each read whole tables.  Compiling their many expressions costs more than it saves
@@ -155,12 +164,8 @@ def read_whole_tables(connection: BaseDatabaseWrapper) -> None:
 def set_timeouts(connection: BaseDatabaseWrapper, *, lock_ms: int, statement_ms: int) -> None:
     """Bound this transaction's waits, so that the tool and not the site is the victim.
 
-    ``SET LOCAL`` only: behind PgBouncer in transaction mode a session setting would leak to others.
     On SQLite the connection's own timeout applies.
     """
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
-                [f"{lock_ms}ms", f"{statement_ms}ms"],
-            )
+            cursor.execute(settings_sql({"lock_timeout": lock_ms, "statement_timeout": statement_ms}))

@@ -30,8 +30,9 @@ class Prepared:
             body = text % places
             # it becomes part of a message whose own parameters are filled in
             prepares.append(f"PREPARE {self.name}_{number} AS {body.replace('%', '%%')}; ")
-            executes.append(f"EXECUTE {self.name}_{number} ({', '.join(f'%({name})s' for name in places.names)})")
-        self.prepare, self.execute = "".join(prepares), "; ".join(executes)
+            values = ", ".join(f"%({name})s" for name in places.names)
+            executes.append(f"EXECUTE {self.name}_{number}" + (f" ({values})" if values else ""))
+        self.prepare, self.executes = "".join(prepares), executes
 
 
 class _Places(dict[str, str]):

@@ -86,6 +86,24 @@ ALONE_AT_FIRST: Final = 1_000
 ALONE_AFTER_TROUBLE: Final = 100
 
 
+def _apart(waiting: Sequence[Task]) -> list[Task]:
+    """Return those waiting batches, in their order, in which the others are least likely to be.
+
+    Everybody takes them in order, so that the others stand at the beginning of the stretches without
+    a gap.  A place in the middle half of one of these, to its end, meets nobody for the longest;
+    where no stretch is worth it any more, the batches from any place on, and those before it.
+    """
+    places = [place for place in range(1, len(waiting)) if waiting[place].batch != waiting[place - 1].batch + 1]
+    stretches = list(zip([0, *places], [*places, len(waiting)], strict=True))
+    lengths = [end - begin for begin, end in stretches]
+    if max(lengths) < TOGETHER:
+        place = random.randrange(len(waiting))  # noqa: S311 (no secret)
+        return [*waiting[place:], *waiting[:place]]
+    ((begin, end),) = random.choices(stretches, lengths)  # noqa: S311 (no secret)
+    quarter = (end - begin) // 4
+    return list(waiting[begin + quarter + random.randrange(2 * quarter + 1) : end])  # noqa: S311 (no secret)
+
+
 class Ending(enum.Enum):
     """Why a worker's loop ended."""
 
@@ -291,9 +309,7 @@ class Worker:
             waiting = [Task(batch, first, last, self._name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)
         if self._in_company and waiting:
-            # not where the others are
-            begin = random.randrange(len(waiting))  # noqa: S311 (no secret)
-            waiting = (waiting[begin:] + waiting[:begin])[:LOOK_AHEAD]
+            waiting = _apart(waiting)[:LOOK_AHEAD]
         self._ahead.extend(waiting)
         self._seen, self._untouched = len(waiting), True
         return found

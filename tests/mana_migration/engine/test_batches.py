@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.results import Totals
-from mana_migration.engine import batches, conversion, prepared, reversal
+from mana_migration.engine import batches, conversion, dialect, prepared, reversal
 from mana_migration.engine.batches import BatchTooLargeError, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -163,15 +163,15 @@ def test_a_batch_is_one_message_whose_statements_are_prepared_once() -> None:
     with balanced():
         messages = [sent(run, keys[place : place + 2]) for place in (0, 2, 4)]
     assert [len(found) for found in messages] == [1, 1, 1]
-    assert [found[0].count("PREPARE mana_") for found in messages] == [2, 0, 0]
-    assert [found[0].count("EXECUTE mana_") for found in messages] == [2, 2, 2]
+    assert [found[0].count("PREPARE mana_") for found in messages] == [3, 0, 0]
+    assert [found[0].count("EXECUTE mana_") for found in messages] == [3, 3, 3]
     assert converted() == 6
 
 
 @pytest.mark.postgres
 def test_nothing_of_a_message_outlives_it() -> None:
     keys = people(2)
-    names = ("lock_timeout", "statement_timeout", "jit", "enable_seqscan", "enable_hashjoin", "plan_cache_mode")
+    names = ("lock_timeout", "statement_timeout", "synchronous_commit", *batches._PLANNER)
 
     def settings_now() -> list[Any]:
         with connection.cursor() as cursor:
@@ -231,7 +231,7 @@ def test_nothing_is_prepared_where_session_state_is_not_ours(monkeypatch: pytest
     monkeypatch.setitem(connection.settings_dict, "DISABLE_SERVER_SIDE_CURSORS", True)
     (message,) = sent(open_run(), people(2))
     assert "PREPARE" not in message
-    assert "SET LOCAL lock_timeout" in message
+    assert "set_config('lock_timeout', '1000', true)" in message
     assert converted() == 2
 
 
@@ -243,7 +243,7 @@ def test_the_callers_transaction_gets_no_settings_and_no_prepared_statement() ->
     with transaction.atomic(), CaptureQueriesContext(connection) as seen:
         assert conversion.convert(connection, ConversionTerms(run=run.pk, rates=RATES), task) is not None
     assert len(seen.captured_queries) == 1
-    assert not any(word in seen.captured_queries[0]["sql"] for word in ("SET LOCAL", "PREPARE", "EXECUTE"))
+    assert not any(word in seen.captured_queries[0]["sql"] for word in ("set_config", "PREPARE", "EXECUTE"))
     assert wallet(keys[0])[4]
 
 
@@ -255,11 +255,11 @@ def test_no_table_is_read_as_a_whole() -> None:
     sent(run, keys)
     with connection.cursor() as cursor:
         cursor.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'mana_%%' ORDER BY name", [])
-        (work,), (end,) = cursor.fetchall()
+        _, (work,), (told,) = cursor.fetchall()
         lines = []
-        for name, values in ((work, [0, "x", keys[0], keys[1], "w"]), (end, [0])):
+        for name, values in ((work, [0, "x", keys[0], keys[1], "w"]), (told, [[0], "w"])):
             given = ", ".join(["%s"] * len(values))
-            cursor.execute(f"BEGIN; {batches._PLANNER} EXPLAIN EXECUTE {name} ({given})", values)
+            cursor.execute(f"BEGIN; {dialect.settings_sql(batches._PLANNER)}; EXPLAIN EXECUTE {name} ({given})", values)
             lines += [line for (line,) in cursor.fetchall()]
             cursor.execute("ROLLBACK")
     # an index scan or a bitmap of the index, as the table's size has it

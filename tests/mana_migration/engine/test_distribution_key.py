@@ -69,7 +69,7 @@ def looks(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def unkeyed(statement: str) -> list[str]:
     """Return the tables of users that a statement looks at without a condition on the user's key."""
     with connection.cursor() as cursor:
-        cursor.execute(f"BEGIN; {dialect.KEYED_PLANS}")
+        cursor.execute(f"BEGIN; {dialect.settings_sql(dialect.KEYED_PLANS)}")
         cursor.execute(f"EXPLAIN (FORMAT JSON, VERBOSE) {statement.replace('%', '%%')}", [])
         ((plans,),) = cursor.fetchall()
         cursor.execute("ROLLBACK")

@@ -120,3 +120,22 @@ def test_the_latest_batches_are_those_that_attempted_so_many() -> None:
     window = totals.latest(run.pk, "default", attempted=1_000)
     assert (window.attempted, window.failed, window.mana) == (1_200, 0, 3)
     assert totals.latest(run.pk, "default", attempted=1_201).failed == 500
+
+
+@pytest.mark.parametrize("pages", [1, 2, 100])
+def test_the_latest_batches_are_read_a_page_at_a_time(pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "PAGE", pages)
+    run = make_run()
+    for _ in range(9):
+        make_batch(run, done(1, mana=1))
+    for count in (1, 4, 8, 9, 20):
+        assert totals.latest(run.pk, "default", attempted=count).attempted == min(count, 9)
+
+
+def test_batches_in_which_nobody_was_attempted_are_not_read_without_end() -> None:
+    run = make_run()
+    make_batch(run, failing(10))
+    for _ in range(3):
+        make_batch(run, Totals(selected=5, skipped=5))
+    assert totals.latest(run.pk, "default", attempted=2).attempted == 0
+    assert totals.latest(run.pk, "default", attempted=3).failed == 5

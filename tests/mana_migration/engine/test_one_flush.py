@@ -1,0 +1,105 @@
+"""What a message of several batches did is durable when it is answered; see Note [One flush]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
+
+from mana_migration.engine import batches, conversion
+from mana_migration.engine.batches import Limits, Task
+from mana_migration.engine.conversion import ConversionTerms
+from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.states import BatchStatus
+from tests.mana_migration.engine.one_batch import RATES, open_run, plan
+from tests.mana_migration.running import balanced, people, planted, wallet
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+#: Bytes that something in the background may have logged just then; a batch logs many times as much.
+NOISE = 1_000
+
+LIMITS = Limits(lock_ms=1_000, statement_ms=60_000)
+NAME = "host:1"
+
+
+@pytest.fixture(autouse=True)
+def commits_wait() -> Iterator[None]:
+    """Let commits wait for the log, as they do outside of tests."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("RESET synchronous_commit")
+
+
+def unflushed() -> int:
+    """Return the bytes of the write-ahead log that a crash of the server would lose now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT (pg_current_wal_insert_lsn() - pg_current_wal_flush_lsn())::bigint")
+        return int(cursor.fetchone()[0])
+
+
+def prepared_tasks(run: MigrationRun, keys: list[Any]) -> list[Task]:
+    """Return the tasks of batches of ten users; the statements are prepared by handling the first one."""
+    parts = [plan(run, keys[place : place + 10]) for place in range(0, len(keys), 10)]
+    first, *tasks = [Task(part.pk, part.first_user, part.last_user, NAME) for part in parts]
+    assert conversion.convert_alone(connection, ConversionTerms(run=run.pk, rates=RATES), first, LIMITS) is not None
+    return tasks
+
+
+def convert_each(run: MigrationRun, tasks: list[Task]) -> list[batches.Handled | None]:
+    """Convert batches in one message."""
+    return conversion.convert_each(connection, ConversionTerms(run=run.pk, rates=RATES), tasks, LIMITS)
+
+
+def test_only_the_last_commit_waits_and_all_are_durable_then() -> None:
+    keys = people(60)
+    run = open_run()
+    tasks = prepared_tasks(run, keys)
+    with balanced(), CaptureQueriesContext(connection) as queries:
+        answers = convert_each(run, tasks)
+        left = unflushed()
+    assert all(answer is not None for answer in answers)
+    assert left < NOISE
+    *before, last = queries.captured_queries[0]["sql"].split("COMMIT; ")
+    assert len(before) == 4
+    assert all("SET LOCAL synchronous_commit = off" in part for part in before)
+    assert "synchronous_commit" not in last
+
+
+def test_a_wait_that_is_put_off_is_seen_by_these_tests() -> None:
+    (key,) = people(1)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "BEGIN; SET LOCAL synchronous_commit = off; UPDATE wishes_wallet SET green = green + 1; "
+            "SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000)); COMMIT"
+        )
+    assert unflushed() > NOISE
+    assert wallet(key)
+
+
+def test_what_is_done_is_durable_also_where_somebody_else_has_the_last_batch() -> None:
+    keys = people(60)
+    run = open_run()
+    tasks = prepared_tasks(run, keys)
+    MigrationBatch.objects.filter(pk=tasks[-1].batch).update(status=BatchStatus.DONE, worker="somebody else")
+    answers = convert_each(run, tasks)
+    assert unflushed() < NOISE
+    assert [answer is not None for answer in answers] == [True, True, True, True, False]
+
+
+def test_what_is_done_is_durable_also_where_the_last_batch_fails() -> None:
+    keys = people(60)
+    run = open_run()
+    tasks = prepared_tasks(run, keys)
+    with balanced(), planted([keys[55]]):
+        with pytest.raises(DatabaseError):
+            convert_each(run, tasks)
+        done = batches.done_by(connection, [task.batch for task in tasks], NAME)
+        left = unflushed()
+    assert left < NOISE
+    assert sorted(done) == [task.batch for task in tasks[:-1]]
