@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Final, NamedTuple, Protocol
@@ -240,3 +240,13 @@ class RunReport:
     reconciliation: Reconciliation
     validation: ValidationReport | None
     details: UserDetails
+
+
+@dataclass(frozen=True, slots=True)
+class ReportToCome:
+    """What of a report is known at once; ``whole`` returns all of it, when it has been gathered."""
+
+    run: int
+    generated_at: datetime
+    details: UserDetails
+    whole: Callable[[], RunReport]

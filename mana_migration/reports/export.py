@@ -7,7 +7,7 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mana_migration.domain.report import RunReport
+from mana_migration.domain.report import ReportToCome, RunReport
 from mana_migration.files import free_name, new_file, refuse_taken
 from mana_migration.reports import report_csv, report_html, report_json
 
@@ -65,7 +65,7 @@ def refuse_names_taken(path: Path, format_: str, *, make_folder: bool = False) -
         refuse_taken(each, make_folder=make_folder)
 
 
-def write_report(report: RunReport, format_: str, path: Path) -> list[Path]:
+def write_report(report: ReportToCome, format_: str, path: Path) -> list[Path]:
     """Write a report to new files and return them; none is there before it is complete.
 
     Raises:
@@ -73,10 +73,13 @@ def write_report(report: RunReport, format_: str, path: Path) -> list[Path]:
     """
     paths = paths_of(path, format_)
     with new_file(path) as stream:
-        _WRITERS[format_](report, stream)
+        if format_ == "csv":
+            report_csv.write_users(report, stream)  # while the rest is gathered
+        else:
+            _WRITERS[format_](report.whole(), stream)
         for summary in paths[1:]:
             with new_file(summary) as second:
-                report_csv.write_summary(report, second)
+                report_csv.write_summary(report.whole(), second)
     return paths
 
 

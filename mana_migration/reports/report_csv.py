@@ -6,14 +6,14 @@ import csv
 import io
 from typing import BinaryIO
 
-from mana_migration.domain.report import RunReport
+from mana_migration.domain.report import ReportToCome, RunReport
 from mana_migration.reports.cells import csv_cell, safe_text
 from mana_migration.reports.sections import USER_COLUMNS, sections
 
 SUMMARY_COLUMNS = ("section", "item", "figure", "value")
 
 
-def write_users(report: RunReport, stream: BinaryIO) -> None:
+def write_users(report: RunReport | ReportToCome, stream: BinaryIO) -> None:
     """Write one line per user, by record id; the database does it itself where it can."""
     stream.write(f"{','.join(USER_COLUMNS)}\n".encode())
     if report.details.copy_csv(stream):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 from typing import Final
@@ -32,12 +31,10 @@ from mana_migration.domain.report import (
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
 from mana_migration.engine import dialect, totals
-from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.selectors import record_sums
 from mana_migration.selectors.details import RunDetails
-from mana_migration.selectors.runs import find_run, run_snapshot
+from mana_migration.selectors.runs import snapshot_of
 from mana_migration.states import BatchStatus, RunKind, UserStatus
 
 #: Batches read at a time.
@@ -53,30 +50,11 @@ CLASSES: Final = 50
 STAGES: Final = 50
 
 
-@contextmanager
-def open_report(
-    using: str = "default", run_id: int | None = None, *, validation: ValidationReport | None = None
-) -> Iterator[RunReport]:
-    """Gather the report of a run (without an id the open one, else the latest) and keep its moment open.
-
-    The users are streamed while the block lasts, from the same read-only snapshot as all figures; on
-    PostgreSQL vacuum cannot clean up behind it for as long.
-
-    Raises:
-        RunNotFoundError: there is no such run, or none at all.
-    """
-    with read_only_snapshot(using):
-        run = find_run(using, run_id)
-        if run is None:
-            raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
-        dialect.read_whole_tables(connections[using])
-        seen = run_snapshot(using, run.pk)
-        if seen is not None:
-            yield _gather(run, seen, using, validation)
-
-
-def _gather(run: MigrationRun, seen: RunSnapshot, using: str, validation: ValidationReport | None) -> RunReport:
+def gather(run: MigrationRun, using: str, validation: ValidationReport | None) -> RunReport:
+    """Gather the report of a run inside the caller's read-only snapshot, from which its users are streamed."""
     connection = connections[using]
+    dialect.read_whole_tables(connection)
+    seen = snapshot_of(run, using)
     sums, sizes, shortfalls = record_sums.record_sums(connection, run)
     records = sum(part.users for part in sums)
     return RunReport(

@@ -67,7 +67,12 @@ def run_snapshot(
         run = find_run(using, run_id)
         if run is None:
             return None
-        return _judge(_read(run, using, now))
+        return snapshot_of(run, using, now=now)
+
+
+def snapshot_of(run: MigrationRun, using: str, *, now: datetime | None = None) -> RunSnapshot:
+    """Return everything there is to see of a run that ``find_run`` found, inside the caller's snapshot."""
+    return _judge(_read(run, using, now))
 
 
 def find_run(using: str, run_id: int | None = None, *, since: datetime | None = None) -> MigrationRun | None:

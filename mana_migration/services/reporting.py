@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
-from mana_migration.domain.report import RunReport
-from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.domain.report import ReportToCome, RunReport
+from mana_migration.engine.snapshot import beside, read_only_snapshot
 from mana_migration.errors import RunNotFoundError
-from mana_migration.selectors.reports import open_report
+from mana_migration.models import MigrationRun
+from mana_migration.selectors.details import RunDetails
+from mana_migration.selectors.reports import gather
 from mana_migration.selectors.runs import find_run
 from mana_migration.services import validation
 
@@ -17,9 +20,25 @@ from mana_migration.services import validation
 def run_report(using: str = "default", run_id: int | None = None, *, validate: bool = True) -> Iterator[RunReport]:
     """Open the report of a run (without an id the open one, else the latest) for as long as the block lasts.
 
-    Figures, checks and the users that the report streams are all of one read-only snapshot.  The cost
-    grows with the run: every record is read once by the database and once while it is written.  Without
-    ``validate``, whose checks read every wallet, record and entry, the report says that it was not checked.
+    Figures, checks and the users that the report streams are all of one read-only snapshot; on
+    PostgreSQL vacuum cannot clean up behind it for as long.  The cost grows with the run: every record
+    is read once by the database and once while it is written.  Without ``validate``, whose checks read
+    every wallet, record and entry, the report says that it was not checked.
+
+    Raises:
+        RunNotFoundError: there is no such run, or none at all.
+    """
+    with report_to_come(using, run_id, validate=validate) as report:
+        yield report.whole()
+
+
+@contextmanager
+def report_to_come(
+    using: str = "default", run_id: int | None = None, *, validate: bool = True, at_once: bool = False
+) -> Iterator[ReportToCome]:
+    """Open the report of a run as ``run_report`` does, whose users can be read before the rest is gathered.
+
+    ``at_once``: the rest is gathered meanwhile by a second session of the database, where one can be had.
 
     Raises:
         RunNotFoundError: there is no such run, or none at all.
@@ -28,6 +47,11 @@ def run_report(using: str = "default", run_id: int | None = None, *, validate: b
         run = find_run(using, run_id)
         if run is None:
             raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
-        checked = validation.check_run(using, run.pk) if validate else None
-        with open_report(using, run.pk, validation=checked) as report:
-            yield report
+        rest = partial(_gather, run, using, validate=validate)
+        with beside(using, rest) if at_once else nullcontext(rest) as whole:
+            yield ReportToCome(run.pk, run.now, RunDetails.of(run, using), whole)  # type: ignore[attr-defined]
+
+
+def _gather(run: MigrationRun, using: str, *, validate: bool) -> RunReport:
+    checked = validation.check_run(using, run.pk) if validate else None
+    return gather(run, using, checked)

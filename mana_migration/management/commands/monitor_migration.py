@@ -171,14 +171,13 @@ def write_export(
     """Write one run's report, by default into the reports' folder; return the run and the files."""
     if output is not None:
         export.refuse_names_taken(output, format_)  # before any work
-    with reporting.run_report(using, run_id, validate=validate) as report:
-        run = report.snapshot.run
+    with reporting.report_to_come(using, run_id, validate=validate, at_once=format_ == "csv") as report:
         path = output
         if path is None:
             zone = timezone.get_current_timezone()
-            path = export.default_path(conf.report_dir(), run, format_, report.generated_at, zone)
+            path = export.default_path(conf.report_dir(), report.run, format_, report.generated_at, zone)
             export.refuse_names_taken(path, format_, make_folder=True)
-        return run, export.write_report(report, format_, path)
+        return report.run, export.write_report(report, format_, path)
 
 
 def refuse_contradictions(options: dict[str, Any]) -> None:

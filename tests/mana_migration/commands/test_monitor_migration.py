@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +24,16 @@ from django.test.utils import CaptureQueriesContext
 from openpyxl import load_workbook
 
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.engine import snapshot
 from mana_migration.management.watching import Watch
 from mana_migration.selectors.runs import run_snapshot
+from mana_migration.services import validation
 from mana_migration.states import EventKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
 from tests.mana_migration.running import migrate, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command
+from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db
 
@@ -252,6 +256,35 @@ def test_the_users_are_the_same_without_validation(tmp_path: Path) -> None:
     for name, options in (("with", []), ("without", ["--no-validation"])):
         monitor("--export", "csv", "--output", tmp_path / f"{name}.csv", *options)
     assert (tmp_path / "with.csv").read_bytes() == (tmp_path / "without.csv").read_bytes()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_the_files_are_the_same_whether_or_not_a_second_session_gathers_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wallets([(3, 2, 1), (0, 0, 0), (1, 0, 7)] * 5)
+    migrate()
+    Wallet.objects.filter(pk=Wallet.objects.order_by("pk")[3].pk).update(mana=1)  # so that a check finds something
+    names = [thread.name for thread in threading.enumerate()]
+    checked_by: list[str] = []
+    check_run = validation.check_run
+
+    def noted(*args: Any) -> Any:
+        checked_by.append(threading.current_thread().name)
+        return check_run(*args)
+
+    monkeypatch.setattr(validation, "check_run", noted)
+    monitor("--export", "csv", "--output", tmp_path / "beside.csv")
+    monkeypatch.setattr(snapshot, "_exported", lambda using: None)
+    monitor("--export", "csv", "--output", tmp_path / "after.csv")
+    assert checked_by == ["beside", "MainThread"]
+    assert [thread.name for thread in threading.enumerate()] == names
+    assert (tmp_path / "beside.csv").read_bytes() == (tmp_path / "after.csv").read_bytes()
+    summaries = [(tmp_path / f"{name}-summary.csv").read_text().splitlines() for name in ("beside", "after")]
+    differ = {one.rpartition(",")[0] for one, other in zip(*summaries, strict=True) if one != other}
+    assert differ <= {"run,report made,value", "run,duration,value"}
+    assert any(line.startswith("integrity,") and not line.endswith(",0") for line in summaries[0])
 
 
 def test_a_screen_that_checks_nothing_needs_no_option_for_it() -> None:
