@@ -19,7 +19,7 @@ from mana_migration.services import rollback, runs
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind
 from tests.factories import make_wallets
-from tests.mana_migration.running import balanced, events, keys_of, migrate, people, planted, status, told
+from tests.mana_migration.running import balanced, events, keys_of, migrate, people, status, told
 from tests.support import processes
 from tests.support.commands import database_url
 from tests.support.oracle import assert_books_balance, endowment
@@ -302,10 +302,28 @@ def test_the_second_signal_ends_all_of_them_in_the_middle_of_a_batch() -> None:
 # --- What concerns the run reaches all of them ------------------------------------------------------------------------
 
 
+@contextmanager
+def refused_after(users: int) -> Iterator[None]:
+    """Let the database refuse conversions after so many, and take its time over each that is taken back."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE SEQUENCE so_far; CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF NEW.kind = 'reversal' THEN PERFORM pg_sleep(0.002); "
+            f"ELSIF nextval('so_far') > {users} THEN RAISE EXCEPTION USING ERRCODE = '23514', MESSAGE = 'planted'; "
+            "END IF; RETURN NEW; END $$; "
+            "CREATE TRIGGER planted BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION planted()"
+        )
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER planted ON wishes_manaentry; DROP FUNCTION planted(); DROP SEQUENCE so_far")
+
+
 def test_a_tripped_breaker_takes_everybody_back_once() -> None:
-    keys = people(400)
-    argv = ("migrate_users", "--workers", 4, "--batch-size", 2, "--delay", "0.02", *JSON)
-    with balanced(), planted(keys[200::2]), manage(*argv) as running:
+    people(1_000)
+    argv = ("migrate_users", "--workers", 4, "--batch-size", 10, "--delay", "0", *JSON)
+    with balanced(), refused_after(500), manage(*argv) as running:
         found = running.told(4)
     run, back = MigrationRun.objects.get(kind="migration"), MigrationRun.objects.get(kind="rollback")
     assert (found["run"], found["status"]) == (run.pk, "rolled_back")
