@@ -379,10 +379,15 @@ class MigrationMachine(RuleBasedStateMachine):
         options = MigrationOptions(controls=Controls(batch_size=size, delay=0.0))
         eligible = self.eligible(options)
         crashed = crash(lambda: migrate.migrate(options, actor=ACTOR), position, after=after)
-        latest = MigrationRun.objects.filter(kind="migration").order_by("-pk").values_list("pk", flat=True).first() or 0
-        reached = self.adopt(lambda one: one.convert(latest, self.steps), eligible)
+        run = self.open[0].pk if self.open is not None else self.latest_migration()
+        reached = self.adopt(lambda one: one.convert(run, self.steps), eligible)
         assert crashed or len(reached) == len(eligible)
         self.look_what_is_open(None, None)
+
+    def latest_migration(self) -> int:
+        """Return the run of the migration that was begun last; 0 where there was none."""
+        runs_begun = MigrationRun.objects.filter(kind="migration").order_by("-pk")
+        return runs_begun.values_list("pk", flat=True).first() or 0
 
     @precondition(lambda self: self.open is None)
     @rule(write_off=st.booleans(), position=st.integers(1, MOMENTS), after=st.booleans(), size=SIZES)
