@@ -40,7 +40,7 @@ class Stage:
 
     def __init__(self, *, durable: bool) -> None:
         self.durable = durable
-        self.server = Postgres(durable=durable, settings=SETTINGS)
+        self.server = Postgres(durable=durable, in_memory=not durable, settings=SETTINGS)
         self.rules: frozenset[str] = frozenset()
 
     def __enter__(self) -> Stage:
