@@ -447,10 +447,14 @@ def _numbered(sql: str, number: int) -> str:
 
 
 def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
-    """End the transaction that a failed message began and Django does not know of."""
+    """End the transaction that a failed message began and Django does not know of.
+
+    Raises:
+        django.db.Error: the connection is lost.
+    """
     raw = connection.connection
     if raw is not None and raw.info.transaction_status == _IN_ERROR:
-        with raw.cursor() as cursor:
+        with connection.wrap_database_errors, raw.cursor() as cursor:
             cursor.execute("ROLLBACK")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,6 +252,38 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_message_costs_no_user() -> 
     assert cut
     assert converted() == 100
     assert UserMigration.objects.count() == 100
+
+
+def test_a_connection_that_is_lost_while_an_error_is_dealt_with_is_made_again() -> None:
+    keys = people(100)
+    run, cut = open_run(5), []
+
+    def cut_after_the_error(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        try:
+            return execute(sql, params, many, context)
+        except DatabaseError:
+            if not cut and len(batches_in(sql)) > 1:
+                cut.append(1)
+                end_session(connection.connection.info.backend_pid)
+            raise
+
+    with balanced(), planted([keys[33]]), connection.execute_wrapper(cut_after_the_error):
+        assert make_worker(run).run() is Ending.DONE
+    assert cut
+    assert [key for key in keys if not wallet(key)[4]] == [keys[33]]
+
+
+def end_session(pid: int) -> None:
+    """End a session from another one, and wait until it is gone."""
+
+    def end() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        connection.close()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize("delay", ["auto", 0.001])
