@@ -307,17 +307,18 @@ def refused_after(users: int) -> Iterator[None]:
     """Let the database refuse conversions after so many, and take its time over each that is taken back."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE SEQUENCE so_far; CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "CREATE SEQUENCE so_far; CREATE FUNCTION refuse_later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             "IF NEW.kind = 'reversal' THEN PERFORM pg_sleep(0.002); "
             f"ELSIF nextval('so_far') > {users} THEN RAISE EXCEPTION USING ERRCODE = '23514', MESSAGE = 'planted'; "
             "END IF; RETURN NEW; END $$; "
-            "CREATE TRIGGER planted BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION planted()"
+            "CREATE TRIGGER refuse_later BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION refuse_later()"
         )
     try:
         yield
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("DROP TRIGGER planted ON wishes_manaentry; DROP FUNCTION planted(); DROP SEQUENCE so_far")
+            cursor.execute("DROP TRIGGER refuse_later ON wishes_manaentry; DROP FUNCTION refuse_later()")
+            cursor.execute("DROP SEQUENCE so_far")
 
 
 def test_a_tripped_breaker_takes_everybody_back_once() -> None:
