@@ -4,7 +4,7 @@
 A round trip costs as much as the conversion of five users.  So on PostgreSQL a worker sends a batch
 as one message of several statements outside any transaction block, which the server executes as one
 transaction: either all of it is committed or nothing.  The limits on waiting and the planner's
-settings are ``SET LOCAL`` in that same message and end with it.
+settings are those of that transaction alone.
 
 # Note [Several in a message]
 An answer to a message takes as long as the work on a dozen users, so that small batches gain a fifth
@@ -13,7 +13,8 @@ when several go in one message.  Each of them is a transaction of its own all th
 those after it untouched.  The last statement tells which of them this worker did, with their figures.
 
 # Note [One flush]
-A commit waits until the disk has the write-ahead log, which costs a small batch a seventh of its time.
+A commit waits until the disk has the write-ahead log, which costs a small batch up to a seventh of its
+time.
 Of several in a message only the last one waits: what it waits for is all that was logged before it, the
 others' commits included.  So when a message is answered everything that it did is durable, as if each
 had waited; and where the last one had nothing to commit, or an error cut the message short, one more
@@ -170,7 +171,7 @@ class BatchStatement:
             if self._writes.locks_first:
                 cursor.execute(self._writes.locks_first, values)
             told = _told_sql(of_running_run=task.of_running_run)
-            cursor.execute(f"{self._text(task)}; {told}", {**values, "batches": [task.batch]})
+            cursor.execute(f"{self._text(task)}; {told}", values)
             return _read(cursor.fetchone())
 
     def run_alone(
@@ -216,10 +217,11 @@ class BatchStatement:
         tasks: Sequence[Task],
         parameters: Mapping[str, Any],
     ) -> list[Handled | None]:
-        values: dict[str, Any] = {"batches": [task.batch for task in tasks], "worker": tasks[0].worker}
+        values: dict[str, Any] = {}
         for number, task in enumerate(tasks):
             own = {**parameters, **_parameters(connection, task)}
             values |= {f"{name}_{number}": value for name, value in own.items()}
+        values |= {"batches": [task.batch for task in tasks], "worker": tasks[0].worker}
         *work, told_by = message.executes
         works = [_numbered("; ".join(work), number) for number in range(len(tasks))]
         each = "".join(f"BEGIN; {_COMMIT_UNFLUSHED}{one}; COMMIT; " for one in works[:-1])
@@ -239,7 +241,6 @@ class BatchStatement:
         self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
     ) -> Handled | None:
         message = self._message(task, limits)
-        values = {**values, "batches": [task.batch]}
         connection.ensure_connection()
         session = session_of(connection)
         with connection.cursor() as cursor:
@@ -461,6 +462,7 @@ def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
 def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
     return {
         "batch": task.batch,
+        "batches": [task.batch],  # those to be told of
         "first": users.to_sql(connection, task.first),
         "last": users.to_sql(connection, task.last),
         "upto": task.last,

@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.db import OperationalError, connections, transaction
 
 _Found = TypeVar("_Found")
 
 #: Seconds between two times that a second session is told to end: it may have been between two statements.
-CANCEL_AGAIN = 0.1
+CANCEL_AGAIN: Final = 0.1
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def beside(using: str, work: Callable[[], _Found]) -> Iterator[Callable[[], _Fou
         yield work
         return
     found: Future[Callable[[], _Found]] = Future()
-    sessions: list[Any] = []
+    sessions: list[Any] = []  # the second one, once it is there
 
     def second() -> None:
         connection = connections[using]  # a thread has connections of its own

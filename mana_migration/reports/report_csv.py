@@ -14,7 +14,7 @@ SUMMARY_COLUMNS = ("section", "item", "figure", "value")
 
 
 def write_users(report: RunReport | ReportToCome, stream: BinaryIO) -> None:
-    """Write one line per user, by record id; the database does it itself where it can."""
+    """Write one line per user; the database does it itself where it can, in no particular order."""
     stream.write(f"{','.join(USER_COLUMNS)}\n".encode())
     if report.details.copy_csv(stream):
         return

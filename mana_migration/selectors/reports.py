@@ -27,13 +27,13 @@ from mana_migration.domain.report import (
     RunReport,
     Stage,
     StatusSum,
+    UserDetails,
 )
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
 from mana_migration.engine import dialect, totals
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.selectors import record_sums
-from mana_migration.selectors.details import RunDetails
 from mana_migration.selectors.runs import snapshot_of
 from mana_migration.states import BatchStatus, RunKind, UserStatus
 
@@ -50,8 +50,8 @@ CLASSES: Final = 50
 STAGES: Final = 50
 
 
-def gather(run: MigrationRun, using: str, validation: ValidationReport | None) -> RunReport:
-    """Gather the report of a run inside the caller's read-only snapshot, from which its users are streamed."""
+def gather(run: MigrationRun, using: str, details: UserDetails, validation: ValidationReport | None) -> RunReport:
+    """Gather the report of a run inside the caller's read-only snapshot, from which ``details`` are streamed."""
     connection = connections[using]
     dialect.read_whole_tables(connection)
     seen = snapshot_of(run, using)
@@ -74,7 +74,7 @@ def gather(run: MigrationRun, using: str, validation: ValidationReport | None) -
         shortfall_users=shortfalls,
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
-        details=RunDetails.of(run, using),
+        details=details,
     )
 
 

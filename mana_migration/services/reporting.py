@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
-from mana_migration.domain.report import ReportToCome, RunReport
+from mana_migration.domain.report import ReportToCome, RunReport, UserDetails
 from mana_migration.engine.snapshot import beside, read_only_snapshot
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
@@ -47,11 +47,12 @@ def report_to_come(
         run = find_run(using, run_id)
         if run is None:
             raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
-        rest = partial(_gather, run, using, validate=validate)
+        details = RunDetails.of(run, using)
+        rest = partial(_gather, run, using, details, validate=validate)
         with beside(using, rest) if at_once else nullcontext(rest) as whole:
-            yield ReportToCome(run.pk, run.now, RunDetails.of(run, using), whole)  # type: ignore[attr-defined]
+            yield ReportToCome(run.pk, run.now, details, whole)  # type: ignore[attr-defined]
 
 
-def _gather(run: MigrationRun, using: str, *, validate: bool) -> RunReport:
+def _gather(run: MigrationRun, using: str, details: UserDetails, *, validate: bool) -> RunReport:
     checked = validation.check_run(using, run.pk) if validate else None
-    return gather(run, using, checked)
+    return gather(run, using, details, checked)

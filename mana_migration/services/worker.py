@@ -42,6 +42,7 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from mana_migration import conf
 from mana_migration.domain import breaker
+from mana_migration.domain.apart import apart
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.domain.pressure import HELD_WALLET, HELD_WALLET_IN_WORDS, Sign
@@ -84,24 +85,6 @@ TOGETHER_SECONDS: Final = 0.03
 #: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
 ALONE_AT_FIRST: Final = 1_000
 ALONE_AFTER_TROUBLE: Final = 100
-
-
-def _apart(waiting: Sequence[Task]) -> list[Task]:
-    """Return those waiting batches, in their order, in which the others are least likely to be.
-
-    Everybody takes them in order, so that the others stand at the beginning of the stretches without
-    a gap.  A place in the middle half of one of these, to its end, meets nobody for the longest;
-    where no stretch is worth it any more, the batches from any place on, and those before it.
-    """
-    places = [place for place in range(1, len(waiting)) if waiting[place].batch != waiting[place - 1].batch + 1]
-    stretches = list(zip([0, *places], [*places, len(waiting)], strict=True))
-    lengths = [end - begin for begin, end in stretches]
-    if max(lengths) < TOGETHER:
-        place = random.randrange(len(waiting))  # noqa: S311 (no secret)
-        return [*waiting[place:], *waiting[:place]]
-    ((begin, end),) = random.choices(stretches, lengths)  # noqa: S311 (no secret)
-    quarter = (end - begin) // 4
-    return list(waiting[begin + quarter + random.randrange(2 * quarter + 1) : end])  # noqa: S311 (no secret)
 
 
 class Ending(enum.Enum):
@@ -309,7 +292,8 @@ class Worker:
             waiting = [Task(batch, first, last, self._name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)
         if self._in_company and waiting:
-            waiting = _apart(waiting)[:LOOK_AHEAD]
+            places = apart([task.batch for task in waiting], least=TOGETHER)
+            waiting = [waiting[place] for place in places[:LOOK_AHEAD]]
         self._ahead.extend(waiting)
         self._seen, self._untouched = len(waiting), True
         return found

@@ -15,12 +15,12 @@ from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
 from tests.mana_migration.engine.one_batch import RATES, open_run, plan
-from tests.mana_migration.running import balanced, people, planted, wallet
+from tests.mana_migration.running import balanced, people, planted
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
-#: Bytes that something in the background may have logged just then; a batch logs many times as much.
-NOISE = 1_000
+#: Bytes that something in the background may have logged just then; four batches of ten users log twice as much.
+NOISE = 20_000
 
 LIMITS = Limits(lock_ms=1_000, statement_ms=60_000)
 NAME = "host:1"
@@ -71,15 +71,16 @@ def test_only_the_last_commit_waits_and_all_are_durable_then() -> None:
     assert "synchronous_commit" not in last
 
 
-def test_a_wait_that_is_put_off_is_seen_by_these_tests() -> None:
-    (key,) = people(1)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "BEGIN; SET LOCAL synchronous_commit = off; UPDATE wishes_wallet SET green = green + 1; "
-            "SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000)); COMMIT"
-        )
-    assert unflushed() > NOISE
-    assert wallet(key)
+def test_a_commit_that_does_not_wait_is_seen_by_these_tests() -> None:
+    def put_off() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "BEGIN; SET LOCAL synchronous_commit = off; "
+                "SELECT pg_logical_emit_message(true, 'test', repeat('x', 100000)); COMMIT"
+            )
+        return unflushed()
+
+    assert any(put_off() > NOISE for _ in range(20))  # the server may have flushed it a moment later by itself
 
 
 def test_what_is_done_is_durable_also_where_somebody_else_has_the_last_batch() -> None:

@@ -125,6 +125,6 @@ def test_what_is_not_committed_is_seen_by_the_first_session_alone_so_it_does_the
             assert found() == ("MainThread", 2)
 
 
-def test_sqlite_has_no_second_session() -> None:
+def test_only_postgresql_has_a_second_session() -> None:
     with read_only_snapshot("default"), beside("default", where) as found:
         assert found() == (SECOND if connection.vendor == "postgresql" else "MainThread")

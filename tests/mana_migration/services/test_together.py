@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.mana_migration.running import balanced, keys_of, people, planted, rec
 from tests.mana_migration.services.test_worker import (
     SOMEBODY,
     Patience,
+    another_connection,
     converted,
     each_done_once,
     make_worker,
@@ -264,26 +264,14 @@ def test_a_connection_that_is_lost_while_an_error_is_dealt_with_is_made_again() 
         except DatabaseError:
             if not cut and len(batches_in(sql)) > 1:
                 cut.append(1)
-                end_session(connection.connection.info.backend_pid)
+                with another_connection() as other:
+                    other.execute("SELECT pg_terminate_backend(%s, 10000)", [connection.connection.info.backend_pid])
             raise
 
     with balanced(), planted([keys[33]]), connection.execute_wrapper(cut_after_the_error):
         assert make_worker(run).run() is Ending.DONE
     assert cut
     assert [key for key in keys if not wallet(key)[4]] == [keys[33]]
-
-
-def end_session(pid: int) -> None:
-    """End a session from another one, and wait until it is gone."""
-
-    def end() -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-        connection.close()
-
-    thread = threading.Thread(target=end)
-    thread.start()
-    thread.join()
 
 
 @pytest.mark.parametrize("delay", ["auto", 0.001])

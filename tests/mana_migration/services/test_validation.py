@@ -219,7 +219,7 @@ def test_every_planted_violation_is_seen_by_its_check(economy: Economy, subtests
             continue
         with subtests.test(name), transaction.atomic():
             plant(economy)
-            report, found = validate(chains=False)  # what follows them has tests of its own
+            report, found = validate(chains=False)  # which have tests of their own
             transaction.set_rollback(True)
             assert report.check(check).count > before.get(check, 0)
             assert all(finding.reason for finding in found)
