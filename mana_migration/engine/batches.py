@@ -171,7 +171,7 @@ class BatchStatement:
             if self._writes.locks_first:
                 cursor.execute(self._writes.locks_first, values)
             told = _told_sql(of_running_run=task.of_running_run)
-            cursor.execute(f"{self._text(task)}; {told}", values)
+            cursor.execute(f"{self._text(task)}; {told}", {**values, "batches": [task.batch]})
             return _read(cursor.fetchone())
 
     def run_alone(
@@ -241,6 +241,7 @@ class BatchStatement:
         self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
     ) -> Handled | None:
         message = self._message(task, limits)
+        values = {**values, "batches": [task.batch]}
         connection.ensure_connection()
         session = session_of(connection)
         with connection.cursor() as cursor:
@@ -462,7 +463,6 @@ def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
 def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
     return {
         "batch": task.batch,
-        "batches": [task.batch],  # those to be told of
         "first": users.to_sql(connection, task.first),
         "last": users.to_sql(connection, task.last),
         "upto": task.last,

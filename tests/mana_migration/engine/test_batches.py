@@ -155,6 +155,14 @@ def sent(run: MigrationRun, keys: list[Any]) -> list[str]:
     return [query["sql"] for query in seen.captured_queries]
 
 
+def test_a_batch_is_handled_where_queries_are_logged() -> None:
+    """As with ``DEBUG``: SQLite binds every parameter then, whether its statement has a place for it or not."""
+    keys = people(2)
+    run = open_run()
+    assert sent(run, keys)
+    assert converted() == 2
+
+
 @pytest.mark.postgres
 @pytest.mark.usefixtures("forgotten")
 def test_a_batch_is_one_message_whose_statements_are_prepared_once() -> None:
