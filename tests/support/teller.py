@@ -87,8 +87,8 @@ class Teller:
                 action()
             except OperationalError as error:
                 self.counts[f"database error: {str(error).splitlines()[0]}"] += 1
-            except WishesError as error:
-                self.unexpected.append(f"{type(error).__name__}: {error}")
+            except (WishesError, IntegrityError) as error:  # without the lock the guard may be who notices
+                self.unexpected.append(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         self.journal.close()
         summary = {"counts": self.counts, "unexpected": self.unexpected[:50], "operations": self.operations}
         (self.folder / f"teller-{self.number}.json").write_text(json.dumps(summary))
