@@ -154,19 +154,7 @@ def workers(stage: Stage, sizes: Sizes) -> Iterator[Row]:
     are timed from the moment at which both are ready to the end of the later one.
     """
     for size in (50, 1000):
-        rates: dict[str, list[float]] = {name: [] for name in ("ours", "prepared", "at_once")}
-        for _ in range(sizes.rounds):
-            stage.empty()
-            stage.fill(sizes.users)
-            ours = Ours("migration", size)
-            ours.close()
-            for way in ("prepared", "at_once"):
-                with stage.copy(way):
-                    rates[way].append(sizes.users / _two_sessions(stage, way, sizes.users, size))
-            with books_balance():
-                manage("migrate_users", "--workers", "2", "--batch-size", str(size), "--no-input")
-            rates["ours"].append(_side_by_side(stage))
-        found = {name: statistics.median(each) for name, each in rates.items()}
+        found = _by_two(stage, sizes, size)
         yield Row(
             what=f"migrate_users --workers 2 against two sessions, batch size {size:,}",
             users=sizes.users,
@@ -174,6 +162,37 @@ def workers(stage: Stage, sizes: Sizes) -> Iterator[Row]:
             least=LEAST_WORKERS,
             figures={f"{name}, users/s": round(rate) for name, rate in found.items()},
         )
+
+
+def _by_two(stage: Stage, sizes: Sizes, size: int) -> dict[str, float]:
+    """Return the users per second of two workers, and of two sessions with each script, the medians of all rounds.
+
+    Each begins a round in its turn, and after a checkpoint: whoever is the first to write to a page
+    after one logs all of the page, so that those who come before it and after it cannot be compared.
+    """
+
+    def ours() -> float:
+        with books_balance():
+            manage("migrate_users", "--workers", "2", "--batch-size", str(size), "--no-input")
+        return _side_by_side(stage)
+
+    contestants: dict[str, Callable[[], float]] = {
+        "ours": ours,
+        "prepared": lambda: sizes.users / _two_sessions(stage, "prepared", sizes.users, size),
+        "at_once": lambda: sizes.users / _two_sessions(stage, "at_once", sizes.users, size),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    names = list(contestants)
+    for _ in range(sizes.rounds):
+        stage.empty()
+        stage.fill(sizes.users)
+        Ours("migration", size).close()
+        with stage.copy("prepared"), stage.copy("at_once"):
+            for name in names:
+                stage.admin("CHECKPOINT")
+                rates[name].append(contestants[name]())
+        names = names[1:] + names[:1]
+    return {name: statistics.median(each) for name, each in rates.items()}
 
 
 def _side_by_side(stage: Stage) -> float:

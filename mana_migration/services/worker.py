@@ -15,6 +15,11 @@ Several workers run dry at the same moment, and all but the one who plans would 
 the run.  So whoever of several sees, when it looks ahead, that less than half of a planning is left
 plans the next part while the others go on; where somebody does so already, it leaves it at that.
 
+# Note [Planning in turns]
+At the end of a run all workers run dry at once, and to find that nobody is left the last one has to
+look at everybody once more.  Whoever had to wait for somebody else's lock on the run waits a moment
+longer instead of looking again: either there are batches then, or the run has ended.
+
 # Note [Together]
 Where batches are small and all is well, several of them go to the database in one message, each in a
 transaction of its own.  A pause, an end or a trip by somebody else still comes before the next batch,
@@ -358,11 +363,12 @@ class Worker:
     # Planning and the end of a run
 
     def _without_batch(self) -> Ending | None:
-        """Nothing could be claimed: plan more, wait, or find that the run has ended."""
+        """Nothing could be claimed: plan more, wait, or find that the run has ended; see Note [Planning in turns]."""
         held, self._seen, self._cut_all = bool(self._seen), 0, False
         left, planned = 0, False
         with transaction.atomic(using=self._using, durable=True):
-            run = runs.lock_run(self._run_id, self._using)
+            free = runs.lock_run_if_free(self._run_id, self._using)
+            run = free or runs.lock_run(self._run_id, self._using)
             status = RunStatus(run.status)
             if status is RunStatus.RUNNING:
                 waiting = MigrationBatch.objects.using(self._using).filter(
@@ -371,7 +377,8 @@ class Worker:
                 left = waiting.count()
                 if left and not held:
                     return None  # somebody planned them a moment ago
-                planned = self._plan(run, others_at_work=left > 0)
+                if free:
+                    planned = self._plan(run, others_at_work=left > 0)
                 self._in_company = self._in_company and left > 0
         if status is RunStatus.PAUSED:
             self._tell_hold(paused=True)
@@ -381,7 +388,7 @@ class Worker:
             return Ending.TAKEN_OVER
         if planned:
             return None
-        if not left:
+        if not left and free:
             return Ending.DONE
         self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -93,6 +94,13 @@ def holding_wallet(key: Any) -> Iterator[Any]:
     with another_connection() as other:
         other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [key])
         yield other
+
+
+def somebody_waits() -> bool:
+    """Say whether a session waits for another one's lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
 
 
 def each_done_once(run: MigrationRun, results: list[BatchResult]) -> None:
@@ -495,3 +503,29 @@ def test_nobody_waits_for_who_plans_early() -> None:
         assert worker._next() is not None
     run.refresh_from_db()
     assert run.planned_users == 60
+
+
+@pytest.mark.postgres
+def test_who_waited_for_another_one_to_plan_or_to_find_nobody_does_not_look_at_everybody_again() -> None:
+    people(60)
+    run, endings, patience = open_run(5), list[Ending | None](), Patience()
+    worker = make_worker(run, stop=patience)
+
+    def work() -> None:
+        try:
+            endings.append(worker._without_batch())
+        finally:
+            connections.close_all()
+
+    with another_connection() as other:
+        other.execute("SELECT 1 FROM mana_migration_migrationrun WHERE id = %s FOR NO KEY UPDATE", [run.pk])
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not somebody_waits():
+            time.sleep(0.01)
+    thread.join()
+    run.refresh_from_db()
+    assert (endings, run.planned_users, patience.waits) == ([None], 0, 1)
+    assert worker._without_batch() is None
+    run.refresh_from_db()
+    assert run.planned_users == 60  # the other one has not planned them
