@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from multiprocessing.connection import Connection
+from typing import Any, Final, Protocol
 
 import psycopg2.extensions
 
 from benchmarks import by_hand
-from benchmarks.stage import expect
+from benchmarks.stage import BenchmarkError, expect
+
+FORK: Final = multiprocessing.get_context("fork")
+
+#: What a worker learns as it goes, and keeps from turn to turn.
+_LEARNT: Final = ("_size", "handled", "_seconds", "_attempted", "_in_company")
 
 
 class Contestant(Protocol):
@@ -54,6 +61,54 @@ def race(contestants: Mapping[str, Contestant], users: int, slice_size: int) -> 
         names = names[1:] + names[:1]
     # the first slice meets cold caches and plans, of all alike
     return {name: statistics.median(found[1:] or found) for name, found in seconds.items()}
+
+
+class Pair:
+    """Two processes side by side, each of which handles half of every turn.
+
+    ``make`` is called in each of them, with 0 and 1, and opens sessions of its own.
+    """
+
+    def __init__(self, make: Callable[[int], Contestant]) -> None:
+        from django.db import connections
+
+        connections.close_all()
+        self._pipes, self._processes = [], []
+        for number in range(2):
+            here, there = FORK.Pipe()
+            process = FORK.Process(target=_take_part, args=(make, number, there), daemon=True)
+            process.start()
+            there.close()
+            self._pipes.append(here)
+            self._processes.append(process)
+        self._answers()  # both are ready
+
+    def advance(self, users: int) -> int:
+        """Let both handle half of so many users; return how many it were when the later one has ended."""
+        for pipe in self._pipes:
+            pipe.send(users // 2)
+        return sum(self._answers())
+
+    def close(self) -> None:
+        """End both."""
+        for pipe in self._pipes:
+            pipe.send(0)
+        for process in self._processes:
+            process.join()
+            expect(process.exitcode == 0, "one of two ended with an error")
+
+    def _answers(self) -> list[int]:
+        try:
+            return [pipe.recv() for pipe in self._pipes]
+        except EOFError as error:
+            raise BenchmarkError("one of two ended with an error, which it wrote above") from error
+
+
+def _take_part(make: Callable[[int], Contestant], number: int, pipe: Connection) -> None:
+    contestant = make(number)
+    pipe.send(0)
+    while users := pipe.recv():
+        pipe.send(contestant.advance(users))
 
 
 class Ours:
@@ -114,7 +169,7 @@ class Ours:
         worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
         vars(worker).update(self._learnt)
         worker.run()
-        self._learnt = {name: vars(worker)[name] for name in ("_size", "handled", "_seconds", "_attempted")}
+        self._learnt = {name: vars(worker)[name] for name in _LEARNT}
         return handled
 
     def close(self) -> None:
@@ -128,13 +183,19 @@ class Ours:
 class ByHand:
     """A script of one message a batch.
 
-    ``size`` says how many users the next batch has; ``observe`` is told of each batch and its seconds.
+    ``size`` says how many users the next batch has; ``observe`` is told of each batch and its seconds;
+    ``first`` is the key that it begins with.
     """
 
     def __init__(
-        self, script: by_hand.Script, size: Callable[[], int], observe: Callable[[int, float], None] | None = None
+        self,
+        script: by_hand.Script,
+        size: Callable[[], int],
+        observe: Callable[[int, float], None] | None = None,
+        *,
+        first: int = 1,
     ) -> None:
-        self._script, self._size, self._observe, self._next = script, size, observe, 1
+        self._script, self._size, self._observe, self._next = script, size, observe, first
 
     def advance(self, users: int) -> int:
         """Handle the next users."""

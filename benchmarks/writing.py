@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final
 
 from benchmarks import by_hand
-from benchmarks.commands import manage
-from benchmarks.race import ByHand, OrmLoop, Ours, Procedure, race
+from benchmarks.race import ByHand, OrmLoop, Ours, Pair, Procedure, race
 from benchmarks.result import Row, Sizes
 from benchmarks.stage import Stage, expect, one
-
-FORK = multiprocessing.get_context("fork")
 
 #: Users in one turn: as many as are planned in one go, so that each turn has its share of the planning.
 TURN: Final[dict[int | str, int]] = {50: 10_000, 1000: 20_000, "auto": 40_000}
@@ -147,90 +142,45 @@ def orm(stage: Stage, sizes: Sizes) -> Iterator[Row]:
 
 
 def workers(stage: Stage, sizes: Sizes) -> Iterator[Row]:
-    """Compare ``migrate_users --workers 2`` with two sessions that run the fastest script, each for half of the users.
+    """Race two workers on one run with two sessions that run a script, each for half of the users.
 
-    Ours is measured while both workers work: from the first batch of the later one to the last of
-    the earlier; that a process takes a second to start is the whole command's affair.  The sessions
-    are timed from the moment at which both are ready to the end of the later one.
+    In each turn each of the two handles half of it, and the turn ends with the later one.  The run
+    has more users than are handled: what comes after the last of them is the whole command's affair.
     """
     for size in (50, 1000):
-        found = _by_two(stage, sizes, size)
-        yield Row(
-            what=f"migrate_users --workers 2 against two sessions, batch size {size:,}",
-            users=sizes.users,
-            ratio=found["ours"] / max(found["prepared"], found["at_once"]),
-            least=LEAST_WORKERS,
-            figures={f"{name}, users/s": round(rate) for name, rate in found.items()},
-        )
-
-
-def _by_two(stage: Stage, sizes: Sizes, size: int) -> dict[str, float]:
-    """Return the users per second of two workers, and of two sessions with each script, the medians of all rounds.
-
-    Each begins a round in its turn, and after a checkpoint: whoever is the first to write to a page
-    after one logs all of the page, so that those who come before it and after it cannot be compared.
-    """
-
-    def ours() -> float:
-        with books_balance():
-            manage("migrate_users", "--workers", "2", "--batch-size", str(size), "--no-input")
-        return _side_by_side(stage)
-
-    contestants: dict[str, Callable[[], float]] = {
-        "ours": ours,
-        "prepared": lambda: sizes.users / _two_sessions(stage, "prepared", sizes.users, size),
-        "at_once": lambda: sizes.users / _two_sessions(stage, "at_once", sizes.users, size),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for _ in range(sizes.rounds):
+        turn = min(2 * TURN[size], max(2, sizes.users // 5))
         stage.empty()
-        stage.fill(sizes.users)
-        Ours("migration", size).close()
-        with stage.copy("prepared"), stage.copy("at_once"):
-            for name in names:
-                stage.admin("CHECKPOINT")
-                rates[name].append(contestants[name]())
-        names = names[1:] + names[:1]
-    return {name: statistics.median(each) for name, each in rates.items()}
-
-
-def _side_by_side(stage: Stage) -> float:
-    """Return the users per second of the latest migration while all of its workers worked; of one if only one did."""
-    with closing(stage.connect()) as site:
-        return float(
-            one(
-                site,
-                "WITH b AS (SELECT worker, selected, started_at, finished_at FROM mana_migration_migrationbatch "
-                "WHERE status = 'done' AND run_id = (SELECT max(id) FROM mana_migration_migrationrun)), "
-                "w AS (SELECT min(started_at) AS begun, max(finished_at) AS ended FROM b GROUP BY worker), "
-                "both_work AS (SELECT max(begun) AS since, min(ended) AS until FROM w) "
-                "SELECT sum(b.selected) / extract(epoch FROM max(b.finished_at) - min(b.started_at)) "
-                "FROM b, both_work WHERE b.started_at >= since AND b.finished_at <= until",
-            )
+        stage.fill(sizes.users + 2 * turn)
+        ours = Ours("migration", size)
+        with stage.copy("prepared"), stage.copy("at_once"), books_balance():
+            stage.admin("CHECKPOINT")  # whoever is the first to write to a page after one logs all of the page
+            pairs = {
+                "ours": Pair(_either(ours)),
+                **{way: Pair(_half(stage, way, sizes.users // 2 + turn, size)) for way in ("prepared", "at_once")},
+            }
+            found = race(pairs, sizes.users, turn)
+            for pair in pairs.values():
+                pair.close()
+        ours.close()
+        yield Row(
+            what=f"two workers against two sessions with the fastest script, batch size {size:,}",
+            users=sizes.users,
+            ratio=min(found["prepared"], found["at_once"]) / found["ours"],
+            least=LEAST_WORKERS,
+            figures={f"{name}, users/s": round(1 / seconds) for name, seconds in found.items()},
         )
 
 
-def _two_sessions(stage: Stage, way: str, users: int, size: int) -> float:
-    """Return the seconds that two sessions take, each for half of the users, in the copy named like their way."""
+def _either(ours: Ours) -> Callable[[int], Ours]:
+    return lambda number: ours
+
+
+def _half(stage: Stage, way: str, users: int, size: int) -> Callable[[int], ByHand]:
+    """Return what makes the session for the first or the second so many users, in the copy named like its way."""
     statements, prepared = by_hand.MIGRATIONS[way]
-    ready = FORK.Barrier(3)
-    half = users // 2
 
-    def work(number: int) -> None:
-        with closing(stage.connect(way)) as connection:
-            script = by_hand.Script(connection, statements, prepared=prepared, session=number + 1)
-            end = users if number else half
-            ready.wait()
-            for first in range(number * half + 1, end + 1, size):
-                script.handle(first, min(first + size - 1, end))
+    def make(number: int) -> ByHand:
+        script = by_hand.Script(stage.connect(way), statements, prepared=prepared, session=number + 1)
+        return ByHand(script, lambda: size, first=number * users + 1)
 
-    processes = [FORK.Process(target=work, args=(number,)) for number in range(2)]
-    for process in processes:
-        process.start()
-    ready.wait()
-    begun = time.perf_counter()
-    for process in processes:
-        process.join()
-        expect(process.exitcode == 0, "a session ended with an error")
-    return time.perf_counter() - begun
+    return make

@@ -27,6 +27,9 @@ PER_SEQUENCE = 50
 #: The jobs whose server is stopped in mid-work.
 STOPPED = ("migrate", "rollback", "auto-fix", "import", "breaker")
 
+#: Statements after each so many of which it is told how far it is.
+TELL_EVERY = 25
+
 #: The names of the sizes, and what they count.
 SIZES = {
     "steps": "steps of the state machine; a fiftieth of them on PostgreSQL",
@@ -34,6 +37,7 @@ SIZES = {
     "kills": "SIGKILLs of a command on each database",
     "stops": "immediate stops of PostgreSQL",
     "every": "let every so-manieth statement of each command fail",
+    "first": "begin with this statement of each command, to go on after an interruption",
     "records": "users that four roll back at once",
     "users": "users migrated and rolled back",
     "operations": "operations of the bank test",
@@ -52,6 +56,7 @@ class Options:
     kills: int = 1_000
     stops: int = 200
     every: int = 1
+    first: int = 1
     records: int = 2_000
     users: int = 1_000_000
     operations: int = 100_000
@@ -155,12 +160,16 @@ def statements(database: str, server: Postgres | None, options: Options, tell: T
     with Lab(url(server)) as lab:
         for name in options.commands:
             bench = Bench(lab, BY_NAME[name])
-            chosen = range(1, len(bench.undisturbed.names) + 1, options.every)
+            chosen = range(options.first, len(bench.undisturbed.names) + 1, options.every)
             for position in chosen:
                 came += sum(bench.fail_at(position, error) for error in ERRORS[vendor])
+                if position % TELL_EVERY == 0:
+                    tell(f"{name}: position {position:,} of {chosen.stop - 1:,}")
             positions, trials = positions + len(chosen), trials + len(chosen) * len(ERRORS[vendor])
             tell(f"{name}: {len(chosen):,} positions; {trials:,} trials so far, {came:,} came to their statement")
     share = "every" if options.every == 1 else f"one in {options.every} of the"
+    if options.first > 1:
+        share = f"from position {options.first:,} on {share}"
     return (
         f"{share} statement or commit of {len(options.commands)} of {len(JOBS)} commands: "
         f"{positions:,} positions x {len(ERRORS[vendor])} errors "
