@@ -15,7 +15,10 @@ GROWTH: Final = 1.2
 START, SMALLEST, LARGEST = 50, 10, 10_000
 
 #: Users planned ahead at a time, and batches at least and at most.
-AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST = 20_000, 4, 200
+AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST = 60_000, 4, 200
+
+#: Seconds of one worker's time that is planned ahead at most: a size that is set anew counts from the next planning on.
+AHEAD_SECONDS: Final = 4.0
 
 AUTO: Final = "auto"
 
@@ -25,12 +28,14 @@ class BatchSize:
     """Follow the clock when automatic; stay put when a number was asked for.
 
     ``growing``: larger batches would still keep to the time target, so that few are planned ahead
-    at this size: the next size counts from the next planning on.
+    at this size: the next size counts from the next planning on.  ``seconds``: what the latest batch
+    with users in it took, 0 before there was one.
     """
 
     asked: int | str
     current: int = START
     growing: bool = False
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.growing = self.asked == AUTO
@@ -39,7 +44,10 @@ class BatchSize:
 
     def observe(self, users: int, seconds: float) -> None:
         """Take the time of one batch into account: shrink at once on overshoot, grow slowly."""
-        if self.asked != AUTO or users == 0 or seconds <= 0:
+        if users == 0 or seconds <= 0:
+            return
+        self.seconds = seconds
+        if self.asked != AUTO:
             return
         ideal = users * TARGET_SECONDS / seconds
         if users < self.current * 0.9 and ideal > self.current:
@@ -50,4 +58,7 @@ class BatchSize:
     @property
     def batches_ahead(self) -> int:
         """Return how many batches to plan at a time."""
-        return AHEAD_LEAST if self.growing else max(AHEAD_LEAST, min(AHEAD_MOST, AHEAD_USERS // self.current))
+        if self.growing:
+            return AHEAD_LEAST
+        in_time = int(AHEAD_SECONDS / self.seconds) if self.seconds > 0 else AHEAD_MOST
+        return max(AHEAD_LEAST, min(AHEAD_MOST, AHEAD_USERS // self.current, in_time))

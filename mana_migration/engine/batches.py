@@ -18,7 +18,7 @@ time.
 Of several in a message only the last one waits: what it waits for is all that was logged before it, the
 others' commits included.  So when a message is answered everything that it did is durable, as if each
 had waited; and where the last one had nothing to commit, or an error cut the message short, one more
-write follows that waits.  Until then others may see a conversion, for some hundredths of a second, that
+write follows that waits.  Until then others may see a conversion, for about a tenth of a second, that
 a crash of the server would undo, whole; what they commit themselves comes after it in the log and
 outlives no crash that it does not.
 

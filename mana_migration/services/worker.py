@@ -24,7 +24,7 @@ longer instead of looking again: either there are batches then, or the run has e
 Where batches are small and all is well, several of them go to the database in one message, each in a
 transaction of its own.  A pause, an end or a trip by somebody else still comes before the next batch,
 for each looks at its run when it is claimed; what this process does by itself, ending at a signal and
-judging the breaker, comes after the message: about a thirtieth of a second later, by what the latest
+judging the breaker, comes after the message: about an eighth of a second later, by what the latest
 batches took.  A failed user, a wait that the operator or the database wants, and an error make it go
 on one by one for a while.
 """
@@ -80,12 +80,13 @@ PATIENT_LOOKS: Final = 3
 #: Seconds between two looks at a paused run or at batches that others hold.
 IDLE_WAIT: Final = 0.2
 
-#: Batches looked at ahead: read in one go, claimed one by one or a few together.
-LOOK_AHEAD: Final = 40
+#: Batches looked at ahead: read in one go, claimed one by one or some together.  Several workers look at more, to
+#: choose apart from each other.
+LOOK_AHEAD, LOOK_AROUND = 120, 2_000
 
 #: Batches in one message at most, and the seconds that they should take, by what the latest one took.
-TOGETHER: Final = 8
-TOGETHER_SECONDS: Final = 0.03
+TOGETHER: Final = 24
+TOGETHER_SECONDS: Final = 0.12
 
 #: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
 ALONE_AT_FIRST: Final = 1_000
@@ -292,7 +293,7 @@ class Worker:
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
                 # what was split first, so that failures are known early; what somebody held last, to be free by then
                 "ORDER BY b.attempts, b.planned, b.id LIMIT %s",
-                [self._run_id, LOOK_AHEAD * (1 + LOOK_AHEAD * self._in_company)],
+                [self._run_id, LOOK_AROUND if self._in_company else LOOK_AHEAD],
             )
             waiting = [Task(batch, first, last, self._name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)

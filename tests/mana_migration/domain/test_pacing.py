@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mana_migration.domain.pacing import (
     AHEAD_LEAST,
     AHEAD_MOST,
+    AHEAD_SECONDS,
     AHEAD_USERS,
     AUTO,
     GROWTH,
@@ -40,7 +41,7 @@ def test_few_batches_are_planned_of_a_size_that_grows() -> None:
     size.observe(START, 0.001)
     assert size.batches_ahead == AHEAD_LEAST
     size.observe(size.current, TARGET_SECONDS)
-    assert size.batches_ahead == AHEAD_MOST
+    assert size.batches_ahead == 16
     assert BatchSize(START).batches_ahead == AHEAD_MOST
 
 
@@ -99,8 +100,18 @@ def test_planning_goes_some_batches_ahead_whatever_their_size(asked: int) -> Non
 
 def test_how_many_batches_are_planned_depends_on_their_size() -> None:
     assert [BatchSize(size).batches_ahead for size in (99, 1_000, 3_000, 4_999, 10_000)] == [
-        AHEAD_MOST, 20, 6, AHEAD_LEAST, AHEAD_LEAST,
+        AHEAD_MOST, 60, 20, 12, 6,
     ]  # fmt: skip
+    assert BatchSize(100_000).batches_ahead == AHEAD_LEAST
+
+
+@pytest.mark.parametrize(("seconds", "ahead"), [(0.01, 60), (0.1, 40), (0.3, 13), (2.0, AHEAD_LEAST)])
+def test_of_slow_batches_no_more_is_planned_than_a_worker_does_in_some_seconds(seconds: float, ahead: int) -> None:
+    size = BatchSize(1_000)
+    size.observe(1_000, seconds)
+    assert size.batches_ahead == ahead
+    size.observe(0, 60.0)  # nobody was found
+    assert size.batches_ahead == ahead
 
 
 def test_a_batch_of_a_tenth_less_says_something_about_larger_ones_and_a_smaller_one_does_not() -> None:
@@ -132,7 +143,7 @@ def test_the_word_for_automatic_may_come_from_anywhere() -> None:
 
 def test_the_bounds_are_those_that_the_documentation_names() -> None:
     assert (START, SMALLEST, LARGEST) == (50, 10, 10_000)
-    assert (AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST) == (20_000, 4, 200)
+    assert (AHEAD_USERS, AHEAD_LEAST, AHEAD_MOST, AHEAD_SECONDS) == (60_000, 4, 200, 4.0)
 
 
 @pytest.mark.parametrize(
