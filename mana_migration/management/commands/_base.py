@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
-from mana_migration.domain.results import RunSummary
+from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import failures
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
@@ -249,11 +249,13 @@ def run_code(flag: StopFlag, done: RunSummary) -> int:
 
 def outcome_code(done: RunSummary) -> int:
     """Return the exit code that a run deserves by how it ended."""
-    blocked = done.totals.skipped - done.totals.skips["already_migrated"]
     if done.status in ("rolling_back", "rolled_back") or done.reason.startswith("breaker tripped"):
         return TRIPPED
     if done.status == "stopped":
         return REFUSED
-    if done.status == "failed" or done.totals.failed or blocked:
-        return PARTLY
-    return DONE
+    return PARTLY if done.status == "failed" or left_behind(done.totals) else DONE
+
+
+def left_behind(totals: Totals) -> int:
+    """Return how many users failed or were blocked; those who were migrated before are neither."""
+    return totals.failed + totals.skipped - totals.skips["already_migrated"]

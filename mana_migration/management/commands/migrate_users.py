@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.errors import NothingToMigrateError
-from mana_migration.management.commands._base import DONE, PARTLY, run_code
+from mana_migration.management.commands._base import DONE, PARTLY, left_behind, run_code
 from mana_migration.management.migration_options import (
     add_control_options,
     add_migration_options,
@@ -125,7 +125,7 @@ class Command(RollbackCommand):
         if options["save_plan"] is not None:
             plans.save(options["save_plan"], told)
         self.print_result(forecast_report.as_json(told), forecast_report.as_lines(told))
-        return PARTLY if told.blocked or told.totals.failed else DONE
+        return PARTLY if told.blocked or left_behind(told.totals) else DONE
 
     def roll_back(self, users: tuple[str, ...], options: dict[str, Any]) -> int:
         """Take conversions back, as ``rollback_migration --user-id`` or ``--all`` does."""
