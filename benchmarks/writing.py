@@ -13,7 +13,7 @@ from benchmarks.result import Row, Sizes
 from benchmarks.stage import Stage, expect, one
 
 #: Users in one turn: as many as are planned in one go, so that each turn has its share of the planning.
-TURN: Final[dict[int | str, int]] = {50: 10_000, 1000: 20_000, "auto": 40_000}
+TURN: Final[dict[int | str, int]] = {50: 10_000, 1000: 60_000, "auto": 60_000}
 
 LEAST_MIGRATION, LEAST_ROLLBACK, LEAST_WORKERS = 0.9, 0.8, 0.9
 
