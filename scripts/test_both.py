@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "var" / "tests"
 NO_TESTS = 5  # pytest's exit code when the arguments select no test on this database
-#: Left out of PostgreSQL's run and done by one of their own: together about a seventh of it.
-APART = ("tests/benchmarks", "tests/journeys/test_bank.py")
+#: Left out of PostgreSQL's run and done by one of their own: together about a sixth of it.
+APART = ("tests/benchmarks", "tests/journeys/test_bank.py", "tests/torture/test_doubles.py")
 
 Process = subprocess.Popen[str]
 

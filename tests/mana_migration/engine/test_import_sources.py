@@ -478,7 +478,7 @@ def peak(path: Path) -> int:
 def small_and_large(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     write = WRITERS[request.param]
     # a page of rows and more; each row is traced, which takes its time, and so is every cell of a workbook
-    few, more = (3_000, 18_000) if request.param == "xlsx" else (6_000, 30_000)
+    few, more = (1_500, 9_000) if request.param == "xlsx" else (6_000, 30_000)
     yield write(tmp_path / f"s.{request.param}", many(few)), write(tmp_path / f"l.{request.param}", many(more))
 
 
