@@ -11,7 +11,7 @@ from django.db import connection
 
 from mana_migration import guards
 from mana_migration.domain.validation import POST, PRE
-from mana_migration.engine.integrity import counting
+from mana_migration.engine.integrity import counting, ledger, records
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import validation
 from tests.factories import UserFactory
@@ -72,6 +72,19 @@ def test_flags_are_compared_with_records_where_as_many_are_lost_as_are_made_up(m
     assert numbers() == [1, 1, 1]  # of a user of the run who was taken back
     rollback = migrated.record("back").reversal_run_id
     assert number("migration_inconsistency", run=rollback, phase=POST) == 1  # which has nobody else
+
+
+@pytest.mark.parametrize("phase", [PRE, POST])
+def test_sound_books_are_counted_without_looking_at_each_user(
+    migrated: Economy, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrated.migrate("failed")  # has a record without an entry
+    for module, name in ((records, "count_inconsistencies"), (ledger, "count_missing_entries")):
+        monkeypatch.setattr(module, name, lambda *arguments, name=name, **options: pytest.fail(name))
+    validation.validate(phase=phase, chains=False)
+    wallet(migrated, "still").update(migrated_at=None)
+    with pytest.raises(pytest.fail.Exception, match="count_inconsistencies"):
+        validation.validate(phase=phase, chains=False)
 
 
 @pytest.mark.usefixtures("looked_at")
