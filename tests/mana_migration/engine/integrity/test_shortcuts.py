@@ -78,7 +78,11 @@ def test_flags_are_compared_with_records_where_as_many_are_lost_as_are_made_up(m
 def test_sound_books_are_counted_without_looking_at_each_user(
     migrated: Economy, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for each in (wishes_guards, guards):
+        each.install(connection)
     migrated.migrate("failed")  # has a record without an entry
+    for each in (wishes_guards, guards):
+        each.uninstall(connection)
     for module, name in ((records, "count_inconsistencies"), (ledger, "count_missing_entries")):
         monkeypatch.setattr(module, name, lambda *arguments, name=name, **options: pytest.fail(name))
     validation.validate(phase=phase, chains=False)
