@@ -129,6 +129,8 @@ def test_lacking_conversions_reversals_and_openings_are_added_up(migrated: Econo
     assert numbers() == [4, 4, 3]
     entry(migrated, "returned", "conversion").delete()
     assert numbers() == [5, 5, 4]
+    entry(migrated, "back", "reversal").delete()  # had another amount
+    assert numbers() == [5, 5, 4]
 
 
 @pytest.mark.usefixtures("looked_at")
