@@ -139,6 +139,7 @@ def test_an_entry_without_a_record_is_missed_although_no_rollback_forgets(migrat
     UserMigration.objects.filter(pk=still.pk).delete()
     assert number("missing_entry") == number("missing_entry", phase=POST) == 1
     assert number("missing_entry", run=still.run_id, phase=POST) == 1
+    assert number("missing_entry", users=(str(migrated.key("still")),), phase=POST) == 1
     ManaEntry.objects.filter(user_id=migrated.key("still")).delete()
     assert number("missing_entry") == 0
 
