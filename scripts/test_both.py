@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "var" / "tests"
 NO_TESTS = 5  # pytest's exit code when the arguments select no test on this database
-#: Left out of PostgreSQL's run and done by one of their own: together about a sixth of it.
+#: Left out of PostgreSQL's run and done by one of their own: together about an eighth of both.
 APART = ("tests/benchmarks", "tests/journeys/test_bank.py", "tests/torture/test_doubles.py")
 
 Process = subprocess.Popen[str]

@@ -368,8 +368,10 @@ class Worker:
         held, self._seen, self._cut_all = bool(self._seen), 0, False
         left, planned = 0, False
         with transaction.atomic(using=self._using, durable=True):
-            free = runs.lock_run_if_free(self._run_id, self._using)
-            run = free or runs.lock_run(self._run_id, self._using)
+            run = runs.lock_run_if_free(self._run_id, self._using)
+            waited = run is None
+            if run is None:
+                run = runs.lock_run(self._run_id, self._using)
             status = RunStatus(run.status)
             if status is RunStatus.RUNNING:
                 waiting = MigrationBatch.objects.using(self._using).filter(
@@ -378,7 +380,7 @@ class Worker:
                 left = waiting.count()
                 if left and not held:
                     return None  # somebody planned them a moment ago
-                if free:
+                if not waited:
                     planned = self._plan(run, others_at_work=left > 0)
                 self._in_company = self._in_company and left > 0
         if status is RunStatus.PAUSED:
@@ -389,7 +391,7 @@ class Worker:
             return Ending.TAKEN_OVER
         if planned:
             return None
-        if not left and free:
+        if not left and not waited:
             return Ending.DONE
         self._stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return None

@@ -521,7 +521,7 @@ def test_who_waited_for_another_one_to_plan_or_to_find_nobody_does_not_look_at_e
         other.execute("SELECT 1 FROM mana_migration_migrationrun WHERE id = %s FOR NO KEY UPDATE", [run.pk])
         thread = threading.Thread(target=work)
         thread.start()
-        while not somebody_waits():
+        while thread.is_alive() and not somebody_waits():
             time.sleep(0.01)
     thread.join()
     run.refresh_from_db()
