@@ -58,7 +58,7 @@ def terms_of_request(
 
 @dataclass(frozen=True, slots=True)
 class MigrationWork:
-    """What a worker does for a migration; see ``worker.Work``."""
+    """What a worker does for a migration; see ``assignment.Work``."""
 
     terms: ConversionTerms
     limit: int | None = None

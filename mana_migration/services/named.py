@@ -21,8 +21,8 @@ from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import DatabaseUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import runs
+from mana_migration.services.assignment import worker_name
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import worker_name
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 

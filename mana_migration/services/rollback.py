@@ -44,7 +44,7 @@ def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
 
 @dataclass(frozen=True, slots=True)
 class RollbackWork:
-    """What a worker does for a rollback; see ``worker.Work``."""
+    """What a worker does for a rollback; see ``assignment.Work``."""
 
     terms: ReversalTerms
     limit: int | None = None

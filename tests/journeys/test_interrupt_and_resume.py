@@ -319,13 +319,13 @@ def test_a_wallet_that_somebody_holds_is_tried_again_and_is_no_failure() -> None
 
 @pytest.mark.postgres
 def test_a_wallet_that_is_held_all_the_time_is_left_out_with_the_reason() -> None:
-    from mana_migration.services import worker
+    from mana_migration.services import recovery
     from tests.mana_migration.running import migrate
 
     keys = town(6)
     with other_session() as other, balanced(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "TRANSIENT_TRIES", 2)
-        patch.setattr(worker, "FIRST_WAIT", 0.001)
+        patch.setattr(recovery, "TRANSIENT_TRIES", 2)
+        patch.setattr(recovery, "FIRST_WAIT", 0.001)
         patch.setattr("mana_migration.conf.lock_timeout_ms", lambda: 20)
         other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[2]])
         done = migrate(code=3)

@@ -14,7 +14,7 @@ from mana_migration.domain.results import BatchResult
 from mana_migration.engine import conversion
 from mana_migration.errors import DatabaseUnavailableError, FindingsError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.services import migrate, runs, validation, worker
+from mana_migration.services import migrate, recovery, runs, validation
 from mana_migration.services.attendance import StopFlag
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
@@ -262,7 +262,7 @@ def test_a_busy_database_is_tried_again_without_a_failure(monkeypatch: pytest.Mo
         return original(*args, **values)
 
     monkeypatch.setattr(conversion, "convert_alone", failing)
-    monkeypatch.setattr(worker, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(recovery, "FIRST_WAIT", 0.001)
     with balanced():
         done = go()
     assert (done.totals.migrated, done.totals.failed) == (15, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMi
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migrate, runs
 from mana_migration.services.attendance import StopFlag
+from mana_migration.services.batch_queue import BatchQueue
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import Ending, Worker
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
@@ -127,7 +127,7 @@ def test_everybody_is_converted_in_batches_of_the_size_asked_for() -> None:
     assert worker.handled == converted() == 25
     batches = MigrationBatch.objects.filter(run=run)
     assert set(batches.values_list("status", flat=True)) == {BatchStatus.DONE}
-    assert all(name.endswith(worker._name) for name in batches.values_list("worker", flat=True))
+    assert all(name.endswith(worker.name) for name in batches.values_list("worker", flat=True))
 
 
 def test_a_bad_user_is_set_apart_by_halving_and_costs_no_other() -> None:
@@ -161,7 +161,7 @@ def test_how_often_a_batch_was_halved_is_known_and_noted_once_a_run() -> None:
     noted = RunEvent.objects.filter(run=run, kind=EventKind.BATCH_SPLIT)
     assert [event.message for event in noted] == [sentence]
     with planted([keys[3]]):
-        make_worker(MigrationRun.objects.get(pk=run.pk))._note_split(IntegrityError())
+        make_worker(run)._recovery._note_split(IntegrityError())
     assert noted.count() == 1
 
 
@@ -401,7 +401,8 @@ def test_a_database_that_somebody_else_writes_to_is_said_to_be_busy() -> None:
             if failing:
                 raise failing.pop()
 
-        patch.setattr(worker, "_look_ahead", lambda look=worker._look_ahead: locked_for_a_while() or look())
+        look = BatchQueue.next
+        patch.setattr(BatchQueue, "next", lambda queue: locked_for_a_while() or look(queue))
         assert worker.run() is Ending.DONE
     assert told == ["the database is busy (database is locked): trying again"]
     assert converted() == 5
@@ -459,73 +460,3 @@ def test_workers_side_by_side_convert_everybody_once() -> None:
     assert MigrationBatch.objects.filter(run=run).exclude(status=BatchStatus.DONE).count() == 0
     each_done_once(run, [result for result in results if result.totals.selected])
     assert MigrationBatch.objects.values("worker").exclude(worker="").distinct().count() > 1
-
-
-def test_of_several_the_one_who_sees_little_left_plans_while_the_others_go_on() -> None:
-    people(60)
-    run = open_run(5)
-    worker = make_worker(run)
-    worker._without_batch()  # the first planning
-    run.refresh_from_db()
-    assert run.planned_users == 60  # all, since there are few
-    make_wallets([(1, 1, 1)] * 40)
-    worker._in_company = True
-    worker._next()
-    run.refresh_from_db()
-    assert (run.planned_users, run.look) == (100, 1)
-    with balanced():
-        assert worker.run() is Ending.DONE
-    assert converted() == UserMigration.objects.count() == 100
-
-
-def test_what_is_planned_early_at_the_end_is_nothing_and_asked_once() -> None:
-    people(60)
-    run = open_run(5)
-    worker = make_worker(run)
-    worker._without_batch()
-    worker._in_company = True
-    worker._next()
-    assert worker._cut_all
-    run.refresh_from_db()
-    assert (run.planned_users, run.look, bool(run.cursor)) == (60, 1, True)  # whether to look once more is open
-
-
-@pytest.mark.postgres
-def test_nobody_waits_for_who_plans_early() -> None:
-    people(60)
-    run = open_run(5)
-    worker = make_worker(run)
-    worker._without_batch()
-    make_wallets([(1, 1, 1)] * 40)
-    worker._in_company = True
-    with another_connection() as other:
-        other.execute("SELECT 1 FROM mana_migration_migrationrun WHERE id = %s FOR NO KEY UPDATE", [run.pk])
-        assert worker._next() is not None
-    run.refresh_from_db()
-    assert run.planned_users == 60
-
-
-@pytest.mark.postgres
-def test_who_waited_for_another_one_to_plan_or_to_find_nobody_does_not_look_at_everybody_again() -> None:
-    people(60)
-    run, endings, patience = open_run(5), list[Ending | None](), Patience()
-    worker = make_worker(run, stop=patience)
-
-    def work() -> None:
-        try:
-            endings.append(worker._without_batch())
-        finally:
-            connections.close_all()
-
-    with another_connection() as other:
-        other.execute("SELECT 1 FROM mana_migration_migrationrun WHERE id = %s FOR NO KEY UPDATE", [run.pk])
-        thread = threading.Thread(target=work)
-        thread.start()
-        while thread.is_alive() and not somebody_waits():
-            time.sleep(0.01)
-    thread.join()
-    run.refresh_from_db()
-    assert (endings, run.planned_users, patience.waits) == ([None], 0, 1)
-    assert worker._without_batch() is None
-    run.refresh_from_db()
-    assert run.planned_users == 60  # the other one has not planned them

@@ -1,0 +1,74 @@
+"""Waiting for a database that is lost or busy, and giving up at once where waiting cannot help."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+from django.db import DatabaseError, InterfaceError
+
+from mana_migration.engine import failures
+from mana_migration.errors import DatabaseUnavailableError
+from mana_migration.services import logs, runs
+from mana_migration.services.assignment import Assignment
+from mana_migration.states import EventKind
+
+#: Seconds to wait for a lost database: the first wait, and the longest.
+LOST_FIRST_WAIT, LOST_LONGEST_WAIT = 0.5, 15.0
+
+
+class Outage:
+    """The times that one worker's database could not be worked with."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._lost_since: float | None = None
+        self._tries = 0
+
+    def survive(self, error: DatabaseError | InterfaceError) -> None:
+        """Wait a while for a lost or busy database, longer each time, but not beyond the asked end.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot do the work at all.
+            django.db.Error: ``error`` itself, where it is none of the database's state.
+        """
+        run_id = self._assignment.run_id
+        verdict = failures.judge(error)
+        if verdict is failures.Failure.ENVIRONMENT:
+            logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=failures.sqlstate(error))
+            raise DatabaseUnavailableError(
+                f"the database refuses the work: {failures.describe(error)}; run {run_id} stays open: "
+                "cure the cause and give the same command again"
+            ) from error
+        if verdict is failures.Failure.DATA:
+            raise error
+        if verdict is failures.Failure.CONNECTION:
+            self._assignment.connection.close()
+            if self._lost_since is None:
+                self._lost_since = time.monotonic()
+                logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
+                self._assignment.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
+                self._assignment.show_wait("the database is lost: waiting for it")
+        elif self._tries == 1:  # SQLite, where somebody else writes for long
+            self._assignment.notice(f"the database is busy ({failures.describe(error)}): trying again")
+            self._assignment.show_wait("the database is busy: trying again")
+        wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
+        self._tries += 1
+        self._assignment.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def over(self) -> None:
+        """Note, once, that a lost database is back; nothing where none was lost."""
+        self._tries = 0
+        if self._lost_since is None:
+            return
+        seconds = time.monotonic() - self._lost_since
+        self._lost_since = None
+        self._assignment.notice(f"the database is back, it was gone for {seconds:.1f} s: going on")
+        runs.add_event(
+            self._assignment.run_id,
+            EventKind.DATABASE_LOST,
+            message=f"the database was gone for {seconds:.1f} s; going on",
+            details={"seconds": round(seconds, 1)},
+            using=self._assignment.using,
+        )

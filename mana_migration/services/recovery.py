@@ -1,0 +1,169 @@
+"""What becomes of a batch that failed: the same again, its halves, or its one user set apart.
+
+# Note [Splitting]
+A batch that fails for its data is replaced by its two halves, in a transaction of its own, and so
+on until the guilty user stands alone; only then is a failure recorded.  The halves are ordinary
+batches, so a crash in between loses nothing and other workers may take them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Final
+
+from django.db import DatabaseError, transaction
+
+from mana_migration.domain.pressure import HELD_WALLET, HELD_WALLET_IN_WORDS, Sign
+from mana_migration.domain.results import Totals
+from mana_migration.engine import batches, failures
+from mana_migration.engine.batches import Task
+from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.services import logs, runs
+from mana_migration.services.assignment import Assignment
+from mana_migration.states import BatchStatus, EventKind, UserStatus
+
+#: Tries of one batch against a transient error, and the first wait in seconds; each wait doubles, ±25 %.
+TRANSIENT_TRIES: Final = 5
+FIRST_WAIT: Final = 0.1
+
+#: Tries after which a run says that it waits for a wallet: what is held comes last, so little else is left then.
+HELD_TRIES: Final = 2
+
+#: Seconds between two times that the terminal is told of it.
+TELL_HELD_EVERY: Final = 60.0
+
+#: Looks after the first before users who are locked all the time are left out with that reason.
+PATIENT_LOOKS: Final = 3
+
+
+class Recovery:
+    """Deal with the batches of one worker that failed."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
+        self._held_tries = HELD_TRIES
+        self._told_held: float | None = None  # when the terminal was told last
+        self._split_noted = False
+
+    def handled(self, users: int) -> None:
+        """Note that so many users were handled: if any, a wallet that is waited for is worth telling anew."""
+        self._held_wallet = self._held_wallet and not users
+
+    def recover(self, task: Task, error: DatabaseError) -> Totals | None:
+        """Try a batch that failed again later, halve it, or set its one user apart.
+
+        Returns what was settled with that, None where nothing was.
+        """
+        using = self._assignment.using
+        transient = failures.judge(error) is failures.Failure.TRANSIENT
+        with transaction.atomic(using=using, durable=True):
+            batch = (
+                MigrationBatch.objects.using(using)
+                .select_for_update(of=("self",))
+                .filter(pk=task.batch, status=BatchStatus.PLANNED, first_user=task.first, last_user=task.last)
+                .first()
+            )
+            if batch is None:
+                return None  # another worker was faster
+            batch.attempts += 1
+            batch.save(using=using, update_fields=["attempts"])
+            result = None
+            if transient and batch.attempts < TRANSIENT_TRIES:
+                wait = FIRST_WAIT * 2 ** (batch.attempts - 1) * random.uniform(0.75, 1.25)  # noqa: S311 (jitter)
+            else:
+                wait = 0.0
+                result = self._split(batch, error)
+        logs.write(
+            logging.WARNING,
+            f"batch {task.batch} was rolled back: {failures.classify(error)}",
+            run=self._assignment.run_id,
+            batch=task.batch,
+            attempt=batch.attempts,
+            error_class=failures.classify(error),
+        )
+        if transient and batch.attempts >= self._held_tries:
+            self._tell_held_wallet()
+        if wait:
+            self._assignment.stop.wait(wait)
+            return None
+        if result is None:
+            if not transient:
+                self._note_split(error)
+            return None
+        if transient and not result.selected:  # left to a later look, which waits for the same wallet
+            self._held_wallet, self._held_tries = False, 1
+        return result
+
+    def _tell_held_wallet(self) -> None:
+        """Say that the run waits for a wallet: once until somebody was handled, on the terminal once a minute."""
+        if self._held_wallet:
+            return
+        self._held_wallet, moment = True, time.monotonic()
+        if self._told_held is None or moment - self._told_held >= TELL_HELD_EVERY:
+            self._told_held = moment
+            self._assignment.notice(HELD_WALLET_IN_WORDS)
+        self._assignment.show_wait(HELD_WALLET_IN_WORDS)
+        runs.add_event(
+            self._assignment.run_id,
+            EventKind.THROTTLED,
+            message=HELD_WALLET_IN_WORDS,
+            details={"wait": "wallets", "sign": Sign.HELD_WALLETS.value, "reason": HELD_WALLET},
+            using=self._assignment.using,
+        )
+
+    def _split(self, batch: MigrationBatch, error: DatabaseError) -> Totals | None:
+        """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
+        using = self._assignment.using
+        users = self._assignment.work.keys(using, first=batch.first_user, last=batch.last_user)
+        if len(users) > 1:
+            middle = len(users) // 2
+            last = batch.last_user
+            batch.last_user, batch.planned, batch.attempts = users[middle - 1], middle, 0
+            batch.save(using=using, update_fields=["last_user", "planned", "attempts"])
+            MigrationBatch.objects.using(using).create(
+                run_id=self._assignment.run_id, first_user=users[middle], last_user=last, planned=len(users) - middle
+            )
+            return None
+        result = self._settle(batch.pk, users[0], error) if users else Totals()
+        batches.mark(self._assignment.connection, batch.pk, result, worker=self._assignment.name)
+        return result
+
+    def _note_split(self, error: DatabaseError) -> None:
+        """Note, once a run, that a batch was halved; how often is known without, see ``totals.halving``."""
+        if self._split_noted:
+            return
+        self._split_noted = True
+        using, run_id = self._assignment.using, self._assignment.run_id
+        known = RunEvent.objects.using(using).filter(run_id=run_id, kind=EventKind.BATCH_SPLIT)
+        if not known.exists():
+            sentence = (
+                f"the database refused a batch ({failures.classify(error)}): halving it to set single users apart"
+            )
+            self._assignment.notice(sentence)
+            runs.add_event(run_id, EventKind.BATCH_SPLIT, message=sentence, using=using)
+
+    def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
+        """Record the one user that a batch failed for; one who is merely locked is left to later looks first."""
+        using = self._assignment.using
+        error_class = failures.classify(error)
+        status, message = UserStatus.FAILED, failures.describe(error)
+        if failures.judge(error) is failures.Failure.TRANSIENT:
+            look = MigrationRun.objects.using(using).values_list("look", flat=True).get(pk=self._assignment.run_id)
+            if look < PATIENT_LOOKS:
+                return Totals()
+            status, error_class = UserStatus.SKIPPED, "locked"
+            message = "somebody held the wallet at every look; give the command again when it is free"
+        recorded = self._assignment.work.record_problem(
+            using, batch=batch, user=user, status=status, error_class=error_class, message=message
+        )
+        result = Totals()
+        if recorded:
+            result.selected = 1
+            if status is UserStatus.FAILED:
+                result.failed, result.errors[error_class] = 1, 1
+            else:
+                result.skipped, result.skips[error_class] = 1, 1
+        return result
