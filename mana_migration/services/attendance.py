@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -12,15 +12,23 @@ from mana_migration.domain.results import ProgressCallback
 from mana_migration.services import runs
 
 
+def _closed_gate() -> threading.Lock:
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
+
+
 @dataclass(slots=True)
 class StopFlag:
     """Ask a worker to end after the batch in hand; wakes it from any wait.
 
-    A signal handler may ask at any moment, also while this thread is about to wait: only a
-    ``SimpleQueue`` may be used then, an ``Event`` would wait for its own lock.
+    A signal handler may ask at any moment, also while this thread is about to wait: an ``Event``
+    would wait for its own lock then, and until Python 3.13 a ``SimpleQueue`` waits for ever if the
+    time is up before it has begun to wait.  A bare lock does neither.
     """
 
-    _wake: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    _gate: threading.Lock = field(default_factory=_closed_gate)
+    """Held until the end is asked for; whoever waits tries to get it."""
     requested: bool = False
     """Whether the end was asked for."""
     signal: int = 0
@@ -32,17 +40,19 @@ class StopFlag:
     def request(self, signal: int = 0) -> None:
         """Ask for the end, by this signal number."""
         self.signal, self.requested = signal, True
-        self._wake.put(None)
+        self._open()
         for listener in self.listeners:
             listener()
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the end is asked for; return whether it was."""
-        if seconds > 0 and not self.requested:
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=seconds)
-                self._wake.put(None)  # for whoever else waits
+        if seconds > 0 and not self.requested and self._gate.acquire(timeout=seconds):
+            self._open()  # for whoever else waits
         return self.requested
+
+    def _open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it was open
+            self._gate.release()
 
 
 class Attendance(TypedDict, total=False):
