@@ -1,15 +1,17 @@
-"""What the tamper evidence costs a run: the product against itself without lines, marks and digests."""
+"""What the tamper evidence costs a run: the product against itself without lines, marks, digests and links."""
 
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from benchmarks.race import Ours, race
+from benchmarks.race import Ours, race, timed
 from benchmarks.result import Row, Sizes
 from benchmarks.stage import Stage, expect, one
 from benchmarks.writing import TURN, books_balance
@@ -31,7 +33,7 @@ def evidence(stage: Stage, sizes: Sizes) -> Iterator[Row]:
         with stage.copy("without"), books_balance():
             connections.databases["without"] = {**connections.databases["default"], "NAME": "without"}
             for kind, command in (("migration", "migrate_users"), ("rollback", "rollback_migration")):
-                works = {"with": Ours(kind, size), "without": Unmarked(kind, size)}
+                works = {"with": Ours(kind, size), "without": UnmarkedLoop(kind, size)}
                 before = {name: _processor_seconds(using) for name, using in _ALIASES.items()}
                 found = race(works, sizes.users, turn)
                 spent = {name: _processor_seconds(using) - before[name] for name, using in _ALIASES.items()}
@@ -54,24 +56,85 @@ def evidence(stage: Stage, sizes: Sizes) -> Iterator[Row]:
                 unmarked = "SELECT count(*) FROM mana_migration_usermigration WHERE mark = '' AND reversal_mark = ''"
                 expect(one(other, unmarked) == sizes.users, "the run without evidence wrote some")
             connections["without"].close()
+    yield from whole_runs(stage, sizes)
 
 
-class Unmarked(Ours):
-    """The worker's loop, on a database of its own, with statements that write no evidence."""
+def whole_runs(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Time whole runs, from the checks before to the check after, with the evidence and without, in turns."""
+    from django.db import connections
 
-    def __init__(self, kind: str, batch_size: int) -> None:
-        super().__init__(kind, batch_size, using="without")
+    stage.empty()
+    stage.fill(sizes.users)
+    # what a run with evidence and one without take, in the order: with, without, without, with
+    seconds: dict[tuple[str, str], list[float]] = {}
+    spent: dict[tuple[str, str], float] = {}
+    with stage.copy("without"), books_balance():
+        connections.databases["without"] = {**connections.databases["default"], "NAME": "without"}
+        unmarked = Unmarked()
+        for turn in range(2 * sizes.rounds):
+            names = list(_ALIASES) if turn % 2 == 0 else list(reversed(_ALIASES))
+            for work in _WHOLE:
+                for name in names:
+                    using, key = _ALIASES[name], (work, name)
+                    before = _processor_seconds(using)
+                    with unmarked.in_force() if name == "without" else nullcontext():
+                        seconds.setdefault(key, []).append(timed(partial(_WHOLE[work], using)))
+                    spent[key] = spent.get(key, 0.0) + _processor_seconds(using) - before
+        for work in _WHOLE:
+            took = {name: statistics.median(seconds[work, name]) for name in _ALIASES}
+            yield Row(
+                what=f"the whole of {work} with the evidence, in times of one without, batch size 1,000",
+                users=sizes.users,
+                ratio=took["with"] / took["without"],
+                most=round(MOST, 3),
+                figures={
+                    **{f"{name}, users/s": round(sizes.users / one) for name, one in took.items()},
+                    "server's processor time with, in times of without": round(
+                        spent[work, "with"] / spent[work, "without"], 3
+                    ),
+                },
+            )
+        connections["without"].close()
+
+
+def _migrate(using: str) -> None:
+    from mana_migration.domain.options import Controls, MigrationOptions
+    from mana_migration.services import migrate, runs
+
+    options = MigrationOptions(controls=Controls(batch_size=1000, delay=0.0))
+    done = migrate.migrate(options, actor=runs.current_actor(), using=using)
+    expect(done.status == "completed", f"the migration ended as {done.status}")
+
+
+def _roll_back(using: str) -> None:
+    from mana_migration.domain.options import Controls, RollbackOptions
+    from mana_migration.services import rollback, runs
+
+    options = RollbackOptions(everything=True, controls=Controls(batch_size=1000, delay=0.0))
+    done = rollback.roll_back(options, actor=runs.current_actor(), using=using)
+    expect(done.status == "completed", f"the rollback ended as {done.status}")
+
+
+_WHOLE: Final[dict[str, Callable[[str], None]]] = {"migrate_users": _migrate, "rollback_migration": _roll_back}
+
+
+class Unmarked:
+    """The engine's statements without evidence, and the folding without links."""
+
+    def __init__(self) -> None:
         self._statements: dict[Any, Any] = {}
 
-    def advance(self, users: int) -> int:
-        """Work until so many are handled."""
-        from mana_migration.engine import conversion, reversal
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Let everything in this process use them."""
+        from mana_migration.engine import chain, conversion, reversal
 
         with (
             mock.patch.object(conversion, "_statement", self._unmarked(conversion._statement.__wrapped__)),
             mock.patch.object(reversal, "_statement", self._unmarked(reversal._statement.__wrapped__)),
+            mock.patch.object(chain, "link", self._unlinked),
         ):
-            return super().advance(users)
+            yield
 
     def _unmarked(self, build: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
         from mana_migration.engine import batches, chain
@@ -89,6 +152,24 @@ class Unmarked(Ours):
             return self._statements[terms]
 
         return statement
+
+    def _unlinked(self, run: Any, known: dict[str, Any], batches: list[dict[str, Any]]) -> list[tuple[int, int, str]]:
+        number = known.get("links", 0)
+        known["links"] = number + len(batches)
+        return [(batch["id"], number + place, "") for place, batch in enumerate(batches, start=1)]
+
+
+class UnmarkedLoop(Ours):
+    """The worker's loop, on a database of its own, with statements that write no evidence."""
+
+    def __init__(self, kind: str, batch_size: int) -> None:
+        super().__init__(kind, batch_size, using="without")
+        self._unmarked = Unmarked()
+
+    def advance(self, users: int) -> int:
+        """Work until so many are handled."""
+        with self._unmarked.in_force():
+            return super().advance(users)
 
 
 _ALIASES: Final = {"with": "default", "without": "without"}

@@ -17,8 +17,9 @@ from benchmarks.stage import BenchmarkError, expect
 
 FORK: Final = multiprocessing.get_context("fork")
 
-#: What a worker learns as it goes, and keeps from turn to turn.
-_LEARNT: Final = ("_size", "handled", "_seconds", "_attempted", "_in_company")
+#: What a worker and its queue learn as they go, and keep from turn to turn.
+_LEARNT: Final = ("handled", "_seconds", "_attempted")
+_LEARNT_BY_QUEUE: Final = ("_size", "in_company")
 
 
 class Contestant(Protocol):
@@ -137,6 +138,7 @@ class Ours:
             )
         self.sizes: list[int] = []
         self._learnt: dict[str, Any] = {}
+        self._learnt_by_queue: dict[str, Any] = {}
         self._pause: Any = None
 
     def advance(self, users: int) -> int:
@@ -168,8 +170,10 @@ class Ours:
         pause._stop = stop
         worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
         vars(worker).update(self._learnt)
+        vars(worker._queue).update(self._learnt_by_queue)
         worker.run()
         self._learnt = {name: vars(worker)[name] for name in _LEARNT}
+        self._learnt_by_queue = {name: vars(worker._queue)[name] for name in _LEARNT_BY_QUEUE}
         return handled
 
     def close(self) -> None:

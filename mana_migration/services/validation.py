@@ -88,9 +88,10 @@ def validate(
         if walk is not None:
             _count_breaks(found, walk)
         if on_finding is not None:
-            for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
-                if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
-                    _tell(look, check.id, found, on_finding, None if all_hits else most)
+            with dialect.joined(connections[using], dialect.JOINED_BY_KEY):  # range by range
+                for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
+                    if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
+                        _tell(look, check.id, found, on_finding, None if all_hits else most)
     return ValidationReport(
         phase=phase,
         checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),

@@ -16,7 +16,7 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.validation import POST, PRE, Finding
-from mana_migration.engine import users
+from mana_migration.engine import dialect, users
 from mana_migration.engine.integrity import ledger, records, runs, wallets
 from mana_migration.engine.integrity.records import RecordScan
 from mana_migration.engine.integrity.scope import Scope, rows
@@ -84,6 +84,11 @@ def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope,
 
 def count(look: Look) -> Counts:
     """Count the findings of every check of the phase, and sum up what was looked at."""
+    with dialect.joined(look.connection, dialect.JOINED_WHOLE if look.whole else dialect.JOINED_BY_KEY):
+        return _count(look)
+
+
+def _count(look: Look) -> Counts:
     connection, scope = look.connection, look.scope
     sums = ledger_sums(connection) if look.whole else None
     wide = Scope() if look.whole else scope

@@ -1,0 +1,124 @@
+"""How PostgreSQL joins what the checks read, also where it knows nothing of tables that have just grown.
+
+On such tables, which no test analyzes, it takes a run's users for a handful; a plan made for a handful reads a whole
+table once for each of 60,000.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.validation import BOTH
+from mana_migration.engine import dialect
+from mana_migration.engine.integrity import counting
+from mana_migration.engine.integrity.scope import Scope
+from mana_migration.engine.integrity.wallets import WalletTerms
+from mana_migration.services import migrate, rollback
+from tests.mana_migration.running import people
+from tests.support.economy import ACTOR
+from wishes.rates import Rates
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+GROWN = ("mana_migration_usermigration", "wishes_manaentry")
+CONTROLS = Controls(batch_size=100, delay=0.0)
+
+
+@pytest.fixture
+def run() -> int:
+    """Return a migration of everybody that was taken back, and another one of everybody after it."""
+    people(300)
+    with connection.cursor() as cursor:
+        for table in GROWN:
+            cursor.execute(f"ANALYZE {table}")  # empty
+    migrate.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
+    rollback.roll_back(RollbackOptions(everything=True, controls=CONTROLS), actor=ACTOR)
+    done = migrate.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
+    assert done.run is not None
+    return done.run
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a plan's nodes."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def plans(run: int, *, small: bool) -> list[dict[str, Any]]:
+    """Return the nodes of the plans of all that counts the findings of a run, as one that is small or not."""
+    found: list[dict[str, Any]] = []
+
+    def explain(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        if any(table in sql for table in GROWN):
+            execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters, many, context)
+            ((answer,),) = context["cursor"].fetchall()
+            told = json.loads(answer) if isinstance(answer, str) else answer
+            found.extend(nodes(told[0]["Plan"]))
+        return execute(sql, parameters, many, context)
+
+    terms = WalletTerms(Rates(), large=10**9)
+    with pytest.MonkeyPatch.context() as patch, transaction.atomic():
+        patch.setattr(counting, "SMALL_RUN", 1 if small else 10**9)
+        look = counting.look_at("default", connection, BOTH, Scope(run=run), terms)
+        assert look.whole is not small
+        with connection.execute_wrapper(explain):
+            counting.count(look)
+    assert len(found) > 10
+    return found
+
+
+def kinds(found: list[dict[str, Any]]) -> set[str]:
+    """Return the kinds of nodes."""
+    return {node["Node Type"] for node in found}
+
+
+def reread(found: list[dict[str, Any]]) -> list[str]:
+    """Return the tables that grew and that are read as a whole within a nested loop, or kept to be read again."""
+    loops = [node for node in found if node["Node Type"] == "Nested Loop"]
+    inner = [below for loop in loops for node in loop["Plans"][1:] for below in nodes(node)]
+    return [
+        node["Relation Name"] for node in inner if node["Node Type"] == "Seq Scan" and node["Relation Name"] in GROWN
+    ]
+
+
+def test_whole_tables_are_never_joined_row_by_row(run: int) -> None:
+    assert "Nested Loop" not in kinds(plans(run, small=False))
+
+
+def test_the_users_of_a_small_run_are_looked_up_by_their_keys(run: int) -> None:
+    found = plans(run, small=True)
+    assert reread(found) == []
+    assert not {"Materialize", "Hash Join"} & kinds(found)
+
+
+def test_left_to_itself_postgresql_joins_row_by_row(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect, "JOINED_WHOLE", ("jit",))
+    assert "Nested Loop" in kinds(plans(run, small=False))
+
+
+def test_a_plan_that_reads_a_table_again_and_again_is_seen(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = ("enable_indexscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+    monkeypatch.setattr(dialect, "JOINED_BY_KEY", without)
+    assert reread(plans(run, small=True))
+
+
+def test_the_settings_end_with_their_block() -> None:
+    names = (*dialect.JOINED_WHOLE, *dialect.JOINED_BY_KEY)
+
+    def settings() -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}")
+            return list(cursor.fetchone())
+
+    with transaction.atomic():
+        before = settings()
+        with dialect.joined(connection, names):
+            assert settings() == ["off"] * len(names)
+        assert settings() == before
