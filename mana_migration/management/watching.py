@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import failures
 from mana_migration.reports import console as screens
 from mana_migration.reports.formatting import clock, one_line
+from mana_migration.services.attendance import StopFlag
 
 NO_RUN: Final = "There is no run yet; start one with migrate_users."
 WAITING: Final = "no run is open; waiting for one to start"
@@ -64,8 +64,12 @@ class Watch:
     ) -> None:
         self._read, self._using, self._interval, self._follow = read, using, interval, follow
         self._now, self._zone = now, zone
-        self._stop = threading.Event()
-        self.signal: int | None = None
+        self._stop = StopFlag()
+
+    @property
+    def signal(self) -> int | None:
+        """Return the number of the signal that ended the watch."""
+        return self._stop.signal or None
 
     def views(self) -> Iterator[View]:
         """Yield what there is to see, look after look, until the run is over or a signal comes.
@@ -74,7 +78,7 @@ class Watch:
             django.db.Error: the database refuses the connection for good, or cannot do what is asked.
         """
         seen, was_open, lost_since = None, False, ""
-        while not self._stop.is_set():
+        while not self._stop.requested:
             try:
                 seen = self._read()
                 trouble = f"the database is back; it was gone from {lost_since}" if lost_since else ""
@@ -101,10 +105,9 @@ class Watch:
         """Let the first SIGINT or SIGTERM end the watch after the look in hand; the second interrupts that too."""
 
         def request(number: int, frame: FrameType | None) -> None:
-            if self._stop.is_set():
+            if self._stop.requested:
                 raise KeyboardInterrupt
-            self.signal = number
-            self._stop.set()
+            self._stop.request(number)
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from mana_migration.domain.results import ProgressCallback
 from mana_migration.services import runs
+
+#: Seconds that a wait lasts at most before it looks again: Python hears of a signal that comes in the very instant
+#: before a wait begins only when that wait ends.
+LONGEST_DEAF: Final = 0.25
 
 
 def _closed_gate() -> threading.Lock:
@@ -46,8 +51,10 @@ class StopFlag:
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until the end is asked for; return whether it was."""
-        if seconds > 0 and not self.requested and self._gate.acquire(timeout=seconds):
-            self._open()  # for whoever else waits
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0:
+            if self._gate.acquire(timeout=min(left, LONGEST_DEAF)):
+                self._open()  # for whoever else waits
         return self.requested
 
     def _open(self) -> None:

@@ -1,6 +1,7 @@
 """The flag that asks a worker to end: it wakes whoever waits, and no wait outlives its time."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -59,6 +60,23 @@ def test_a_signal_wakes_the_very_thread_that_waits() -> None:
         assert time.monotonic() - begun < LONG / 2
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_at_any_moment_of_a_wait_ends_it() -> None:
+    """Also in the instant before it begins, when Python does not hear of it before the wait is over."""
+    moments = random.Random(6)
+    flag = StopFlag()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: flag.request(number))
+    deadlines = signal.getitimer(signal.ITIMER_REAL)  # pytest's own, for tests that take too long
+    try:
+        for _ in range(20):
+            flag, begun = StopFlag(), time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-6, 5e-5))
+            assert flag.wait(LONG)
+            assert time.monotonic() - begun < LONG / 2
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *deadlines)
 
 
 def test_listeners_hear_of_it_at_once() -> None:
