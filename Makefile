@@ -60,6 +60,11 @@ run: $(VENV)/runtime.stamp ## Serve the site for development on http://127.0.0.1
 test: $(VENV)/dev.stamp ## Run all tests, on SQLite and on PostgreSQL (ARGS="-k word" narrows them)
 	@$(BIN)/python scripts/test_both.py $(ARGS)
 
+# What takes longer than the whole suite may: test_both.py divides it between the databases as it does for "test".
+.PHONY: test-long
+test-long: $(VENV)/dev.stamp ## Run the tests that take too long for "test": all orders, 100,000 operations, 1,200 sequences
+	@$(BIN)/python scripts/test_both.py --long -m long $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## Look for mistakes and unformatted code
 	@$(BIN)/ruff check .
