@@ -58,11 +58,11 @@ class BatchQueue:
 
     Args:
         assignment: the run and its work.
-        apart: batches that are claimed together at most: as far from other workers' to keep.
+        together: batches that are claimed together at most: so far from other workers' to keep.
     """
 
-    def __init__(self, assignment: Assignment, *, apart: int) -> None:
-        self._assignment, self._apart = assignment, apart
+    def __init__(self, assignment: Assignment, *, together: int) -> None:
+        self._assignment, self._together = assignment, together
         self._ahead: deque[Task] = deque()
         self._seen = 0  # batches that the latest look ahead found
         self._untouched = False  # none of them could be claimed yet
@@ -135,7 +135,7 @@ class BatchQueue:
             waiting = [Task(batch, first, last, self._assignment.name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)
         if self.in_company and waiting:
-            places = apart([task.batch for task in waiting], least=self._apart)
+            places = apart([task.batch for task in waiting], least=self._together)
             waiting = [waiting[place] for place in places[:LOOK_AHEAD]]
         self._ahead.extend(waiting)
         self._seen, self._untouched = len(waiting), True

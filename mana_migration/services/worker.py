@@ -67,6 +67,9 @@ class Ending(enum.Enum):
     """Too many users failed."""
 
 
+_ENDINGS: Final = {Refill.ELSEWHERE: Ending.TAKEN_OVER, Refill.NOBODY: Ending.DONE}
+
+
 class Worker:
     """Work on one run until nobody is left, a signal comes or the run leaves our hands.
 
@@ -93,7 +96,7 @@ class Worker:
         notice: runs.Notice = runs.silent,
     ) -> None:
         self._assignment = Assignment(run_id, work, using, stop, progress, notice)
-        self._queue = BatchQueue(self._assignment, apart=TOGETHER)
+        self._queue = BatchQueue(self._assignment, together=TOGETHER)
         self._recovery = Recovery(self._assignment)
         self._outage = Outage(self._assignment)
         self._throttle = throttle
@@ -238,7 +241,7 @@ class Worker:
             self._assignment.stop.wait(IDLE_WAIT)
         elif found is Refill.WAIT:
             self._assignment.stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
-        return {Refill.ELSEWHERE: Ending.TAKEN_OVER, Refill.NOBODY: Ending.DONE}.get(found)
+        return _ENDINGS.get(found)
 
     def _tell_pause(self, *, paused: bool) -> None:
         """Say once that the run is paused, and once that it is not any more."""

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def make_queue(run: MigrationRun) -> BatchQueue:
     """Return the queue of a worker on a run."""
     work = migrate.MigrationWork(migrate.terms_of(run), run.options.get("limit"))
-    return BatchQueue(Assignment(run.pk, work, "default", StopFlag()), apart=24)
+    return BatchQueue(Assignment(run.pk, work, "default", StopFlag()), together=24)
 
 
 def figures(run: MigrationRun) -> tuple[int, int, bool]:
