@@ -131,11 +131,11 @@ lock: ## Write requirements.txt and requirements-dev.txt anew (needs uv; ARGS=--
 
 # A tool with a hundred packages of its own, so apart from ours. --strict: what nobody could look up counts as a failure.
 .PHONY: audit
-audit: $(VENV)/dev.stamp ## Ask the database of known vulnerabilities about every pinned package (needs the network)
+audit: $(VENV)/dev.stamp ## Ask the database of known vulnerabilities about every pinned package (ARGS="-s osv --osv-url URL" asks a mirror)
 	@test -x .venv-audit/bin/pip-audit || { $(BIN)/python -m venv .venv-audit; \
 		.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
 	@for file in requirements.txt requirements-dev.txt; do \
-		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement $$file; done
+		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(ARGS) --requirement $$file; done
 
 .PHONY: clean
 clean: ## Remove environments, caches and the demo's files; keeps db.sqlite3, .env, logs/ and the secret key
