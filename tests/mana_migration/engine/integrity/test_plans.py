@@ -51,16 +51,21 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-def plans(run: int, *, small: bool) -> list[dict[str, Any]]:
-    """Return the nodes of the plans of all that counts the findings of a run, as one that is small or not."""
+def plans(run: int, *, small: bool) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Count the findings of a run, as one that is small or not.
+
+    Returns the nodes of the plans of all queries that it took, and the planner's settings of each.
+    """
     found: list[dict[str, Any]] = []
+    settings: list[dict[str, str]] = []
 
     def explain(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
         if any(table in sql for table in GROWN):
-            execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters, many, context)
+            execute(f"EXPLAIN (FORMAT JSON, SETTINGS) {sql}", parameters, many, context)
             ((answer,),) = context["cursor"].fetchall()
-            told = json.loads(answer) if isinstance(answer, str) else answer
-            found.extend(nodes(told[0]["Plan"]))
+            (told,) = json.loads(answer) if isinstance(answer, str) else answer
+            found.extend(nodes(told["Plan"]))
+            settings.append(told.get("Settings", {}))
         return execute(sql, parameters, many, context)
 
     terms = WalletTerms(Rates(), large=10**9)
@@ -71,7 +76,12 @@ def plans(run: int, *, small: bool) -> list[dict[str, Any]]:
         with connection.execute_wrapper(explain):
             counting.count(look)
     assert len(found) > 10
-    return found
+    return found, settings
+
+
+def all_off(settings: list[dict[str, str]], names: tuple[str, ...]) -> bool:
+    """Say whether each query was planned without these."""
+    return all(of_one.get(name) == "off" for of_one in settings for name in names)
 
 
 def kinds(found: list[dict[str, Any]]) -> set[str]:
@@ -89,24 +99,30 @@ def reread(found: list[dict[str, Any]]) -> list[str]:
 
 
 def test_whole_tables_are_never_joined_row_by_row(run: int) -> None:
-    assert "Nested Loop" not in kinds(plans(run, small=False))
+    found, settings = plans(run, small=False)
+    assert "Nested Loop" not in kinds(found)
+    assert all_off(settings, ("enable_nestloop",))
 
 
 def test_the_users_of_a_small_run_are_looked_up_by_their_keys(run: int) -> None:
-    found = plans(run, small=True)
+    """With so few users PostgreSQL would do so by itself: that it is told to is what counts."""
+    found, settings = plans(run, small=True)
     assert reread(found) == []
-    assert not {"Materialize", "Hash Join"} & kinds(found)
+    assert all_off(settings, ("enable_seqscan", "enable_hashjoin", "enable_material"))
 
 
 def test_left_to_itself_postgresql_joins_row_by_row(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "JOINED_WHOLE", ("jit",))
-    assert "Nested Loop" in kinds(plans(run, small=False))
+    found, settings = plans(run, small=False)
+    assert "Nested Loop" in kinds(found)
+    assert not all_off(settings, ("enable_nestloop",))
 
 
 def test_a_plan_that_reads_a_table_again_and_again_is_seen(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     without = ("enable_indexscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
     monkeypatch.setattr(dialect, "JOINED_BY_KEY", without)
-    assert reread(plans(run, small=True))
+    found, _ = plans(run, small=True)
+    assert reread(found)
 
 
 def test_the_settings_end_with_their_block() -> None:
