@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-from mana_migration.domain.validation import BOTH
+from mana_migration.domain.validation import BOTH, PRE, Finding
 from mana_migration.engine import dialect
 from mana_migration.engine.integrity import counting
 from mana_migration.engine.integrity.scope import Scope
 from mana_migration.engine.integrity.wallets import WalletTerms
-from mana_migration.services import migrate, rollback
+from mana_migration.services import migrate, rollback, validation
 from tests.mana_migration.running import people
 from tests.support.economy import ACTOR
 from wishes.rates import Rates
@@ -51,16 +52,17 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-def plans(run: int, *, small: bool) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Count the findings of a run, as one that is small or not.
+@contextmanager
+def explained(*tables: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, str]]]]:
+    """Yield the nodes of the plans of all queries of these tables within the block, and the planner's settings of each.
 
-    Returns the nodes of the plans of all queries that it took, and the planner's settings of each.
+    Settings that are as usual are left out.
     """
     found: list[dict[str, Any]] = []
     settings: list[dict[str, str]] = []
 
     def explain(execute: Any, sql: str, parameters: Any, many: bool, context: Any) -> Any:
-        if any(table in sql for table in GROWN):
+        if any(table in sql for table in tables):
             execute(f"EXPLAIN (FORMAT JSON, SETTINGS) {sql}", parameters, many, context)
             ((answer,),) = context["cursor"].fetchall()
             (told,) = json.loads(answer) if isinstance(answer, str) else answer
@@ -68,12 +70,18 @@ def plans(run: int, *, small: bool) -> tuple[list[dict[str, Any]], list[dict[str
             settings.append(told.get("Settings", {}))
         return execute(sql, parameters, many, context)
 
+    with connection.execute_wrapper(explain):
+        yield found, settings
+
+
+def plans(run: int, *, small: bool) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Count the findings of a run, as one that is small or not; return what ``explained`` yields."""
     terms = WalletTerms(Rates(), large=10**9)
     with pytest.MonkeyPatch.context() as patch, transaction.atomic():
         patch.setattr(counting, "SMALL_RUN", 1 if small else 10**9)
         look = counting.look_at("default", connection, BOTH, Scope(run=run), terms)
         assert look.whole is not small
-        with connection.execute_wrapper(explain):
+        with explained(*GROWN) as (found, settings):
             counting.count(look)
     assert len(found) > 10
     return found, settings
@@ -109,6 +117,16 @@ def test_the_users_of_a_small_run_are_looked_up_by_their_keys(run: int) -> None:
     found, settings = plans(run, small=True)
     assert reread(found) == []
     assert all_off(settings, ("enable_seqscan", "enable_hashjoin", "enable_material"))
+
+
+@pytest.mark.usefixtures("run")
+def test_findings_are_listed_by_their_keys() -> None:
+    told: list[Finding] = []
+    with explained("wishes_wallet") as (_, settings):
+        validation.validate(phase=PRE, listed=("already_migrated",), on_finding=told.append)
+    assert {finding.check for finding in told} == {"already_migrated"}
+    assert all_off(settings[-1:], ("enable_seqscan", "enable_hashjoin", "enable_material"))
+    assert all_off(settings[:1], ("enable_nestloop",))  # counted before
 
 
 def test_left_to_itself_postgresql_joins_row_by_row(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
