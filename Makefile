@@ -13,7 +13,10 @@ SUITABLE = import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then echo $$python; break; fi; done)
 
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# Exactly the lock: every package has its hash, and none is added to it (pip 23.2 takes a newer release than the pinned
+# one where a requirement names an extra); what is installed must then agree with itself.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
+PIP_CHECK = $(BIN)/python -m pip --disable-pip-version-check check >/dev/null
 
 .PHONY: help
 help: ## List the targets
@@ -31,13 +34,13 @@ $(BIN)/python:
 # What the site needs; nothing more.
 $(VENV)/runtime.stamp: requirements.txt | $(BIN)/python
 	@echo "Installing requirements.txt"
-	@$(PIP_INSTALL) -r requirements.txt
+	@$(PIP_INSTALL) -r requirements.txt && $(PIP_CHECK)
 	@touch $@
 
 # Tests, checks and tools as well.
 $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
 	@echo "Installing requirements-dev.txt"
-	@$(PIP_INSTALL) -r requirements-dev.txt
+	@$(PIP_INSTALL) -r requirements-dev.txt && $(PIP_CHECK)
 	@touch $(VENV)/runtime.stamp $@
 
 .PHONY: venv
@@ -119,14 +122,14 @@ docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ a
 
 # --- Upkeep -----------------------------------------------------------------------------------------------------------
 
-LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--custom-compile-command "make lock" pyproject.toml
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-strip-extras \
+	--custom-compile-command "make lock" pyproject.toml --extra postgres --extra site
 
 .PHONY: lock
 lock: ## Write requirements.txt and requirements-dev.txt anew (needs uv; ARGS=--upgrade takes newer releases)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	$(LOCK) requirements.in --output-file requirements.txt $(ARGS)
-	$(LOCK) --extra celery requirements.in requirements-dev.in --constraints requirements.txt \
+	$(LOCK) --extra celery --extra notify requirements.in requirements-dev.in --constraints requirements.txt \
 		--output-file requirements-dev.txt $(ARGS)
 
 # A tool with a hundred packages of its own, so apart from ours. --strict: what nobody could look up counts as a failure.

@@ -42,7 +42,8 @@ def test(python: str, version: Version, name: str, requirement: str, arguments: 
     pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps = [
         [python, "-m", "venv", str(folder)],
-        [*pip, "--require-hashes", "-r", "requirements-dev.txt"],
+        [*pip, "--require-hashes", "--no-deps", "-r", "requirements-dev.txt"],
+        [inside, "-m", "pip", "--disable-pip-version-check", "check"],
         *([[*pip, requirement]] if requirement else []),
         [inside, "scripts/test_both.py", "-q", *arguments],
     ]

@@ -21,7 +21,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SITE = PROJECT / "tests" / "foreign_site"
 
 #: What the package is made of; built from a copy, because a build leaves its traces.
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "wishes", "mana_migration", "templates")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "wishes", "mana_migration")
 
 pytestmark = pytest.mark.own_database
 
