@@ -126,11 +126,12 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 	--custom-compile-command "make lock" pyproject.toml --extra postgres --extra site
 
 .PHONY: lock
-lock: ## Write requirements.txt and requirements-dev.txt anew (needs uv; ARGS=--upgrade takes newer releases)
+lock: ## Write the requirements*.txt anew (needs uv; ARGS=--upgrade takes newer releases)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	$(LOCK) requirements.in --output-file requirements.txt $(ARGS)
 	$(LOCK) --extra celery --extra notify requirements.in requirements-dev.in --constraints requirements.txt \
 		--output-file requirements-dev.txt $(ARGS)
+	$(LOCK) --extra celery requirements.in --constraints requirements-dev.txt --output-file requirements-celery.txt
 
 # A tool with a hundred packages of its own, so apart from ours. --strict: what nobody could look up counts as a failure.
 .PHONY: audit

@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of this suite."""
     group = parser.getgroup("mana")
     group.addoption("--db", choices=("sqlite", "postgres"), default="sqlite", help="the database to test on")
+    group.addoption("--random", action="store_true", help="draw new examples in property tests, not the same ones")
     group.addoption("--long", action="store_true", help="also run the tests marked long, which take many minutes")
     group.addoption("--fast", action="store_true", help="leave out the tests marked slow")
     group.addoption("--on-database", action="store_true", help="leave out what touches no database, or is marked once")
@@ -43,8 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose the database, then load the settings: before pytest-django looks for them, which it does last."""
     # A shell starts what goes on in the background with Ctrl-C ignored, and commands under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    hypothesis.settings.register_profile("patient", deadline=None)  # how fast the machine is proves nothing
-    hypothesis.settings.load_profile("patient")
+    # The same examples on every run; --random draws others. How fast the machine is proves nothing.
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+    hypothesis.settings.register_profile("random", deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("random" if config.getoption("random") else "repeatable")
     if not hasattr(config, "workerinput"):  # pytest-xdist's workers inherit the environment made here
         _make_environment(config)
     _load_settings()

@@ -1,5 +1,6 @@
 """The project around the code: dependencies, settings, commands, packaging."""
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -12,6 +13,8 @@ import pytest
 from django.conf import settings
 from django.core.management import get_commands
 from django.db import connection
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.commands import PROJECT, Result, run_command
 
@@ -46,7 +49,7 @@ def test_psycopg_3_is_absent_because_django_would_use_it() -> None:
     assert importlib.util.find_spec("psycopg") is None
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-celery.txt"])
 def test_requirements_are_pinned_by_hash_and_name_no_registry(name: str) -> None:
     text = (PROJECT / name).read_text()
     pins = re.findall(r"^([a-z0-9-]+)(?:\[[a-z0-9,_-]+\])?==\S+", text, flags=re.MULTILINE)
@@ -57,11 +60,63 @@ def test_requirements_are_pinned_by_hash_and_name_no_registry(name: str) -> None
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host", text)
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-celery.txt"])
+def test_every_requirement_of_every_locked_package_has_its_pin(name: str, python: str) -> None:
+    """Follow the requirements through extras and markers, as an installer does that may take nothing but the lock."""
+    here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix"}
+    pins = read_pins(name, here)
+    wanted = [(pin, "the lock") for pin in pins.values()]
+    seen: set[tuple[str, str]] = set()
+    lacking, elsewhere = [], set()
+    while wanted:
+        requirement, by = wanted.pop()
+        package = canonicalize_name(requirement.name)
+        pin = pins.get(package)
+        if pin is None or not requirement.specifier.contains(version_of(pin), prereleases=True):
+            lacking.append(f"{requirement} of {by}: the lock has {pin}")
+            continue
+        # pip before 23.3 looks for a release of its own where the lock lacks an extra that a package asks for
+        if not requirement.extras <= pin.extras:
+            lacking.append(f"{requirement} of {by}: the lock pins it without these extras")
+        for extra in {"", *requirement.extras} - {extra for known, extra in seen if known == package}:
+            seen.add((package, extra))
+            try:
+                installed = importlib.metadata.distribution(package)
+            except importlib.metadata.PackageNotFoundError:
+                installed = None
+            if installed is None or installed.version != version_of(pin):
+                elsewhere.add(package)  # pinned for another Python or system, where this test reads it
+                continue
+            for need in map(Requirement, installed.requires or []):
+                if need.marker is None or need.marker.evaluate(here | {"extra": extra}):
+                    wanted.append((need, package))
+    assert not lacking
+    assert {package for package, _ in seen} - elsewhere >= {"django", "tablib", "openpyxl", "odfpy"}
+    assert all(pins[package].marker for package in elsewhere)
+
+
+def read_pins(name: str, environment: dict[str, str]) -> dict[str, Requirement]:
+    """Return the pins of a requirements file that hold in an environment, by the name of the package."""
+    lines = re.findall(r"^([a-z0-9][^#\n]*==[^\\\n]*?) *\\?$", (PROJECT / name).read_text(), flags=re.MULTILINE)
+    pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate(environment)]
+    assert len({pin.name for pin in pins}) == len(pins)
+    return {canonicalize_name(pin.name): pin for pin in pins}
+
+
+def version_of(pin: Requirement) -> str:
+    """Return the only version that a pin allows."""
+    (version,) = pin.specifier
+    return version.version
+
+
 def test_requirements_agree_on_what_both_install() -> None:
     def pins(name: str) -> set[str]:
-        return set(re.findall(r"^[a-z0-9-]+(?:\[[a-z0-9,_-]+\])?==[^\s;]+", (PROJECT / name).read_text(), flags=re.MULTILINE))
+        return set(
+            re.findall(r"^[a-z0-9-]+(?:\[[a-z0-9,_-]+\])?==[^\s;]+", (PROJECT / name).read_text(), flags=re.MULTILINE)
+        )
 
-    assert pins("requirements.txt") <= pins("requirements-dev.txt")
+    assert pins("requirements.txt") <= pins("requirements-celery.txt") <= pins("requirements-dev.txt")
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

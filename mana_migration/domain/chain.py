@@ -11,7 +11,9 @@ record it was when a batch's digest no longer fits, and is no part of the encodi
 
 The engine computes the same in SQL (``mana_migration.engine.chain``); this module is what it is
 checked against, and tests hold vectors.  The encoding must never change: a new one would get a new
-first field.  A key comes last in its line, because it alone may hold any character.
+first field.  A key comes last in its line, because it alone may hold any character that UTF-8 can
+encode.  A lone surrogate is no such character: neither database stores one, so a line that holds
+one was never written by a run and is refused.
 """
 
 from __future__ import annotations
@@ -35,8 +37,20 @@ OUTCOMES: Final = {"migrated": "converted", "rolled_back": "converted", "failed"
 
 
 def sha256(text: str) -> str:
-    """Return the SHA-256 of a text in UTF-8, as 64 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the SHA-256 of a text in UTF-8, as 64 hex digits.
+
+    Raises:
+        ValueError: the text holds a lone surrogate, which UTF-8 cannot encode.
+    """
+    return hashlib.sha256(_utf8(text)).hexdigest()
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        # Without the text, which may be a username.
+        raise ValueError(f"lone surrogate at position {error.start}: neither database can store such a key") from None
 
 
 def record_line(
@@ -60,10 +74,14 @@ def mark(line: str) -> str:
 
 
 def digest(lines: Iterable[str]) -> str:
-    """Return the digest of a batch from the lines of its users, in the order of their keys."""
+    """Return the digest of a batch from the lines of its users, in the order of their keys.
+
+    Raises:
+        ValueError: a line holds a lone surrogate, which UTF-8 cannot encode.
+    """
     found = hashlib.sha256()
     for line in lines:
-        found.update(f"{line}\n".encode())
+        found.update(_utf8(f"{line}\n"))
     return found.hexdigest()
 
 

@@ -30,6 +30,13 @@ def whole_number(value: str) -> int:
     return number
 
 
+def text(value: str) -> str:
+    """Accept text that the database can store: bytes of the command line that are not UTF-8 cannot be, nor NUL."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise argparse.ArgumentTypeError(f"{value!r} is not valid text; give it in UTF-8")
+    return value
+
+
 def chain_head(value: str) -> str:
     """Accept the head of a chain of digests."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", value):

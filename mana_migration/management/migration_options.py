@@ -92,7 +92,12 @@ def add_migration_options(parser: CommandParser) -> None:
         help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size, --workers and "
         "--reason if wanted; rollback_migration has more choices.",
     )
-    parser.add_argument("--reason", default="", help="Why, for the record; kept with the run or event (default: none).")
+    parser.add_argument(
+        "--reason",
+        type=arguments.text,
+        default="",
+        help="Why, for the record; kept with the run or event (default: none).",
+    )
     plan = parser.add_mutually_exclusive_group()
     plan.add_argument(
         "--save-plan", type=Path, metavar="FILE", help="With --dry-run: write what was promised to a new file."

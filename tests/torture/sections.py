@@ -41,6 +41,7 @@ SIZES = {
     "records": "users that four roll back at once",
     "users": "users migrated and rolled back",
     "operations": "operations of the bank test",
+    "rounds": "rounds of all property tests, each with new examples",
 }
 
 
@@ -60,6 +61,7 @@ class Options:
     records: int = 2_000
     users: int = 1_000_000
     operations: int = 100_000
+    rounds: int = 20
     commands: tuple[str, ...] = tuple(BY_NAME)
     """Names of the commands whose statements fail."""
 
@@ -109,6 +111,24 @@ def explored(server: Postgres | None, seed: int, tell: Tell, wanted: int, what: 
             chunks += 1
             tell(f"{done['steps']:,} steps, {done['sequences']:,} sequences, seeds {seed} to {seed + chunks - 1}")
     return done
+
+
+def examples(database: str, server: Postgres | None, options: Options, tell: Tell) -> str:
+    """Run the property tests with new examples, which "make test" never draws; a failure prints how to repeat it."""
+    tests = PROJECT / "tests"
+    files = [path for path in sorted(tests.rglob("test_*.py")) if "@given(" in path.read_text()]
+    for number in range(options.rounds):
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--random", "--db", database, *files],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(done.stdout[-6000:])
+        tell(f"{number + 1:,} of {options.rounds:,} rounds")
+    return f"property tests of {len(files):,} files, {options.rounds:,} times, each with new examples"
 
 
 # --- Ends in mid-work -------------------------------------------------------------------------------------------------
@@ -289,5 +309,6 @@ SECTIONS = {
     "double": Section("The same thing by several at once", double, POSTGRES),
     "round-trip": Section("There and back", round_trip),
     "oracle": Section("Oracle on random workloads", oracle),
+    "examples": Section("Property tests with new examples", examples),
     "machine": Section("State machine against a model in plain Python", machine),
 }

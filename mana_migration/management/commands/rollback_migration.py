@@ -73,7 +73,9 @@ class Command(RollbackCommand):
             dest="preserve_logs",
             help="Delete the records of the users taken back; the ledger and the run's totals stay.",
         )
-        parser.add_argument("--reason", default="", help="Why, for the record; kept with the run (default: none).")
+        parser.add_argument(
+            "--reason", type=arguments.text, default="", help="Why, for the record; kept with the run (default: none)."
+        )
 
     def run(self, **options: Any) -> int:
         """Take back what was selected."""

@@ -58,6 +58,7 @@ VALUES = [
     *(("rollback_migration", "--all", "--batch-size", value) for value in (*BAD_NUMBERS, str(10**9))),
     ("rollback_migration", "--all", "--on-shortfall", "forgive"),
     ("rollback_migration", "--user-id", ""),
+    *((command, "--reason", value) for command in WORKING for value in ("\udcff", "a\ud800", "\0")),
 ]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -52,16 +53,27 @@ def test_a_link_is_made_of_the_one_before_the_place_the_digest_and_the_figures()
         assert chain.next_link("a" * 64, 1, "b" * 64, FIGURES | {name: 99}) != link, name
 
 
+@pytest.mark.parametrize("key", ["\ud800", "a\udfff", "\udc80b"])
+def test_a_key_that_utf_8_cannot_encode_is_refused_without_being_quoted(key: str) -> None:
+    line = chain.reversal_line(run=8, origin=7, green=3, blue=2, red=1, debited=1200, shortfall=30, user=key)
+    for encode in (chain.mark, lambda line: chain.digest([RECORD, line])):
+        with pytest.raises(ValueError, match=r"^lone surrogate at position \d+: neither database") as refusal:
+            encode(line)
+        assert not isinstance(refusal.value, UnicodeError)  # whose text repeats the key
+
+
 NUMBERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 WISHES = {"green": NUMBERS, "blue": NUMBERS, "red": NUMBERS}
 RUNS = st.integers(min_value=1, max_value=2**63 - 1)
+#: What a text key may hold in both databases: no NUL, no lone surrogate.
+KEYS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 RECORDS = st.fixed_dictionaries(
     {"run": RUNS, "outcome": st.sampled_from(sorted(set(chain.OUTCOMES.values()))), **WISHES, "mana_before": NUMBERS,
      "mana_credited": NUMBERS, "error_class": st.sampled_from(["", "overflow", "negative_balance"]),
-     "user": st.text(st.characters(exclude_characters="\0"), min_size=1)},
+     "user": KEYS},
 )  # fmt: skip
 REVERSALS = st.fixed_dictionaries(
-    {"run": RUNS, "origin": RUNS, **WISHES, "debited": NUMBERS, "shortfall": NUMBERS, "user": st.text(min_size=1)}
+    {"run": RUNS, "origin": RUNS, **WISHES, "debited": NUMBERS, "shortfall": NUMBERS, "user": KEYS}
 )
 
 
