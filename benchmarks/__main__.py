@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import evidence, growth, reading, writing
+from benchmarks.fixtures import Stage
 from benchmarks.result import Row, Sizes
-from benchmarks.stage import Stage
 
 MEASURES: Final[dict[str, Callable[[Stage, Sizes], Iterator[Row]]]] = {
     "conversion": writing.conversion,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import closing
 
-from benchmarks.stage import PROJECT, Stage, expect, one
+from benchmarks.fixtures import PROJECT, Stage, expect, one
 
 #: Starts a command, so that its peak memory is not mixed up with that of other children of this process.
 _MEASURED = """

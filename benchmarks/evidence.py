@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from benchmarks.race import Ours, race, timed
+from benchmarks.fixtures import Stage, expect, one
+from benchmarks.interleaved import Ours, race, timed
 from benchmarks.result import Row, Sizes
-from benchmarks.stage import Stage, expect, one
 from benchmarks.writing import TURN, books_balance
 
 #: A run with evidence takes at most so many times one without: 5 % of the run.
@@ -99,10 +99,10 @@ def whole_runs(stage: Stage, sizes: Sizes) -> Iterator[Row]:
 
 def _migrate(using: str) -> None:
     from mana_migration.domain.options import Controls, MigrationOptions
-    from mana_migration.services import migrate, runs
+    from mana_migration.services import migration, runs
 
     options = MigrationOptions(controls=Controls(batch_size=1000, delay=0.0))
-    done = migrate.migrate(options, actor=runs.current_actor(), using=using)
+    done = migration.migrate(options, actor=runs.current_actor(), using=using)
     expect(done.status == "completed", f"the migration ended as {done.status}")
 
 

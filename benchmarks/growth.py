@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.commands import conversion_seconds, measured
+from benchmarks.fixtures import Stage
 from benchmarks.result import Row, Sizes
-from benchmarks.stage import Stage
 from benchmarks.writing import books_balance
 
 #: Times the conversion alone that the whole command may take; MiB of memory that any command may take.

@@ -13,9 +13,9 @@ from typing import Any, Final
 import psycopg2
 
 from benchmarks.commands import manage, measured
-from benchmarks.race import Ours, in_turns, timed
+from benchmarks.fixtures import SITE, Stage, expect
+from benchmarks.interleaved import Ours, in_turns, timed
 from benchmarks.result import Row, Sizes
-from benchmarks.stage import SITE, Stage, expect
 
 LEAST_VALIDATION, LEAST_EXPORT, LEAST_IMPORT = 0.9, 0.5, 0.5
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Final
 
-from benchmarks import by_hand
-from benchmarks.race import ByHand, OrmLoop, Ours, Pair, Procedure, race
+from benchmarks import baseline_sql
+from benchmarks.fixtures import Stage, expect, one
+from benchmarks.interleaved import ByHand, OrmLoop, Ours, Pair, Procedure, race
 from benchmarks.result import Row, Sizes
-from benchmarks.stage import Stage, expect, one
 
 #: Users in one turn: as many as are planned in one go, so that each turn has its share of the planning.
 TURN: Final[dict[int | str, int]] = {50: 10_000, 1000: 60_000, "auto": 60_000}
@@ -40,7 +40,7 @@ def conversion(stage: Stage, sizes: Sizes) -> Iterator[Row]:
         turn = min(users_in_turn, max(1, sizes.users // 5))
         stage.empty()
         stage.fill(sizes.users)
-        ways = list(by_hand.MIGRATIONS)
+        ways = list(baseline_sql.MIGRATIONS)
         ours = Ours("migration", size)  # in the copies as well: batches belong to a run
         with ExitStack() as copies:
             databases = {way: copies.enter_context(stage.copy(way)) for way in ways}
@@ -48,7 +48,7 @@ def conversion(stage: Stage, sizes: Sizes) -> Iterator[Row]:
                 found = race(
                     {
                         "ours": ours,
-                        **_by_hand(databases, by_hand.MIGRATIONS, size),
+                        **_by_hand(databases, baseline_sql.MIGRATIONS, size),
                         "procedure": Procedure(inside, 5_000 if size == "auto" else int(size)),
                     },
                     sizes.users,
@@ -57,21 +57,21 @@ def conversion(stage: Stage, sizes: Sizes) -> Iterator[Row]:
             yield _row("migrate_users", size, sizes.users, found, least=LEAST_MIGRATION, batches=ours.sizes)
             ours.close()
             with closing(stage.connect()) as site:
-                for way in by_hand.SAME_WRITES:
+                for way in baseline_sql.SAME_WRITES:
                     expect(_written(site) == _written(databases[way]), f"{way} did not write what we wrote")
             back = Ours("rollback", size)
             for database in databases.values():
-                by_hand.open_rollback(database)
+                baseline_sql.open_rollback(database)
             with books_balance():
                 found = race(
-                    {"ours": back, **_by_hand(databases, by_hand.ROLLBACKS, size, first=by_hand.LIFT)},
+                    {"ours": back, **_by_hand(databases, baseline_sql.ROLLBACKS, size, first=baseline_sql.LIFT)},
                     sizes.users,
                     turn,
                 )
             yield _row("rollback_migration", size, sizes.users, found, least=LEAST_ROLLBACK, batches=back.sizes)
             back.close()
             with closing(stage.connect()) as site:
-                for way in by_hand.SAME_WRITES:
+                for way in baseline_sql.SAME_WRITES:
                     expect(_written(site) == _written(databases[way]), f"{way} did not take back what we took back")
 
 
@@ -82,7 +82,7 @@ def _by_hand(
 
     found = {}
     for name, (statements, prepared) in ways.items():
-        script = by_hand.Script(databases[name], statements, prepared=prepared, first=first)
+        script = baseline_sql.Script(databases[name], statements, prepared=prepared, first=first)
         pace = BatchSize(size)
         found[name] = ByHand(script, _current(pace), pace.observe)
     return found
@@ -106,7 +106,7 @@ def _written(connection: Any) -> Any:
 
 
 def _row(what: str, size: int | str, users: int, found: dict[str, float], *, least: float, batches: list[int]) -> Row:
-    best = min(found[name] for name in by_hand.SAME_WRITES)
+    best = min(found[name] for name in baseline_sql.SAME_WRITES)
     named = f"{size:,}" if isinstance(size, int) else f"{size}, {statistics.mean(batches):,.0f} users on average"
     return Row(
         what=f"{what} against the fastest script, batch size {named}",
@@ -177,10 +177,10 @@ def _either(ours: Ours) -> Callable[[int], Ours]:
 
 def _half(stage: Stage, way: str, users: int, size: int) -> Callable[[int], ByHand]:
     """Return what makes the session for the first or the second so many users, in the copy named like its way."""
-    statements, prepared = by_hand.MIGRATIONS[way]
+    statements, prepared = baseline_sql.MIGRATIONS[way]
 
     def make(number: int) -> ByHand:
-        script = by_hand.Script(stage.connect(way), statements, prepared=prepared, session=number + 1)
+        script = baseline_sql.Script(stage.connect(way), statements, prepared=prepared, session=number + 1)
         return ByHand(script, lambda: size, first=number * users + 1)
 
     return make

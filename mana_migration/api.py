@@ -30,7 +30,7 @@ from mana_migration.domain.validation import BY_ID, ERROR, WARNING, Finding
 from mana_migration.engine import users as user_keys
 from mana_migration.errors import UserNotFoundError
 from mana_migration.selectors.user_list import Standing, with_standing
-from mana_migration.services import dry_run, migrate, rollback, runs, validation
+from mana_migration.services import dry_run, migration, rollback, runs, validation
 from wishes import conf as wishes_conf
 from wishes.errors import UnknownUserError
 from wishes.models import Wallet
@@ -110,7 +110,7 @@ def migrate_user(user: Any, *, using: str = "default") -> RunSummary:
         PreflightError, DatabaseUnavailableError: the database is not fit; nothing was changed.
     """
     options = MigrationOptions(users=(_key(user, using),), controls=_CONTROLS)
-    return migrate.migrate(options, actor=runs.current_actor(), using=using)
+    return migration.migrate(options, actor=runs.current_actor(), using=using)
 
 
 def migrate_users(
@@ -138,7 +138,7 @@ def migrate_users(
         controls=Controls(batch_size=parse_batch_size(batch_size), delay=0.0),
         given=frozenset() if batch_size == Controls().batch_size else frozenset({"batch_size"}),
     )
-    return migrate.migrate(options, actor=runs.current_actor(), using=using, progress=progress)
+    return migration.migrate(options, actor=runs.current_actor(), using=using, progress=progress)
 
 
 def forecast(*, skip_invalid: bool = False, auto_fix: bool = False, using: str = "default") -> Forecast:

@@ -32,7 +32,7 @@ def report_dir() -> Path:
     return Path(_get("REPORT_DIR", Path("reports")))
 
 
-def convert_on_touch() -> bool:
+def convert_on_first_use() -> bool:
     """Return whether a user who spends before their turn is converted in that same transaction."""
     return bool(_get("CONVERT_ON_TOUCH", False))
 

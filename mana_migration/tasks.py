@@ -16,8 +16,9 @@ from django.db import InterfaceError, OperationalError
 
 from mana_migration import conf
 from mana_migration.errors import DatabaseUnavailableError
-from mana_migration.services import broker, dispatch, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.executors import celery, celery_broker
 
 
 class _Shutdown:
@@ -64,7 +65,7 @@ def _until_its_time() -> Iterator[StopFlag]:
 
 
 @shared_task(
-    name=broker.TASK,
+    name=celery_broker.TASK,
     bind=True,
     acks_late=True,  # acknowledged when its work is done, so that it outlives this process
     reject_on_worker_lost=True,
@@ -82,10 +83,10 @@ def work_on_run(self: Task[Any, None], run_id: int, database: str, *, opened: st
         Reject: it is given back.
     """
     with _until_its_time() as stop:
-        left = dispatch.work_on_message(
+        left = celery.work_on_message(
             run_id, using=database, opened=opened, again=again, actor=runs.current_actor(), stop=stop
         )
     if left and not stop.quiet:
         raise Reject("this worker ends", requeue=True)
     if left:
-        broker.send(runs.get_run(run_id, using=database), using=database, times=1, again=True)
+        celery_broker.send(runs.get_run(run_id, using=database), using=database, times=1, again=True)

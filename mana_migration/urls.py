@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from mana_migration.views import actions, machines, pages, reports
+from mana_migration.views import actions, monitoring, pages, reports
 
 app_name = "mana_migration"
 
@@ -23,6 +23,6 @@ urlpatterns = [
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
     path("users/<path:key>/", pages.user_page, name="user"),
-    path("metrics", machines.metrics, name="metrics"),
-    path("healthz", machines.healthz, name="healthz"),
+    path("metrics", monitoring.metrics, name="metrics"),
+    path("healthz", monitoring.healthz, name="healthz"),
 ]

@@ -138,12 +138,13 @@ def take_back() -> None:
 def open_second_part() -> int:
     """Open a run that takes about a minute, with something to see among its events."""
     from mana_migration.domain.options import Controls, MigrationOptions
-    from mana_migration.services import handover, runs
+    from mana_migration.services import runs
+    from mana_migration.services.executors import background
     from mana_migration.services.runs import Actor
 
     olga = Actor("olga", "web-1")
     options = MigrationOptions(skip_invalid=True, controls=Controls(batch_size=40, delay=0.15))
-    run = handover.ask_for_migration(options, actor=olga, reason="the second part")
+    run = background.ask_for_migration(options, actor=olga, reason="the second part")
     runs.pause_run(run.pk, actor=olga, reason="wait for the backup")
     runs.resume_run(run.pk, actor=olga, reason="the backup is done")
     return run.pk

@@ -92,7 +92,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "tests/mana_migration/engine/test_terms_of_statements.py",
         "tests/mana_migration/engine/test_conversion.py",
         "tests/mana_migration/services/test_dry_run.py",
-        "tests/mana_migration/services/test_named.py",
+        "tests/mana_migration/services/test_selected_users.py",
     ),
     "mana_migration/engine/reversal.py": (
         ECONOMY,

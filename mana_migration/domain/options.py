@@ -21,7 +21,7 @@ LARGEST_BATCH: Final = 100_000
 DEFAULT_ERROR_THRESHOLD: Final = Decimal(10)
 
 #: Users that may be named one by one; they are handled in a single transaction.
-MOST_NAMED_USERS: Final = 1_000
+MAX_SELECTED_USERS: Final = 1_000
 
 #: Processes that one command starts on its machine, at most: beyond it they only wait for one another.
 MOST_WORKERS: Final = 64

@@ -109,7 +109,7 @@ class RunSnapshot:
         return self.kind == "rollback"
 
     @property
-    def named_users(self) -> int:
+    def selected_users(self) -> int:
         """Return how many users it was started for by name; 0: for all that its options select."""
         return len(self.options.get("users") or ())
 

@@ -39,7 +39,7 @@ class ConversionTerms:
     """What is frozen on the run and the same for each of its batches.
 
     ``run``: ``NO_RUN`` for a forecast of a run that is not open yet.
-    ``look_closer``: nobody has checked these users before, so ledger and records are compared as well.
+    ``per_user``: nobody has checked these users before, so ledger and records are compared as well.
     """
 
     run: int
@@ -47,13 +47,13 @@ class ConversionTerms:
     skip_invalid: bool = False
     cohort: int | None = None
     retry_failed: bool = False
-    look_closer: bool = False
+    per_user: bool = False
 
 
-def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
+def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
     """Return the SQL of why wallet ``w`` cannot be converted, empty text where it can.
 
-    ``look_closer`` also compares the ledger and the records, which the pre-check did for everybody
+    ``per_user`` also compares the ledger and the records, which the pre-check did for everybody
     unless such users are to be left out one by one.
     """
     quarter = BIGINT_MAX // 4
@@ -67,7 +67,7 @@ def problem_sql(vendor: str, rates: Rates, *, look_closer: bool) -> str:
         (negative, "negative_balance"),
         (too_much, "overflow"),
     ]
-    if look_closer:
+    if per_user:
         # no EXISTS: PostgreSQL would read all live records at once where it believes that they are few, batch by batch
         recorded = (
             "(SELECT 1 FROM mana_migration_usermigration m "
@@ -121,7 +121,7 @@ def picked_sql(vendor: str, terms: ConversionTerms, wallets: str, condition: str
     ``wallets`` is a table or a subselect with its alias ``w``.  With ``locked`` they are locked in
     the order of their keys.
     """
-    problem = problem_sql(vendor, terms.rates, look_closer=terms.skip_invalid or terms.look_closer)
+    problem = problem_sql(vendor, terms.rates, per_user=terms.skip_invalid or terms.per_user)
     # OFFSET 0: judge once and not wherever the judgement is read
     order = f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
     worth = f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END"
@@ -159,7 +159,7 @@ def _rejected(terms: ConversionTerms) -> str:
 def _statement(vendor: str, terms: ConversionTerms) -> BatchStatement:
     now = dialect.now(vendor)
     in_range = "BETWEEN %(first)s AND %(last)s"
-    closer = terms.skip_invalid or terms.look_closer
+    closer = terms.skip_invalid or terms.per_user
     rejected = _rejected(terms)
     messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
     record = (
@@ -249,14 +249,14 @@ def _would_pick(
     connection: BaseDatabaseWrapper,
     terms: ConversionTerms,
     *,
-    users_named: tuple[str, ...],
+    selected_users: tuple[str, ...],
     limit: int | None,
     fixed: bool,
 ) -> tuple[str, dict[str, Any]]:
     """Return the SELECT of what a run on these terms would pick now, unlocked, and its parameters."""
     colours = ", ".join(_as_fixed(colour) if fixed else f"w.{colour}" for colour in terms.rates.as_dict())
-    mana = _mana_as_fixed() if fixed and (terms.skip_invalid or terms.look_closer) else "w.mana"
-    parameters = {f"user_{place}": users.to_sql(connection, key) for place, key in enumerate(users_named)}
+    mana = _mana_as_fixed() if fixed and (terms.skip_invalid or terms.per_user) else "w.mana"
+    parameters = {f"user_{place}": users.to_sql(connection, key) for place, key in enumerate(selected_users)}
     named = f" AND w.user_id IN ({', '.join(f'%({name})s' for name in parameters)})" if parameters else ""
     wallets = f"SELECT w.user_id, {colours}, {mana} FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
     if limit is not None:
@@ -269,7 +269,7 @@ def forecast(
     connection: BaseDatabaseWrapper,
     terms: ConversionTerms,
     *,
-    users_named: tuple[str, ...] = (),
+    selected_users: tuple[str, ...] = (),
     limit: int | None = None,
     fixed: bool = False,
 ) -> Totals:
@@ -277,7 +277,7 @@ def forecast(
 
     ``fixed``: as if auto-fix had set negative balances to 0 first, and written off what mana no entry backs.
     """
-    picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
+    picked, parameters = _would_pick(connection, terms, selected_users=selected_users, limit=limit, fixed=fixed)
     return _statement(connection.vendor, terms).forecast(connection, picked, parameters)
 
 
@@ -286,12 +286,12 @@ def largest(
     terms: ConversionTerms,
     *,
     count: int,
-    users_named: tuple[str, ...] = (),
+    selected_users: tuple[str, ...] = (),
     limit: int | None = None,
     fixed: bool = False,
 ) -> list[tuple[str, int, int, int, int]]:
     """Return (user key, green, blue, red, mana) of the conversions worth most, the largest first."""
-    picked, parameters = _would_pick(connection, terms, users_named=users_named, limit=limit, fixed=fixed)
+    picked, parameters = _would_pick(connection, terms, selected_users=selected_users, limit=limit, fixed=fixed)
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT user_id, green, blue, red, credit FROM ({picked}) picked "

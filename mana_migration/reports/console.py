@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
-from mana_migration.reports import facts as words
+from mana_migration.reports import run_lines as words
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 
 _STYLES: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "bold red", words.PLAIN: ""}

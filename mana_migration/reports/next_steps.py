@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mana_migration.domain.results import RunSummary
-from mana_migration.reports.halving import NEXT_TIME, NOW
+from mana_migration.reports.splits import NEXT_TIME, NOW
 
 #: Statuses of a run that may still be paused while the cause is cured.
 _OPEN: Final = ("running", "paused")

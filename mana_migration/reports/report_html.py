@@ -20,10 +20,10 @@ from django.utils.html import escape
 from django.utils.timezone import get_current_timezone
 
 from mana_migration.domain.report import RunReport, UserDetail
-from mana_migration.reports.facts import BAD, GOOD, PLAIN, WARN, headline, status_tone
 from mana_migration.reports.formatting import duration, number, percent, when
 from mana_migration.reports.report_charts import report_charts
 from mana_migration.reports.report_text import text_cell
+from mana_migration.reports.run_lines import BAD, GOOD, PLAIN, WARN, headline, status_tone
 from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections
 
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.

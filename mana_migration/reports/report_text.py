@@ -7,8 +7,8 @@ from datetime import datetime, tzinfo
 from typing import Final
 
 from mana_migration.domain.report import RunReport
-from mana_migration.reports.facts import headline
 from mana_migration.reports.formatting import number, when
+from mana_migration.reports.run_lines import headline
 from mana_migration.reports.sections import Cell, Section, sections
 
 #: Rows of one table shown before the rest is left to the exports.

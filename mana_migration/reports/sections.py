@@ -13,8 +13,8 @@ from typing import Final
 from mana_migration.domain.progress import rates_over_time
 from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, Stage, UserDetail
 from mana_migration.domain.validation import BY_ID, errors_in_words
-from mana_migration.reports.facts import controls_words
 from mana_migration.reports.formatting import number, one_line
+from mana_migration.reports.run_lines import controls_words
 
 Cell = int | float | str | datetime | None
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.reports.halving import halved_words
 from mana_migration.reports.next_steps import next_steps
+from mana_migration.reports.splits import halved_words
 
 
 def as_json(summary: RunSummary) -> dict[str, Any]:

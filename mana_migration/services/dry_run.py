@@ -15,7 +15,7 @@ from mana_migration.engine import conversion, totals
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import migrate, preflight, runs, validation
+from mana_migration.services import migration, preflight, runs, validation
 from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -46,14 +46,14 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
         takes_back = None if goes_on_with is None else goes_on_with.target_run_id
         # named users have a run of their own, which may take up those who failed in the open one
         run = conversion.NO_RUN if goes_on_with is None else goes_on_with.pk
-        terms = migrate.terms_of_request(options, rates, run=run, look_closer=bool(options.users))
+        terms = migration.terms_of_request(options, rates, run=run, per_user=bool(options.users))
         figures, found = Totals(), list[tuple[str, int, int, int, int]]()
         if takes_back is None:  # else the same command converts nobody
             named, limit, fixed = options.users, options.limit, options.auto_fix
-            figures = conversion.forecast(connection, terms, users_named=named, limit=limit, fixed=fixed)
+            figures = conversion.forecast(connection, terms, selected_users=named, limit=limit, fixed=fixed)
             if not validate_only:
                 found = conversion.largest(
-                    connection, terms, count=LARGEST, users_named=named, limit=limit, fixed=fixed
+                    connection, terms, count=LARGEST, selected_users=named, limit=limit, fixed=fixed
                 )
         if goes_on_with is None and not blocked:  # whoever goes on with a run has passed these checks
             blocked = _other_rates(rates, using) or _obstacles(findings, options)
@@ -80,7 +80,7 @@ def _conflict(open_run: MigrationRun | None, options: MigrationOptions) -> str:
     if options.users:
         return runs.describe_conflict(open_run) if open_run.kind == RunKind.ROLLBACK else ""
     try:
-        migrate.refuse_to_join(open_run, options)
+        migration.refuse_to_join(open_run, options)
     except RunConflictError as error:
         return str(error)
     return ""
@@ -97,7 +97,7 @@ def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
 def _other_rates(rates: Rates, using: str) -> str:
     """Return why conversions at other rates stand in the way; empty where there are none."""
     try:
-        migrate.refuse_other_rates(rates, using)
+        migration.refuse_other_rates(rates, using)
     except RunConflictError as error:
         return str(error)
     return ""

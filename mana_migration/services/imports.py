@@ -36,7 +36,7 @@ from mana_migration.domain.import_results import (
 )
 from mana_migration.domain.legacy import BALANCES, NULLABLE, RowParser, RowRules, decode_problem, explain
 from mana_migration.domain.options import Controls
-from mana_migration.engine import arrivals, chain, dialect, failures, rejects, staging, totals
+from mana_migration.engine import chain, dialect, failures, import_load, rejects, staging, totals
 from mana_migration.engine.new_users import user_template
 from mana_migration.engine.sources import LegacySource, open_source
 from mana_migration.errors import DatabaseUnavailableError, ImportConflictError, PreflightError, RunConflictError
@@ -205,11 +205,11 @@ class _Import:
                 summary.reasons[code] += count
         if summary.bad:
             summary.rejected = list(self._rejected(limit=SHOWN_ROWS))
-        arrivals.classify(self._connection, self._template, update_existing=self._options.update_existing)
+        import_load.classify(self._connection, self._template, update_existing=self._options.update_existing)
         for name in (*BALANCES, "left_green", "left_blue", "left_red"):
             (summary.balances if name in BALANCES else summary.left_behind)[name.removeprefix("left_")] = 0
         summary.nulls = dict.fromkeys(NULLABLE, 0)
-        for found in arrivals.outcomes(self._connection):
+        for found in import_load.outcomes(self._connection):
             summary.wallets[found.outcome] = found.users
             summary.flagged += found.flagged
             summary.unpaid += found.unpaid
@@ -229,13 +229,13 @@ class _Import:
         refuse_open_run(self._using)
         change = dict(summary.balances)
         if summary.wallets[UPDATED]:
-            replaced = arrivals.replaced_balances(connection, self._template)
+            replaced = import_load.replaced_balances(connection, self._template)
             change = {name: value - replaced[name] for name, value in change.items()}
         if summary.wallets[CREATED]:
             self._ticker.say("creating users")
-            arrivals.create_users(connection, self._template)
+            import_load.create_users(connection, self._template)
         self._ticker.say("writing wallets")
-        arrivals.write_wallets(
+        import_load.write_wallets(
             connection,
             self._template,
             opened=summary.wallets[CREATED] + summary.wallets[GIVEN],
@@ -243,7 +243,7 @@ class _Import:
         )
         self._record(change)
         self._ticker.say("checking the references")
-        arrivals.check_references(connection)
+        import_load.check_references(connection)
 
     def _record(self, change: dict[str, int]) -> None:
         """Record what was added, and those who arrive migrated; see Note [What an import adds]."""
@@ -267,7 +267,7 @@ class _Import:
             return
         self._ticker.say("recording those whom the old system had migrated")
         connection, now = self._connection, timezone.now()
-        parts = arrivals.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
+        parts = import_load.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
         batches = MigrationBatch.objects.using(self._using).bulk_create(
             MigrationBatch(
                 run=run,
@@ -282,8 +282,8 @@ class _Import:
             )
             for part in parts
         )
-        arrivals.write_opening_entries(connection, self._template)
-        arrivals.write_records(
+        import_load.write_opening_entries(connection, self._template)
+        import_load.write_records(
             connection, self._template, run=run.pk, batches=[batch.pk for batch in batches], size=RECORDS_IN_BATCH
         )
         for batch in batches:

@@ -13,7 +13,7 @@ from django.db import connections, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from mana_migration.domain.options import MOST_NAMED_USERS, Controls, RollbackOptions
+from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, RollbackOptions
 from mana_migration.domain.results import RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
@@ -22,10 +22,11 @@ from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import logs, named, preflight, runs, throttle, validation
-from mana_migration.services.attendance import Attendance, StopFlag
+from mana_migration.services import logs, preflight, runs, selected_users, validation
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, Worker
+from mana_migration.services.worker import throttle
+from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 
 
@@ -44,7 +45,7 @@ def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
 
 @dataclass(frozen=True, slots=True)
 class RollbackWork:
-    """What a worker does for a rollback; see ``assignment.Work``."""
+    """What a worker does for a rollback; see ``worker.context.Work``."""
 
     terms: ReversalTerms
     limit: int | None = None
@@ -153,11 +154,11 @@ def roll_back(
     options: RollbackOptions,
     *,
     actor: Actor,
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Take conversions back: of named users at once, else in a run that the same call goes on with.
 
-    A mass rollback first stops an open migration.  ``attendance``: see ``Attendance``.
+    A mass rollback first stops an open migration.  ``context``: see ``RunContext``.
 
     Raises:
         PreflightError: the database is not fit.
@@ -165,16 +166,16 @@ def roll_back(
         RunConflictError: another rollback is open, or records cannot be deleted now.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     preflight.check(using)
     if options.users:
         refuse_nothing(options, using)
-        return named.roll_back_named(options, actor=actor, using=using)
+        return selected_users.roll_back_selected(options, actor=actor, using=using)
     run = open_or_join(options, actor=actor, using=using, notice=notice)
     if run.expected is not None:
-        expecting = attendance.get("expecting", runs.unheeded)
+        expecting = context.get("expecting", runs.ignore_expected)
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
-    return work_on_rollback(run.pk, actor=actor, **attendance)
+    return work_on_rollback(run.pk, actor=actor, **context)
 
 
 def open_or_join(options: RollbackOptions, *, actor: Actor, using: str, notice: runs.Notice) -> MigrationRun:
@@ -204,7 +205,7 @@ def refuse_nothing(options: RollbackOptions, using: str) -> None:
 def _somebody_named(options: RollbackOptions, using: str) -> bool:
     """Say whether one of the named users is migrated; of too many to ask for at once it is taken to be so."""
     live = UserMigration.objects.using(using).filter(user_id__in=options.users, status=UserStatus.MIGRATED)
-    return len(options.users) > MOST_NAMED_USERS or live.exists()
+    return len(options.users) > MAX_SELECTED_USERS or live.exists()
 
 
 def nothing_words(options: RollbackOptions) -> str:
@@ -298,24 +299,24 @@ def work_on_rollback(
     run_id: int,
     *,
     actor: Actor,
-    lending: bool = False,
-    **attendance: Unpack[Attendance],
+    joining: bool = False,
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Work on an open rollback until it ends, a signal comes or it leaves our hands.
 
-    ``lending``: others work on it too; what they have begun to check is theirs.  Nobody is told how
+    ``joining``: others work on it too; what they have begun to check is theirs.  Nobody is told how
     many users are left: whoever calls may have been told of another run's.
     """
     begun = time.monotonic()
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
-    stop, progress = attendance.get("stop") or StopFlag(), attendance.get("progress")
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
+    stop, progress = context.get("stop") or StopFlag(), context.get("progress")
     run = MigrationRun.objects.using(using).get(pk=run_id)
     options = RollbackOptions.from_dict(run.options, run.controls)
     pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice, progress)
     work = RollbackWork(terms_of(options, run_id))
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
-    if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using, lending=lending):
+    if ending is Ending.DONE and runs.to_checking(run_id, actor=actor, using=using, joining=joining):
         finish(run_id, options, actor=actor, using=using, notice=notice)
     run.refresh_from_db(using=using)
     figures = totals.folded_figures(run, using)

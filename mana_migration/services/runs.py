@@ -33,7 +33,7 @@ def silent(sentence: str) -> None:
     """Tell nobody."""
 
 
-def unheeded(users: int) -> None:
+def ignore_expected(users: int) -> None:
     """Take no notice."""
 
 
@@ -242,17 +242,17 @@ def change_status(
     return True
 
 
-def to_checking(run_id: int, *, actor: Actor, using: str, lending: bool = False) -> bool:
+def to_checking(run_id: int, *, actor: Actor, using: str, joining: bool = False) -> bool:
     """Take a run whose users are all accounted for to its check; return whether the caller is to check it.
 
-    False where others ended it meanwhile, and for one who is ``lending`` a hand also where others check it.
+    False where others ended it meanwhile, and for one who is ``joining`` a hand also where others check it.
     """
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
         if run.status == RunStatus.RUNNING:
             change_status(run_id, RunStatus.CHECKING, actor=actor, using=using)
             return True
-        return run.status == RunStatus.CHECKING and not lending
+        return run.status == RunStatus.CHECKING and not joining
 
 
 def find_takeback(run_id: int, *, using: str) -> MigrationRun | None:

@@ -25,7 +25,8 @@ from mana_migration.models import MigrationRun
 from mana_migration.reports.formatting import one_line
 from mana_migration.selectors import explanation
 from mana_migration.selectors.run_list import totals_of
-from mana_migration.services import dry_run, handover, rollback, runs
+from mana_migration.services import dry_run, rollback, runs
+from mana_migration.services.executors import background
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus, check_transition
 from mana_migration.views import confirmation
@@ -215,7 +216,7 @@ def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
     run = _run(request, run_id)
 
     def perform(reason: str) -> tuple[str, str]:
-        handover.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
+        background.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
         return f"Run {run.pk} is sent to the workers again.", address(request, "run", run.pk)
 
     return _ask_about(
@@ -223,7 +224,7 @@ def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
         run,
         "send_again",
         (f"Send run {run.pk} to the workers again?", f"Send run {run.pk} again"),
-        check=partial(handover.check_send_again, run.pk, using),
+        check=partial(background.check_send_again, run.pk, using),
         perform=perform,
     )
 
@@ -245,7 +246,7 @@ def start(request: HttpRequest) -> HttpResponseBase:
 
     def perform(reason: str) -> tuple[str, str]:
         options = MigrationOptions(limit=_limit(request), skip_invalid=request.POST.get("skip_invalid") == "on")
-        run = handover.ask_for_migration(options, actor=actor_of(request), reason=reason, using=using)
+        run = background.ask_for_migration(options, actor=actor_of(request), reason=reason, using=using)
         return f"Run {run.pk} is open; a worker process takes it up.", address(request, "run", run.pk)
 
     return ask(
@@ -319,7 +320,7 @@ def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
 
     def perform(reason: str) -> tuple[str, str]:
         options = RollbackOptions(run=run.pk, on_shortfall=_policy(request), reason=reason)
-        opened = handover.ask_for_rollback(options, actor=actor_of(request), using=using)
+        opened = background.ask_for_rollback(options, actor=actor_of(request), using=using)
         return f"Rollback run {opened.pk} is open; a worker process takes it up.", address(request, "run", opened.pk)
 
     return ask(

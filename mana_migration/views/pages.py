@@ -13,12 +13,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.models import MigrationRun
-from mana_migration.reports import facts
+from mana_migration.reports import run_lines
 from mana_migration.reports.run_charts import run_charts
 from mana_migration.selectors import explanation
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import run_snapshot
-from mana_migration.services import handover
+from mana_migration.services.executors import background
 from mana_migration.states import RunKind, RunStatus
 from mana_migration.views.access import alias_of, staff_only
 from mana_migration.views.page import render, snapshot_or_404
@@ -108,7 +108,7 @@ def _run_context(seen: RunSnapshot, using: str) -> dict[str, Any]:
     zone = timezone.get_current_timezone()
     return {
         "seen": seen,
-        "facts": facts.facts(seen, zone),
+        "facts": run_lines.facts(seen, zone),
         "charts": run_charts(seen),
         "poll_seconds": POLL_SECONDS,
         "reload_seconds": RELOAD_SECONDS,
@@ -128,11 +128,11 @@ def _headline(seen: RunSnapshot | None, using: str) -> dict[str, Any]:
     if seen is None:
         return {"share_percent": None, "nobody_works": False}
     waits = seen.status == RunStatus.PAUSED or (bool(seen.waiting) and not seen.progress.stalled)
-    works = not seen.is_open or waits or not handover.looks_idle(seen.progress.idle)
+    works = not seen.is_open or waits or not background.looks_idle(seen.progress.idle)
     share = seen.progress.share
     return {
         "share_percent": None if share is None else share * 100,
         "nobody_works": not works,
-        "worker_command": handover.worker_command(using),
-        "hand_over_command": handover.hand_over_command(seen.run, using),
+        "worker_command": background.worker_command(using),
+        "hand_over_command": background.hand_over_command(seen.run, using),
     }

@@ -92,7 +92,7 @@ def test_a_database_that_enforces_less_than_migrate_made_it_is_not_measured(weak
 @pytest.mark.postgres
 @pytest.mark.django_db
 def test_no_session_is_handed_out_that_fires_no_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.stage import Stage
+    from benchmarks.fixtures import Stage
 
     stage = Stage.__new__(Stage)
     parts = {name: value for name, value in connection.get_connection_params().items() if isinstance(value, str | int)}

@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.services.worker import failures
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, events, keys_of, planted, records, status, wallet
 from tests.support.oracle import assert_books_balance, endowment
@@ -124,7 +125,7 @@ POINTS = [
     ("mana_migration.services.runs:add_event", 1),
     ("mana_migration.engine.batches:BatchStatement.run_alone", 1),
     ("mana_migration.engine.batches:BatchStatement.run_alone", 7),
-    ("mana_migration.services.worker:Worker._after", 12),
+    ("mana_migration.services.worker.loop:Worker._after", 12),
     ("mana_migration.engine.totals:fold", 2),
     ("mana_migration.services.runs:to_checking", 1),
     ("mana_migration.services.validation:check_run", 1),
@@ -319,13 +320,12 @@ def test_a_wallet_that_somebody_holds_is_tried_again_and_is_no_failure() -> None
 
 @pytest.mark.postgres
 def test_a_wallet_that_is_held_all_the_time_is_left_out_with_the_reason() -> None:
-    from mana_migration.services import recovery
     from tests.mana_migration.running import migrate
 
     keys = town(6)
     with other_session() as other, balanced(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recovery, "TRANSIENT_TRIES", 2)
-        patch.setattr(recovery, "FIRST_WAIT", 0.001)
+        patch.setattr(failures, "TRANSIENT_TRIES", 2)
+        patch.setattr(failures, "FIRST_WAIT", 0.001)
         patch.setattr("mana_migration.conf.lock_timeout_ms", lambda: 20)
         other.execute("SELECT 1 FROM wishes_wallet WHERE user_id = %s FOR UPDATE", [keys[2]])
         done = migrate(code=3)
@@ -413,7 +413,7 @@ def test_a_lost_connection_is_waited_for_and_is_no_failure() -> None:
 
 def test_those_who_sign_up_during_a_run_are_migrated_by_it() -> None:
     from mana_migration.domain.options import Controls, MigrationOptions
-    from mana_migration.services import migrate as service
+    from mana_migration.services import migration as service
     from mana_migration.services import runs
 
     town(20)

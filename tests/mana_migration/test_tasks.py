@@ -19,8 +19,9 @@ from django.test import Client
 
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.services import broker, dispatch, handover, migrate, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import migration, runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.executors import background, celery, celery_broker
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind
 from tests.mana_migration.running import balanced, people, planted, refusal, status, told, wallet
@@ -262,16 +263,16 @@ def test_a_message_that_comes_twice_or_late_does_no_harm(crew: list[Worker]) -> 
     people(150)
     opened = open_run()
     with balanced():
-        broker.send(opened, using="default", times=1)
-        broker.send(opened, using="default", times=1)  # both are at work on it together
+        celery_broker.send(opened, using="default", times=1)
+        celery_broker.send(opened, using="default", times=1)  # both are at work on it together
         until(lambda: status(opened.pk) == "completed")
     assert sum(MigrationBatch.objects.values_list("migrated", flat=True)) == 150
-    until(lambda: not broker.look(opened.pk, using="default").tasks)
+    until(lambda: not celery_broker.look(opened.pk, using="default").tasks)
     with assert_nothing_changes():
-        broker.send(opened, using="default", times=1)
+        celery_broker.send(opened, using="default", times=1)
         until(lambda: sum(worker.text().count(" succeeded in ") for worker in crew) >= 3)
-        until(lambda: not broker.look(opened.pk, using="default").waiting)
-        assert not dispatch.work_on_message(
+        until(lambda: not celery_broker.look(opened.pk, using="default").waiting)
+        assert not celery.work_on_message(
             opened.pk,
             using="default",
             opened=opened.created_at.isoformat(),
@@ -288,8 +289,8 @@ def test_a_message_about_another_database_is_refused(crew: list[Worker]) -> None
     opened = open_run()
     elsewhere = MigrationRun(pk=opened.pk, created_at=opened.created_at.replace(year=2001))
     with assert_nothing_changes():
-        broker.send(elsewhere, using="default", times=1)
-        broker.send(opened, using="moon", times=1)
+        celery_broker.send(elsewhere, using="default", times=1)
+        celery_broker.send(opened, using="moon", times=1)
         until(
             lambda: all(any(said in w.text() for w in crew) for said in ("is not the one handed over", "'moon' here"))
         )
@@ -307,9 +308,9 @@ def test_a_pause_reaches_all_and_none_leaves_for_it(crew: list[Worker]) -> None:
         opened = the_run(it)
         it.until(lambda: len(workers_of(opened.pk)) == 2)
         told(run("migrate_users", "--pause", "--reason", "lunch", "--format", "json"))
-        it.until(lambda: broker.look(opened.pk, using="default").tasks == 2)
+        it.until(lambda: celery_broker.look(opened.pk, using="default").tasks == 2)
         done = MigrationBatch.objects.filter(status="done").count()
-        assert broker.look(opened.pk, using="default").tasks == 2  # a second has passed
+        assert celery_broker.look(opened.pk, using="default").tasks == 2  # a second has passed
         assert MigrationBatch.objects.filter(status="done").count() - done <= 2
         told(run("migrate_users", "--resume", "--format", "json"))
         found = it.end()
@@ -328,7 +329,7 @@ def test_a_stop_frees_all_of_them(crew: list[Worker]) -> None:
         it.until(lambda: len(workers_of(opened.pk)) == 2)
         told(run("migrate_users", "--stop", "--format", "json"))
         assert it.told(1)["status"] == "stopped"
-        until(lambda: not broker.look(opened.pk, using="default").tasks)
+        until(lambda: not celery_broker.look(opened.pk, using="default").tasks)
     assert 0 < Wallet.objects.exclude(migrated_at=None).count() < 300
 
 
@@ -342,7 +343,7 @@ def test_the_breaker_ends_it_for_all_and_the_workers_take_it_back(crew: list[Wor
     assert found["status"] == "rolled_back"
     assert found["rollback"]["status"] == "completed"
     assert not Wallet.objects.exclude(migrated_at=None).exists()
-    until(lambda: not broker.look(found["run"], using="default").tasks)
+    until(lambda: not celery_broker.look(found["run"], using="default").tasks)
 
 
 @committed
@@ -356,13 +357,13 @@ def test_a_task_whose_time_is_up_and_a_worker_who_is_asked_to_end_hand_the_work_
     first = hire("first", **brief).ready()
     opened = open_run(delay=0.1)
     with balanced():
-        broker.send(opened, using="default", times=1)
+        celery_broker.send(opened, using="default", times=1)
         until(lambda: first.text().count(" received") == 3, first.process)
         assert joined() == 1
         first.process.terminate()
         assert first.process.wait(PATIENCE) == 0
         assert status(opened.pk) == "running"
-        assert broker.look(opened.pk, using="default").waiting == 1
+        assert celery_broker.look(opened.pk, using="default").waiting == 1
         runs.change_controls(opened.pk, {"delay": 0}, actor=SOMEBODY)
         second = hire("second", **brief)
         until(lambda: status(opened.pk) == "completed", second.process)
@@ -372,7 +373,7 @@ def test_a_task_whose_time_is_up_and_a_worker_who_is_asked_to_end_hand_the_work_
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask who is there after half a second without progress."""
-    monkeypatch.setattr(dispatch, "ASK_AFTER", 0.5)
+    monkeypatch.setattr(celery, "ASK_AFTER", 0.5)
 
 
 # --- Nobody works -----------------------------------------------------------------------------------------------------
@@ -413,8 +414,10 @@ def test_workers_who_do_not_take_it_are_told_from_none(crew: list[Worker], setti
 @pytest.mark.usefixtures("impatient")
 def test_a_message_that_is_lost_is_sent_again(crew: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     people(10)
-    sent = broker.send
-    monkeypatch.setattr(broker, "send", lambda *args, **options: monkeypatch.setattr(broker, "send", sent))
+    sent = celery_broker.send
+    monkeypatch.setattr(
+        celery_broker, "send", lambda *args, **options: monkeypatch.setattr(celery_broker, "send", sent)
+    )
     with balanced(), manage("migrate_users", *CELERY) as it:
         done = it.end()
     assert done.code == 0
@@ -466,7 +469,7 @@ def test_a_run_whose_message_was_lost_is_sent_again_from_its_page_and_twice_does
     settings.MANA_MIGRATION_EXECUTOR = "celery"
     keys = people(30)
     with balanced():
-        opened = migrate.start(MigrationOptions(), actor=Actor("sam", "web-1"))  # its message never arrived
+        opened = migration.start(MigrationOptions(), actor=Actor("sam", "web-1"))  # its message never arrived
         get_user_model().objects.create_superuser("boss", password="x" * 16)
         client = Client()
         client.login(username="boss", password="x" * 16)
@@ -481,14 +484,14 @@ def test_a_run_whose_message_was_lost_is_sent_again_from_its_page_and_twice_does
 
 @pytest.mark.django_db
 def test_a_page_without_progress_says_how_to_start_a_worker_and_how_to_send_again(settings: Any) -> None:
-    assert (handover.worker_command("eu"), handover.hand_over_command(7)) == (
+    assert (background.worker_command("eu"), background.hand_over_command(7)) == (
         "python manage.py work_migration --database eu",
         "",
     )
     settings.MANA_MIGRATION_EXECUTOR = "celery"
-    assert handover.worker_command() == "celery -A config worker"
+    assert background.worker_command() == "celery -A config worker"
     expected = "python manage.py migrate_users --database eu --join 7 --executor celery"
-    assert handover.hand_over_command(7, "eu") == expected
+    assert background.hand_over_command(7, "eu") == expected
 
 
 # --- Without Celery ---------------------------------------------------------------------------------------------------

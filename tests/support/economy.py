@@ -16,8 +16,8 @@ from mana_migration.domain.import_results import ImportOptions
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
-from mana_migration.services import autofix, imports, migrate, rollback
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import autofix, imports, migration, rollback
+from mana_migration.services.context import StopFlag
 from mana_migration.services.runs import Actor
 from tests.factories import UserFactory
 from wishes.models import ManaEntry, Wallet, WishEntry
@@ -91,7 +91,7 @@ class Economy:
 
         options.setdefault("controls", Controls(batch_size=3, delay=0.0))
         asked = MigrationOptions(users=tuple(str(self.key(name)) for name in names), **options)
-        return migrate.migrate(asked, actor=ACTOR, stop=stop, progress=progress)
+        return migration.migrate(asked, actor=ACTOR, stop=stop, progress=progress)
 
     def roll_back(self, *names: str, **options: Any) -> RunSummary:
         """Take users back by name, or everybody."""

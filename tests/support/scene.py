@@ -13,7 +13,7 @@ from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.engine import batches, conversion, dialect
 from mana_migration.engine.batches import Task
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migrate, named, runs
+from mana_migration.services import migration, runs, selected_users
 from mana_migration.services.runs import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from tests.support.stepping import Stage
@@ -40,7 +40,7 @@ class Scene:
         if migrated:
             self.convert_everybody()
         self.run = self.open_run()
-        self.terms = migrate.terms_of(self.run)
+        self.terms = migration.terms_of(self.run)
 
     def open_run(self) -> MigrationRun:
         """Open a run as the command does."""
@@ -60,7 +60,7 @@ class Scene:
         batch = MigrationBatch.objects.create(run=run, first_user=first, last_user=last, planned=len(self.users))
         task = Task(batch.pk, first, last, "worker")
         with transaction.atomic():
-            assert conversion.convert(connections["default"], migrate.terms_of(run), task) is not None
+            assert conversion.convert(connections["default"], migration.terms_of(run), task) is not None
         runs.change_status(run.pk, RunStatus.STOPPED, actor=SOMEBODY, using="default")
 
     def plan(self, user: Any) -> None:
@@ -105,7 +105,7 @@ class Scene:
         with transaction.atomic():
             runs.share_open_migration("default")
             yield
-            totals = named.roll_back_named(RollbackOptions(users=(str(user),)), actor=SOMEBODY).totals
+            totals = selected_users.roll_back_selected(RollbackOptions(users=(str(user),)), actor=SOMEBODY).totals
             yield
         return totals.rolled_back, dict(totals.skips)
 

@@ -10,7 +10,8 @@ from django.core.management import call_command
 from django.db import connections
 
 import manage
-from mana_migration.services import autofix, outage, recovery
+from mana_migration.services import autofix
+from mana_migration.services.worker import failures, outage
 from tests.support.together import together
 from tests.torture import machine, points, seeds
 
@@ -50,7 +51,7 @@ def command(
     saboteur = points.Saboteur(**fail) if fail else None
     code = 0
     with ExitStack() as stack:
-        for module, name in ((recovery, "FIRST_WAIT"), (outage, "LOST_FIRST_WAIT"), (autofix, "FIRST_WAIT")):
+        for module, name in ((failures, "FIRST_WAIT"), (outage, "LOST_FIRST_WAIT"), (autofix, "FIRST_WAIT")):
             stack.enter_context(mock.patch.object(module, name, 0.001))
         stack.enter_context(together())
         watcher = stack.enter_context(points.watch(points.killer(**kill) if kill else points.nothing, saboteur))

@@ -22,7 +22,7 @@ from mana_migration import guards
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import FindingsError, NothingToMigrateError, NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, migrate, preflight, rollback, runs, validation
+from mana_migration.services import autofix, migration, preflight, rollback, runs, validation
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
 from tests.support import oracle
@@ -217,11 +217,11 @@ class MigrationMachine(RuleBasedStateMachine):
     def migrate(self, options: MigrationOptions) -> None:
         """Migrate all, or some; what must come of it depends on what is open."""
         if self.open is not None and self.open[1] is not None:
-            refused(RunConflictError, lambda: migrate.migrate(options, actor=ACTOR))
+            refused(RunConflictError, lambda: migration.migrate(options, actor=ACTOR))
             return
         eligible = self.eligible(options)
         if options.retry_failed and self.open is None and not eligible:
-            refused(NothingToMigrateError, lambda: migrate.migrate(options, actor=ACTOR))
+            refused(NothingToMigrateError, lambda: migration.migrate(options, actor=ACTOR))
             return
         negative = [one for one in self.people if one.negative and not one.migrated]
         if options.auto_fix and self.open is None:
@@ -230,9 +230,9 @@ class MigrationMachine(RuleBasedStateMachine):
                     one.held[colour] = max(0, one.held[colour])
             negative = []
         if negative and not options.skip_invalid and self.open is None:
-            refused(FindingsError, lambda: migrate.migrate(options, actor=ACTOR))
+            refused(FindingsError, lambda: migration.migrate(options, actor=ACTOR))
             return
-        done = migrate.migrate(options, actor=ACTOR)
+        done = migration.migrate(options, actor=ACTOR)
         assert done.status == "completed", done
         assert done.run is not None
         for one in in_order(eligible)[: options.limit]:
@@ -275,13 +275,13 @@ class MigrationMachine(RuleBasedStateMachine):
         self.migrate(MigrationOptions(retry_failed=True, skip_invalid=skip_invalid, controls=Controls(delay=0.0)))
 
     @rule(users=st.sets(USERS, min_size=1))
-    def migrate_named(self, users: set[int]) -> None:
+    def migrate_selected(self, users: set[int]) -> None:
         chosen = [self.people[user] for user in users]
         options = MigrationOptions(users=tuple(str(one.key) for one in chosen))
         if self.open is not None and self.open[1] is not None:
-            refused(RunConflictError, lambda: migrate.migrate(options, actor=ACTOR))
+            refused(RunConflictError, lambda: migration.migrate(options, actor=ACTOR))
             return
-        done = migrate.migrate(options, actor=ACTOR)
+        done = migration.migrate(options, actor=ACTOR)
         for one in chosen:
             if one.migrated:
                 continue
@@ -298,7 +298,7 @@ class MigrationMachine(RuleBasedStateMachine):
     def change_the_rates(self) -> None:
         """Other rates are refused while anybody is migrated at these."""
         with override_settings(WISHES_RATES={"green": 11, "blue": 100, "red": 1000}):
-            refused(RunConflictError, lambda: migrate.migrate(MigrationOptions(), actor=ACTOR))
+            refused(RunConflictError, lambda: migration.migrate(MigrationOptions(), actor=ACTOR))
 
     @rule()
     def fix(self) -> None:
@@ -311,7 +311,7 @@ class MigrationMachine(RuleBasedStateMachine):
     # Rollbacks
 
     @rule(users=st.sets(USERS, min_size=1), write_off=st.booleans())
-    def roll_back_named(self, users: set[int], write_off: bool) -> None:
+    def roll_back_selected(self, users: set[int], write_off: bool) -> None:
         chosen = [self.people[user] for user in users]
         options = RollbackOptions(
             users=tuple(str(one.key) for one in chosen), on_shortfall=WRITE_OFF if write_off else SKIP
@@ -378,7 +378,7 @@ class MigrationMachine(RuleBasedStateMachine):
             return
         options = MigrationOptions(controls=Controls(batch_size=size, delay=0.0))
         eligible = self.eligible(options)
-        crashed = crash(lambda: migrate.migrate(options, actor=ACTOR), position, after=after)
+        crashed = crash(lambda: migration.migrate(options, actor=ACTOR), position, after=after)
         run = self.open[0].pk if self.open is not None else self.latest_migration()
         reached = self.adopt(lambda one: one.convert(run, self.steps), eligible)
         assert crashed or len(reached) == len(eligible)

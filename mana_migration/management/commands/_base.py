@@ -22,7 +22,7 @@ from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
 from mana_migration.services import logs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 from wishes.errors import WishesError
 
 DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4

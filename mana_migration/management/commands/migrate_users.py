@@ -18,12 +18,13 @@ from mana_migration.management.migration_options import (
     read_options,
     refuse_contradictions,
 )
-from mana_migration.management.taking_back import RollbackCommand
+from mana_migration.management.rollback_base import RollbackCommand
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import crew, dispatch, dry_run, plans, pool, runs
+from mana_migration.services import dry_run, plans, runs
+from mana_migration.services.executors import celery, local, processes
 from mana_migration.states import RunStatus
 
 
@@ -40,7 +41,7 @@ class Command(RollbackCommand):
 
     def run(self, **options: Any) -> int:
         """Route to the one call that the options mean."""
-        if crew.is_helper():
+        if processes.is_helper():
             return self.help_out(options)
         refuse_contradictions(options)
         using = options["database"]
@@ -65,8 +66,8 @@ class Command(RollbackCommand):
             asked = plans.options_of(promise, asked)
             plans.verify(promise, asked, using=using)
         elsewhere = options["executor"] == CELERY
-        here = partial(pool.migrate_together, arguments=("--log-level", options["log_level"]))
-        work = dispatch.migrate_elsewhere if elsewhere else here
+        here = partial(local.migrate_together, arguments=("--log-level", options["log_level"]))
+        work = celery.migrate_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
             ProgressDisplay(self.progress_stream, verb="migrated") as progress,
@@ -93,8 +94,8 @@ class Command(RollbackCommand):
     def join(self, options: dict[str, Any]) -> int:
         """Lend a hand to a run that is open."""
         elsewhere = options["executor"] == CELERY
-        here = partial(pool.join_run, actor=runs.current_actor(), arguments=("--log-level", options["log_level"]))
-        join = dispatch.join_elsewhere if elsewhere else here
+        here = partial(local.join_run, actor=runs.current_actor(), arguments=("--log-level", options["log_level"]))
+        join = celery.join_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
             ProgressDisplay(self.progress_stream, verb="handled") as progress,
@@ -116,7 +117,7 @@ class Command(RollbackCommand):
     def help_out(self, options: dict[str, Any]) -> int:
         """Work beside the process that started this one; its run's outcome is for that one to tell."""
         with self.stop_on_signals() as stop:
-            pool.help_out(actor=runs.current_actor(), using=options["database"], stop=stop, notice=self.notice)
+            local.help_out(actor=runs.current_actor(), using=options["database"], stop=stop, notice=self.notice)
         return DONE
 
     def tell(self, asked: MigrationOptions, options: dict[str, Any]) -> int:

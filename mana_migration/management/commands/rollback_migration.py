@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, RollbackOptions
 from mana_migration.management import arguments
-from mana_migration.management.taking_back import RollbackCommand
+from mana_migration.management.rollback_base import RollbackCommand
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import logs
 

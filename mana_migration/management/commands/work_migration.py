@@ -7,7 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from mana_migration.management.commands._base import DONE, MigrationCommand, signal_code
-from mana_migration.services import handover, runs
+from mana_migration.services import runs
+from mana_migration.services.executors import background
 
 
 class Command(MigrationCommand):
@@ -27,7 +28,7 @@ class Command(MigrationCommand):
         parser.add_argument(
             "--interval",
             type=float,
-            default=handover.LOOK_SECONDS,
+            default=background.LOOK_SECONDS,
             metavar="SECONDS",
             help="Seconds between two looks for an open run (default: %(default)s).",
         )
@@ -38,7 +39,7 @@ class Command(MigrationCommand):
         with self.stop_on_signals() as stop:
             if not options["once"]:
                 self.notice(f"waiting for open runs on database {using!r}; Ctrl-C ends")
-            done = handover.work(
+            done = background.work(
                 actor=runs.current_actor(),
                 using=using,
                 stop=stop,

@@ -20,7 +20,7 @@ from django.core.management.base import CommandError
 
 from mana_migration.management.commands import _base
 from mana_migration.models import MigrationRun
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 from tests.factories import WalletFactory
 from tests.mana_migration.running import migrate, people, refuse_records, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command, run_manage

@@ -13,7 +13,7 @@ import pytest
 
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.models import MigrationRun
-from mana_migration.services import handover
+from mana_migration.services.executors import background
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
 from tests.factories import make_wallets
@@ -27,7 +27,7 @@ SAM = Actor("sam", "web-1")
 @pytest.mark.django_db
 def test_once_works_until_nothing_is_open() -> None:
     make_wallets([(3, 2, 1)])
-    run = handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+    run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
     done = run_command("work_migration", "--once")
     assert (done.code, done.err) == (0, "")
     assert f"migration run {run.pk}: going to work on it" in done.out
@@ -82,7 +82,7 @@ def test_a_waiting_worker_takes_up_what_is_opened_meanwhile() -> None:
     make_wallets([(3, 2, 1)] * 120)
     with worker() as (process, output):
         assert "waiting for open runs" in output.readline()
-        run = handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+        run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
         line = ""
         while f"run {run.pk} is completed" not in line:
             line = output.readline()

@@ -151,7 +151,7 @@ def test_users_who_cannot_be_converted_are_skipped_where_that_was_asked_for() ->
     ]
 
 
-@pytest.mark.parametrize("terms", [{"skip_invalid": True}, {"look_closer": True}])
+@pytest.mark.parametrize("terms", [{"skip_invalid": True}, {"per_user": True}])
 def test_a_closer_look_finds_mana_that_no_entry_backs(terms: dict[str, bool]) -> None:
     found, backed = make_wallets([(1, 0, 0, 5)])[0].pk, opened((1, 0, 0, 5))[0]
     done = convert(open_run(), [found, backed], **terms)
@@ -164,7 +164,7 @@ def test_a_closer_look_finds_a_live_record_of_an_unmigrated_wallet() -> None:
     (key,) = opened((1, 0, 0))
     older = open_run()
     UserMigration.objects.create(user_id=key, run=older, batch_id=0, status=UserStatus.MIGRATED)
-    done = convert(open_run(), [key], look_closer=True)
+    done = convert(open_run(), [key], per_user=True)
     assert done.errors == {"migration_inconsistency": 1}
 
 

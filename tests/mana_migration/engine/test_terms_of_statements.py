@@ -26,7 +26,7 @@ def problems_in_order(sql: str) -> list[str]:
 @pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
 def test_almost_everybody_is_judged_by_comparisons_with_a_quarter_of_bigint(vendor: str) -> None:
     """Four such amounts together cannot be beyond BIGINT, whatever the rates are."""
-    assert problem_sql(vendor, RATES, look_closer=False).startswith(
+    assert problem_sql(vendor, RATES, per_user=False).startswith(
         "CASE WHEN w.green BETWEEN 0 AND 230584300921369395 AND w.blue BETWEEN 0 AND 23058430092136939 "
         "AND w.red BETWEEN 0 AND 2305843009213693 AND w.mana <= 2305843009213693951 THEN ''"
     )
@@ -34,8 +34,8 @@ def test_almost_everybody_is_judged_by_comparisons_with_a_quarter_of_bigint(vend
 
 @pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
 def test_a_closer_look_comes_before_the_shortcut_and_negative_balances_before_all(vendor: str) -> None:
-    assert problems_in_order(problem_sql(vendor, RATES, look_closer=False)) == ["", "negative_balance", "overflow"]
-    assert problems_in_order(problem_sql(vendor, RATES, look_closer=True)) == [
+    assert problems_in_order(problem_sql(vendor, RATES, per_user=False)) == ["", "negative_balance", "overflow"]
+    assert problems_in_order(problem_sql(vendor, RATES, per_user=True)) == [
         "negative_balance", "orphaned_mana", "migration_inconsistency", "", "overflow",
     ]  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_wallets_are_locked_in_the_order_of_their_keys_and_judged_once() -> None
         assert " AS line" not in unlocked
 
 
-@pytest.mark.parametrize("closer", [{"skip_invalid": True}, {"look_closer": True}])
+@pytest.mark.parametrize("closer", [{"skip_invalid": True}, {"per_user": True}])
 def test_a_closer_look_locks_the_unmigrated_before_it_reads_their_entries(closer: dict[str, bool]) -> None:
     terms = ConversionTerms(run=7, rates=RATES, **closer)
     first = conversion._statement("postgresql", terms)._writes.locks_first
@@ -96,13 +96,16 @@ def test_a_forecast_takes_balances_as_they_are_unless_they_are_to_be_fixed() -> 
 def test_a_forecast_is_of_the_users_named_and_of_the_first_so_many() -> None:
     keys = [str(found.pk) for found in make_wallets([(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 1)])]
     named = (keys[0], keys[2])
-    assert conversion.forecast(connection, TERMS, users_named=named).mana == 1010
-    assert conversion.forecast(connection, TERMS, users_named=named, limit=1).mana == 10
+    assert conversion.forecast(connection, TERMS, selected_users=named).mana == 1010
+    assert conversion.forecast(connection, TERMS, selected_users=named, limit=1).mana == 10
     assert conversion.forecast(connection, TERMS, limit=2).mana == 110
     assert conversion.forecast(connection, TERMS, limit=0).selected == 0
     assert [row[0] for row in conversion.largest(connection, TERMS, count=3)] == [keys[2], keys[3], keys[1]]
     assert [row[0] for row in conversion.largest(connection, TERMS, count=9, limit=2)] == [keys[1], keys[0]]
-    assert [row[0] for row in conversion.largest(connection, TERMS, count=9, users_named=named)] == [keys[2], keys[0]]
+    assert [row[0] for row in conversion.largest(connection, TERMS, count=9, selected_users=named)] == [
+        keys[2],
+        keys[0],
+    ]
 
 
 @pytest.mark.django_db
@@ -128,7 +131,7 @@ def test_a_run_that_is_not_open_yet_has_handled_nobody() -> None:
 
 
 def test_other_rates_have_other_bounds() -> None:
-    sql = problem_sql("sqlite", Rates(1, 2, 3), look_closer=False)
+    sql = problem_sql("sqlite", Rates(1, 2, 3), per_user=False)
     assert "w.green BETWEEN 0 AND 2305843009213693951 AND w.blue BETWEEN 0 AND 1152921504606846975" in sql
 
 

@@ -10,7 +10,7 @@ from mana_migration.engine import totals as figures
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.reports.console import plain_line
-from mana_migration.reports.facts import facts
+from mana_migration.reports.run_lines import facts
 from mana_migration.reports.snapshot_json import snapshot_json
 from mana_migration.selectors.runs import run_snapshot, runs_since
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus

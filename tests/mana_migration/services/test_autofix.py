@@ -12,7 +12,7 @@ from mana_migration.domain.validation import Finding, FixReport
 from mana_migration.engine.integrity import findings, scope
 from mana_migration.errors import FindingsError
 from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
-from mana_migration.services import autofix, migrate, validation
+from mana_migration.services import autofix, migration, validation
 from mana_migration.services.runs import Actor
 from tests.factories import WalletFactory, make_wallets
 from tests.support.economy import Economy
@@ -49,7 +49,7 @@ def migrated() -> Wallet:
     """Return the wallet of a converted user: 3 green, 2 blue and 1 red became 1230 mana."""
     wallet = WalletFactory()
     options = MigrationOptions(users=(str(wallet.pk),))
-    migrate.migrate(options, actor=Actor("olga", "host"))
+    migration.migrate(options, actor=Actor("olga", "host"))
     wallet.refresh_from_db()
     return wallet
 

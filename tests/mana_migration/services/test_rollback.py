@@ -10,8 +10,8 @@ import pytest
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import migrate, rollback, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import migration, rollback, runs
+from mana_migration.services.context import StopFlag
 from mana_migration.services.runs import Actor
 from tests.mana_migration.running import balanced, people, status, wallet
 from tests.support.oracle import assert_nothing_changes
@@ -23,7 +23,7 @@ OLGA = Actor("olga", "db-1")
 
 
 def convert(**values: Any) -> int:
-    run = migrate.migrate(MigrationOptions(controls=Controls(delay=0.0), **values), actor=OLGA).run
+    run = migration.migrate(MigrationOptions(controls=Controls(delay=0.0), **values), actor=OLGA).run
     assert run is not None
     return run
 
@@ -43,7 +43,7 @@ def test_the_selection_is_frozen_at_the_start() -> None:
     assert newest < until
     UserMigration.objects.all()  # a conversion dated after the start is none of its business
     with balanced():
-        done = migrate.work_on_run(run.pk, actor=OLGA)
+        done = migration.work_on_run(run.pk, actor=OLGA)
     assert done.totals.rolled_back == 6
 
 
@@ -77,7 +77,7 @@ def test_the_open_migration_is_stopped_and_that_is_told() -> None:
     people(3)
     convert()
     people(3)
-    opened = migrate.start(MigrationOptions(), actor=OLGA)
+    opened = migration.start(MigrationOptions(), actor=OLGA)
     said: list[str] = []
     back(everything=True, notice=said.append)
     assert said[0] == f"run {opened.pk} was open: it is stopped, since a mass rollback begins"
@@ -88,7 +88,7 @@ def test_the_open_migration_itself_can_be_taken_back() -> None:
     keys = people(15)
     stop = StopFlag()
     options = MigrationOptions(controls=Controls(batch_size=5, delay=0.0))
-    opened = migrate.migrate(options, actor=OLGA, stop=stop, progress=lambda _: stop.request(2))
+    opened = migration.migrate(options, actor=OLGA, stop=stop, progress=lambda _: stop.request(2))
     assert opened.run is not None
     with balanced():
         done = back(run=opened.run)
@@ -147,7 +147,7 @@ def test_an_emergency_does_not_wait_between_batches() -> None:
         RollbackOptions(everything=True, emergency=True, controls=Controls(batch_size=5, delay=3600.0)), actor=OLGA
     )
     with balanced():
-        done = migrate.work_on_run(run.pk, actor=OLGA)
+        done = migration.work_on_run(run.pk, actor=OLGA)
     assert done.status == "completed"
 
 

@@ -15,13 +15,14 @@ from django.utils import timezone
 from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import BatchResult
 from mana_migration.models import MigrationBatch, UserMigration
-from mana_migration.services import rollback, runs, throttle, worker
-from mana_migration.services.attendance import StopFlag
-from mana_migration.services.worker import Ending, Worker
+from mana_migration.services import rollback, runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.worker import loop, throttle
+from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.states import BatchStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, keys_of, people, planted, records, wallet
-from tests.mana_migration.services.test_worker import (
+from tests.mana_migration.services.worker.test_loop import (
     SOMEBODY,
     Patience,
     another_connection,
@@ -118,7 +119,7 @@ def test_a_bad_user_among_several_batches_costs_no_other_and_each_batch_is_told_
 
 
 def test_after_a_failure_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ALONE_AFTER_TROUBLE", 4)
+    monkeypatch.setattr(loop, "ALONE_AFTER_TROUBLE", 4)
     keys = people(100)
     with balanced(), planted([keys[7]]), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
@@ -292,7 +293,7 @@ def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.Mo
 
 
 def test_large_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "TOGETHER_SECONDS", 0)
+    monkeypatch.setattr(loop, "TOGETHER_SECONDS", 0)
     people(60)
     with balanced(), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
@@ -300,7 +301,7 @@ def test_large_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_new_worker_begins_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ALONE_AT_FIRST", 20)
+    monkeypatch.setattr(loop, "ALONE_AT_FIRST", 20)
     people(100)
     with balanced(), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()

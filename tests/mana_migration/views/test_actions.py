@@ -15,7 +15,8 @@ from django.utils import timezone
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.errors import BrokerUnavailableError
 from mana_migration.models import MigrationRun, RunEvent, UserMigration
-from mana_migration.services import broker, migrate
+from mana_migration.services import migration
+from mana_migration.services.executors import celery_broker
 from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind, RunKind, RunStatus
 from mana_migration.views import confirmation
@@ -34,7 +35,7 @@ OLGA = Actor("olga", "db-1")
 def migrated(*balances: tuple[int, ...]) -> tuple[MigrationRun, list[Any]]:
     """Convert users with these balances and return the run and their keys."""
     wallets = make_wallets(balances)
-    done = migrate.migrate(MigrationOptions(), actor=OLGA)
+    done = migration.migrate(MigrationOptions(), actor=OLGA)
     assert done.run is not None
     return MigrationRun.objects.get(pk=done.run), [wallet.pk for wallet in wallets]
 
@@ -101,8 +102,8 @@ def sent(settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]
     """Let workers be sent messages; return the run and the number of each that is sent."""
     found: list[tuple[int, int]] = []
     settings.MANA_MIGRATION_EXECUTOR = "celery"
-    monkeypatch.setattr(broker, "check", lambda: None)
-    monkeypatch.setattr(broker, "send", lambda run, *, using, times: found.append((run.pk, times)))
+    monkeypatch.setattr(celery_broker, "check", lambda: None)
+    monkeypatch.setattr(celery_broker, "send", lambda run, *, using, times: found.append((run.pk, times)))
     return found
 
 
@@ -129,7 +130,7 @@ def test_what_could_not_be_sent_again_is_not_said_to_have_been(
     def gone(run: MigrationRun, **_: Any) -> None:
         raise BrokerUnavailableError("the broker does not answer")
 
-    monkeypatch.setattr(broker, "send", gone)
+    monkeypatch.setattr(celery_broker, "send", gone)
     run = make_run(status=RunStatus.RUNNING)
     client = sign_in("resume_run")
     token = token_of(client.post(url("send_again", run.pk)))

@@ -20,7 +20,7 @@ from mana_migration.engine import dialect
 from mana_migration.engine.integrity import counting
 from mana_migration.engine.integrity.scope import Scope
 from mana_migration.engine.integrity.wallets import WalletTerms
-from mana_migration.services import migrate, rollback, validation
+from mana_migration.services import migration, rollback, validation
 from tests.mana_migration.running import people
 from tests.support.economy import ACTOR
 from wishes.rates import Rates
@@ -38,9 +38,9 @@ def run() -> int:
     with connection.cursor() as cursor:
         for table in GROWN:
             cursor.execute(f"ANALYZE {table}")  # empty
-    migrate.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
+    migration.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
     rollback.roll_back(RollbackOptions(everything=True, controls=CONTROLS), actor=ACTOR)
-    done = migrate.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
+    done = migration.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
     assert done.run is not None
     return done.run
 

@@ -9,14 +9,14 @@ import pytest
 from django.db import connections
 
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import migrate, runs
-from mana_migration.services.assignment import Assignment
-from mana_migration.services.attendance import StopFlag
-from mana_migration.services.batch_queue import BatchQueue, Refill
-from mana_migration.services.worker import Ending
+from mana_migration.services import migration, runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.worker.context import WorkerContext
+from mana_migration.services.worker.loop import Ending
+from mana_migration.services.worker.queue import BatchQueue, Refill
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, people
-from tests.mana_migration.services.test_worker import (
+from tests.mana_migration.services.worker.test_loop import (
     SOMEBODY,
     another_connection,
     converted,
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def make_queue(run: MigrationRun) -> BatchQueue:
     """Return the queue of a worker on a run."""
-    work = migrate.MigrationWork(migrate.terms_of(run), run.options.get("limit"))
-    return BatchQueue(Assignment(run.pk, work, "default", StopFlag()), together=24)
+    work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
+    return BatchQueue(WorkerContext(run.pk, work, "default", StopFlag()), together=24)
 
 
 def figures(run: MigrationRun) -> tuple[int, int, bool]:
@@ -102,13 +102,13 @@ def test_what_is_planned_early_at_the_end_is_nothing_and_asked_once() -> None:
     queue.refill()
     queue.in_company = True
     asked: list[str] = []
-    plan = migrate.MigrationWork.plan
+    plan = migration.MigrationWork.plan
 
-    def counted(work: migrate.MigrationWork, using: str, **where: Any) -> Any:
+    def counted(work: migration.MigrationWork, using: str, **where: Any) -> Any:
         asked.append(where["after"])
         return plan(work, using, **where)
 
-    with mock.patch.object(migrate.MigrationWork, "plan", counted):
+    with mock.patch.object(migration.MigrationWork, "plan", counted):
         for _ in range(3):
             assert queue.next() is not None
             queue.found_free()

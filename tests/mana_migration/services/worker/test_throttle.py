@@ -12,9 +12,9 @@ from mana_migration.domain.options import Controls
 from mana_migration.domain.pressure import Health
 from mana_migration.domain.results import BatchResult
 from mana_migration.models import MigrationRun, RunEvent
-from mana_migration.services import throttle
-from mana_migration.services.attendance import StopFlag
-from mana_migration.services.throttle import Throttle
+from mana_migration.services.context import StopFlag
+from mana_migration.services.worker import throttle
+from mana_migration.services.worker.throttle import Throttle
 
 pytestmark = pytest.mark.django_db
 

@@ -11,7 +11,7 @@ from django.db import DatabaseError, InterfaceError
 from mana_migration.engine import failures
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import logs, runs
-from mana_migration.services.assignment import Assignment
+from mana_migration.services.worker.context import WorkerContext
 from mana_migration.states import EventKind
 
 #: Seconds to wait for a lost database: the first wait, and the longest.
@@ -21,8 +21,8 @@ LOST_FIRST_WAIT, LOST_LONGEST_WAIT = 0.5, 15.0
 class Outage:
     """The times that one worker's database could not be worked with."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._lost_since: float | None = None
         self._tries = 0
 
@@ -33,7 +33,7 @@ class Outage:
             DatabaseUnavailableError: the database cannot do the work at all.
             django.db.Error: ``error`` itself, where it is none of the database's state.
         """
-        run_id = self._assignment.run_id
+        run_id = self._context.run_id
         verdict = failures.judge(error)
         if verdict is failures.Failure.ENVIRONMENT:
             logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=failures.sqlstate(error))
@@ -44,18 +44,18 @@ class Outage:
         if verdict is failures.Failure.DATA:
             raise error
         if verdict is failures.Failure.CONNECTION:
-            self._assignment.connection.close()
+            self._context.connection.close()
             if self._lost_since is None:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
-                self._assignment.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
-                self._assignment.show_wait("the database is lost: waiting for it")
+                self._context.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
+                self._context.show_wait("the database is lost: waiting for it")
         elif self._tries == 1:  # SQLite, where somebody else writes for long
-            self._assignment.notice(f"the database is busy ({failures.describe(error)}): trying again")
-            self._assignment.show_wait("the database is busy: trying again")
+            self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
+            self._context.show_wait("the database is busy: trying again")
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
         self._tries += 1
-        self._assignment.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+        self._context.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
 
     def over(self) -> None:
         """Note, once, that a lost database is back; nothing where none was lost."""
@@ -64,11 +64,11 @@ class Outage:
             return
         seconds = time.monotonic() - self._lost_since
         self._lost_since = None
-        self._assignment.notice(f"the database is back, it was gone for {seconds:.1f} s: going on")
+        self._context.notice(f"the database is back, it was gone for {seconds:.1f} s: going on")
         runs.add_event(
-            self._assignment.run_id,
+            self._context.run_id,
             EventKind.DATABASE_LOST,
             message=f"the database was gone for {seconds:.1f} s; going on",
             details={"seconds": round(seconds, 1)},
-            using=self._assignment.using,
+            using=self._context.using,
         )

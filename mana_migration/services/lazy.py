@@ -15,7 +15,7 @@ from django.db import DataError, IntegrityError, connections, transaction
 from mana_migration import conf
 from mana_migration.engine import conversion, users
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.services import migrate, named, runs
+from mana_migration.services import migration, runs, selected_users
 from mana_migration.states import RunStatus
 
 
@@ -23,7 +23,7 @@ class _LeftAloneError(Exception):
     """The user is not to be converted, or cannot be: undo what was prepared."""
 
 
-def convert_on_touch(user_key: Any, using: str = "default") -> bool:
+def convert_on_first_use(user_key: Any, using: str = "default") -> bool:
     """Convert one unmigrated user for the open migration run; return whether that was done.
 
     Called by the wallet service under the wallet's lock, inside the spending transaction; the
@@ -38,7 +38,7 @@ def convert_on_touch(user_key: Any, using: str = "default") -> bool:
 
     The application never waits for the migration here: see Note [Nobody waits].
     """
-    if not conf.convert_on_touch():
+    if not conf.convert_on_first_use():
         return False
     run = runs.share_open_migration(using, wait=False)
     if run is None or run.status != RunStatus.RUNNING or run.options.get("limit") is not None:
@@ -53,7 +53,7 @@ def convert_on_touch(user_key: Any, using: str = "default") -> bool:
 
 def _convert(run: MigrationRun, user: str, using: str) -> None:
     batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
-    terms = migrate.terms_of(run)
-    handled = conversion.convert(connections[using], terms, named.task_of(batch.pk, user))
+    terms = migration.terms_of(run)
+    handled = conversion.convert(connections[using], terms, selected_users.task_of(batch.pk, user))
     if handled is None or not handled.totals.migrated:
         raise _LeftAloneError

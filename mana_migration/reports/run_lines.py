@@ -9,7 +9,7 @@ from typing import Final
 
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
-from mana_migration.reports.halving import NEXT_TIME, NOW, halved_words
+from mana_migration.reports.splits import NEXT_TIME, NOW, halved_words
 
 #: How a status or a fact is to be taken; colours follow it, and the words say the same.
 GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
@@ -171,7 +171,7 @@ def event_words(event: EventLine, zone: tzinfo | None = None) -> str:
 def _started(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
     ago = f", {duration(seen.elapsed)} ago{_paused_words(seen)}" if seen.is_open else ""
     who = f" by {one_line(seen.actor, 60)} on {one_line(seen.host, 60)}" if seen.actor else ""
-    named = f", for {number(seen.named_users)} named users" if seen.named_users else ""
+    named = f", for {number(seen.selected_users)} named users" if seen.selected_users else ""
     target = f", taking back run {seen.target_run}" if seen.target_run else ""
     return Fact("Started", f"{when(seen.started_at, zone)}{ago}{who}{named}{target}")
 

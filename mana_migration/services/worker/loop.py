@@ -32,11 +32,11 @@ from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback
 from mana_migration.engine import batches, failures
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.services import logs, runs
-from mana_migration.services.assignment import Assignment, Work
-from mana_migration.services.attendance import StopFlag
-from mana_migration.services.batch_queue import BatchQueue, Refill
-from mana_migration.services.outage import Outage
-from mana_migration.services.recovery import Recovery
+from mana_migration.services.context import StopFlag
+from mana_migration.services.worker.context import Work, WorkerContext
+from mana_migration.services.worker.failures import Recovery
+from mana_migration.services.worker.outage import Outage
+from mana_migration.services.worker.queue import BatchQueue, Refill
 from mana_migration.states import EventKind
 
 #: Seconds between two looks at a paused run or at batches that others hold.
@@ -95,10 +95,10 @@ class Worker:
         throttle: Callable[[Controls, float], bool] | None = None,
         notice: runs.Notice = runs.silent,
     ) -> None:
-        self._assignment = Assignment(run_id, work, using, stop, progress, notice)
-        self._queue = BatchQueue(self._assignment, together=TOGETHER)
-        self._recovery = Recovery(self._assignment)
-        self._outage = Outage(self._assignment)
+        self._context = WorkerContext(run_id, work, using, stop, progress, notice)
+        self._queue = BatchQueue(self._context, together=TOGETHER)
+        self._recovery = Recovery(self._context)
+        self._outage = Outage(self._context)
         self._throttle = throttle
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
         self.handled = 0  # users that this worker accounted for
@@ -110,7 +110,7 @@ class Worker:
     @property
     def name(self) -> str:
         """Return the worker's name in the batches that it does."""
-        return self._assignment.name
+        return self._context.name
 
     def run(self) -> Ending:
         """Work until an ending; see ``Ending``.
@@ -120,7 +120,7 @@ class Worker:
             django.db.Error: a statement failed for a reason that is no single user's.
         """
         while True:
-            if self._assignment.stop.requested:
+            if self._context.stop.requested:
                 self._note_interruption()
                 return Ending.INTERRUPTED
             try:
@@ -141,7 +141,7 @@ class Worker:
 
     def _together(self) -> int:
         """Return how many batches to send in one message, see Note [Together]."""
-        if self._assignment.connection.vendor != "postgresql":
+        if self._context.connection.vendor != "postgresql":
             return 1
         if self._alone > 0 or self.handled < ALONE_AT_FIRST or self._seconds <= 0:
             self._alone = max(0, self._alone - 1)
@@ -152,7 +152,7 @@ class Worker:
         """Handle one batch; where it fails, recover from that."""
         begun = time.monotonic()
         try:
-            handled = self._assignment.work.handle(self._assignment.using, task, self._limits)
+            handled = self._context.work.handle(self._context.using, task, self._limits)
         except DatabaseError as error:
             if failures.judge(error) in _NO_BATCHS:
                 raise
@@ -171,12 +171,12 @@ class Worker:
         """Handle several batches in one message; where one of them fails, those not done come next, one by one."""
         begun = time.monotonic()
         try:
-            answers = self._assignment.work.handle_each(self._assignment.using, tasks, self._limits)
+            answers = self._context.work.handle_each(self._context.using, tasks, self._limits)
             again = tasks[len(answers) :]
         except DatabaseError as error:
             if failures.judge(error) in _NO_BATCHS:
                 raise
-            done = batches.done_by(self._assignment.connection, [task.batch for task in tasks], self.name)
+            done = batches.done_by(self._context.connection, [task.batch for task in tasks], self.name)
             answers = [done.get(task.batch) for task in tasks]
             again = [task for task in tasks if task.batch not in done]
             self._alone = ALONE_AFTER_TROUBLE
@@ -198,7 +198,7 @@ class Worker:
 
     def _after(self, batch: int, result: Totals, seconds: float) -> Ending | None:
         """Look at a committed batch: log, tell, size, breaker, pause."""
-        run_id = self._assignment.run_id
+        run_id = self._context.run_id
         if logs.writes(logging.DEBUG):
             logs.write(
                 logging.DEBUG,
@@ -223,11 +223,11 @@ class Worker:
         if result.failed:
             self._alone = ALONE_AFTER_TROUBLE
         self._queue.observe(result.selected, seconds)
-        self._assignment.tell(BatchResult(run_id, batch, result, seconds))
+        self._context.tell(BatchResult(run_id, batch, result, seconds))
         # Without a new failure the rate can only fall, but the first look comes when enough were attempted.
         due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
         self._attempted += result.attempted
-        if due and self._assignment.work.tripped(self._assignment.using):
+        if due and self._context.work.tripped(self._context.using):
             return Ending.TRIPPED
         if self._throttle is not None and not self._throttle(self._queue.controls, seconds):
             self._alone = ALONE_AFTER_TROUBLE
@@ -238,29 +238,29 @@ class Worker:
         found = self._queue.refill()
         if found is Refill.PAUSED:
             self._tell_pause(paused=True)
-            self._assignment.stop.wait(IDLE_WAIT)
+            self._context.stop.wait(IDLE_WAIT)
         elif found is Refill.WAIT:
-            self._assignment.stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
+            self._context.stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return _ENDINGS.get(found)
 
     def _tell_pause(self, *, paused: bool) -> None:
         """Say once that the run is paused, and once that it is not any more."""
         if paused is not self._paused:
             self._paused = paused
-            run_id = self._assignment.run_id
+            run_id = self._context.run_id
             how = f"paused: waiting until migrate_users --resume {run_id}" if paused else "going on"
-            self._assignment.notice(f"run {run_id} is {how}")
-            self._assignment.show_wait(f"paused, --resume {run_id} lets it go on" if paused else "")
+            self._context.notice(f"run {run_id} is {how}")
+            self._context.show_wait(f"paused, --resume {run_id} lets it go on" if paused else "")
 
     def _note_interruption(self) -> None:
-        if self._assignment.stop.quiet:
+        if self._context.stop.quiet:
             return
         try:
             runs.add_event(
-                self._assignment.run_id,
+                self._context.run_id,
                 EventKind.INTERRUPTED,
                 message=f"{self.name} was asked to end; the run stays open",
-                using=self._assignment.using,
+                using=self._context.using,
             )
         except (DatabaseError, InterfaceError):
-            logs.write(logging.WARNING, "interrupted while the database was lost", run=self._assignment.run_id)
+            logs.write(logging.WARNING, "interrupted while the database was lost", run=self._context.run_id)

@@ -17,8 +17,9 @@ from mana_migration.domain.results import ProgressCallback, RunSummary
 from mana_migration.engine import failures
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import broker, migrate, preflight, rollback, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import migration, preflight, rollback, runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.executors import celery_broker
 from mana_migration.services.runs import Actor
 from mana_migration.states import OPEN_STATUSES, EventKind, RunStatus
 
@@ -43,7 +44,7 @@ def ask_for_migration(options: MigrationOptions, *, actor: Actor, reason: str, u
         PreflightError, FindingsError, RunConflictError, BrokerUnavailableError: it cannot start now.
     """
     _check(using)
-    return _hand_over(migrate.start(options, actor=actor, reason=reason, using=using), using)
+    return _hand_over(migration.start(options, actor=actor, reason=reason, using=using), using)
 
 
 def ask_for_rollback(options: RollbackOptions, *, actor: Actor, using: str = "default") -> MigrationRun:
@@ -92,7 +93,7 @@ def send_again(run_id: int, *, actor: Actor, reason: str, using: str = "default"
 def worker_command(using: str = "default") -> str:
     """Return how to start a worker that takes up what pages ask for."""
     if conf.executor() == CELERY:
-        return broker.worker_command()
+        return celery_broker.worker_command()
     return WORKER_COMMAND if using == DEFAULT_DB_ALIAS else f"{WORKER_COMMAND} --database {using}"
 
 
@@ -107,13 +108,13 @@ def hand_over_command(run_id: int, using: str = "default") -> str:
 def _check(using: str) -> None:
     preflight.check(using)
     if conf.executor() == CELERY:
-        broker.check()
+        celery_broker.check()
 
 
 def _hand_over(run: MigrationRun, using: str) -> MigrationRun:
     """Send a run to the workers, once it can be seen by them; a page does not follow it."""
     if conf.executor() == CELERY:
-        transaction.on_commit(lambda: broker.send(run, using=using, times=conf.celery_workers()), using=using)
+        transaction.on_commit(lambda: celery_broker.send(run, using=using, times=conf.celery_workers()), using=using)
     return run
 
 
@@ -153,7 +154,9 @@ def work(
             continue
         if run is not None:
             notice(f"{run.get_kind_display().lower()} run {run.pk}: going to work on it")
-            summary = migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice)
+            summary = migration.work_on_run(
+                run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice
+            )
             how = f"is {summary.status.replace('_', ' ')}"
             if summary.status in OPEN_STATUSES:  # this process was asked to end, or others check the books
                 how = "stays open, any worker goes on with it"

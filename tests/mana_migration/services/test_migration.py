@@ -14,9 +14,10 @@ from mana_migration.domain.results import BatchResult
 from mana_migration.engine import conversion
 from mana_migration.errors import DatabaseUnavailableError, FindingsError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.services import migrate, recovery, runs, validation
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import migration, runs, validation
+from mana_migration.services.context import StopFlag
 from mana_migration.services.runs import Actor
+from mana_migration.services.worker import failures
 from mana_migration.states import RunStatus
 from tests.factories import WalletFactory, make_wallets
 from tests.mana_migration.running import balanced, events, people, refuse_records, status, wallet
@@ -36,7 +37,7 @@ def options(**values: Any) -> MigrationOptions:
 
 def go(**values: Any) -> Any:
     told = {name: values.pop(name) for name in ("progress", "expecting", "notice", "stop") if name in values}
-    return migrate.migrate(options(**values), actor=OLGA, **told)
+    return migration.migrate(options(**values), actor=OLGA, **told)
 
 
 # --- What is told -----------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def test_two_that_start_at_once_end_up_in_one_run(monkeypatch: pytest.MonkeyPatc
 
     def another(using: str) -> Any:
         monkeypatch.setattr(validation, "precheck", original)
-        migrate.start(options(), actor=Actor("otto", "db-2"))
+        migration.start(options(), actor=Actor("otto", "db-2"))
         return original(using)
 
     monkeypatch.setattr(validation, "precheck", another)
@@ -174,13 +175,13 @@ def test_findings_are_refused_with_their_numbers() -> None:
 def test_a_refused_start_leaves_the_slot_free() -> None:
     WalletFactory(green=-1)
     with pytest.raises(FindingsError):
-        migrate.start(options(), actor=OLGA)
+        migration.start(options(), actor=OLGA)
     assert runs.open_run_or_none("default") is None
 
 
 def test_a_contradiction_is_refused_before_anybody_is_converted() -> None:
     keys = people(3)
-    migrate.start(options(limit=2), actor=OLGA)
+    migration.start(options(limit=2), actor=OLGA)
     with pytest.raises(RunConflictError, match="limit is 2, not 3"):
         go(limit=3)
     assert not any(wallet(key)[4] for key in keys)
@@ -207,8 +208,8 @@ def test_a_tripped_run_is_tripped_once() -> None:
     keys = people(20)
     refuse_records(keys)
     done = go()
-    verdict = migrate.judge(done.run, using="default", final=True)
-    migrate.trip(done.run, verdict, actor=OLGA, using="default")
+    verdict = migration.judge(done.run, using="default", final=True)
+    migration.trip(done.run, verdict, actor=OLGA, using="default")
     assert MigrationRun.objects.filter(kind="rollback").count() == 1
     assert events(done.run).count("breaker_tripped") == 1
 
@@ -262,7 +263,7 @@ def test_a_busy_database_is_tried_again_without_a_failure(monkeypatch: pytest.Mo
         return original(*args, **values)
 
     monkeypatch.setattr(conversion, "convert_alone", failing)
-    monkeypatch.setattr(recovery, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(failures, "FIRST_WAIT", 0.001)
     with balanced():
         done = go()
     assert (done.totals.migrated, done.totals.failed) == (15, 0)

@@ -14,7 +14,7 @@ from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 from mana_migration.states import EventKind, RunStatus
 
 #: Seconds between two looks at the database, and between two looks while holding.

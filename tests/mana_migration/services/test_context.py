@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 
 #: Seconds after which a wait is taken for one without end.
 LONG = 60.0

@@ -62,7 +62,7 @@ class StopFlag:
             self._gate.release()
 
 
-class Attendance(TypedDict, total=False):
+class RunContext(TypedDict, total=False):
     """How whoever starts work attends to it: keyword arguments that are handed on as they came.
 
     ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in

@@ -22,7 +22,7 @@ from typing import Any
 
 from django.db import transaction
 
-from mana_migration.domain.apart import apart
+from mana_migration.domain.claim_offset import apart
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.engine import dialect, planning, totals
@@ -30,7 +30,7 @@ from mana_migration.engine.batches import Task
 from mana_migration.engine.planning import Slice
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import runs
-from mana_migration.services.assignment import Assignment
+from mana_migration.services.worker.context import WorkerContext
 from mana_migration.states import BatchStatus, RunStatus
 
 #: Batches looked at ahead: read in one go, claimed one by one or some together.  Several workers look at more, to
@@ -57,12 +57,12 @@ class BatchQueue:
     """The batches that one worker tries next.
 
     Args:
-        assignment: the run and its work.
+        context: the run and its work.
         together: batches that are claimed together at most: so far from other workers' to keep.
     """
 
-    def __init__(self, assignment: Assignment, *, together: int) -> None:
-        self._assignment, self._together = assignment, together
+    def __init__(self, context: WorkerContext, *, together: int) -> None:
+        self._context, self._together = context, together
         self._ahead: deque[Task] = deque()
         self._seen = 0  # batches that the latest look ahead found
         self._untouched = False  # none of them could be claimed yet
@@ -123,16 +123,16 @@ class BatchQueue:
 
         Alone, it reads no more than it takes.
         """
-        with self._assignment.connection.cursor() as cursor:
+        with self._context.connection.cursor() as cursor:
             cursor.execute(
                 "SELECT b.id, b.first_user, b.last_user FROM mana_migration_migrationbatch b "
                 "JOIN mana_migration_migrationrun r ON r.id = b.run_id "
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
                 # what was split first, so that failures are known early; what somebody held last, to be free by then
                 "ORDER BY b.attempts, b.planned, b.id LIMIT %s",
-                [self._assignment.run_id, LOOK_AROUND if self.in_company else LOOK_AHEAD],
+                [self._context.run_id, LOOK_AROUND if self.in_company else LOOK_AHEAD],
             )
-            waiting = [Task(batch, first, last, self._assignment.name) for batch, first, last in cursor.fetchall()]
+            waiting = [Task(batch, first, last, self._context.name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)
         if self.in_company and waiting:
             places = apart([task.batch for task in waiting], least=self._together)
@@ -145,7 +145,7 @@ class BatchQueue:
 
     def refill(self) -> Refill:
         """Plan more, or find out why there is nothing to plan; see Note [Planning in turns]."""
-        using, run_id = self._assignment.using, self._assignment.run_id
+        using, run_id = self._context.using, self._context.run_id
         held, self._seen, self._cut_all = bool(self._seen), 0, False
         with transaction.atomic(using=using, durable=True):
             run = runs.lock_run_if_free(run_id, using)
@@ -169,15 +169,15 @@ class BatchQueue:
         """Plan more where few batches wait, so that nobody will wait for it; see Note [Planning early]."""
         if self._size is None or waiting * 2 >= self._size.batches_ahead:
             return
-        with transaction.atomic(using=self._assignment.using, durable=True):
-            run = runs.lock_run_if_free(self._assignment.run_id, self._assignment.using)
+        with transaction.atomic(using=self._context.using, durable=True):
+            run = runs.lock_run_if_free(self._context.run_id, self._context.using)
             # at the end of a look, whether to look once more is decided when all is handled
             if run is not None and run.status == RunStatus.RUNNING and run.cursor:
                 self._cut_all = not self._plan(run, others_at_work=True)
 
     def _plan(self, run: MigrationRun, *, others_at_work: bool) -> bool:
         """Plan the next batches under the run's lock; return False when nobody is left to plan."""
-        using, work = self._assignment.using, self._assignment.work
+        using, work = self._context.using, self._context.work
         self.heed(run.controls)
         if self._size is None or self._size.asked != self.controls.batch_size:
             self._size = BatchSize(self.controls.batch_size)
@@ -189,9 +189,9 @@ class BatchQueue:
         found: list[Slice] = []
         fresh = run.cursor == ""
         if room > 0:
-            dialect.read_by_key(self._assignment.connection)
+            dialect.read_by_key(self._context.connection)
             found = work.plan(using, after=run.cursor, size=size, limit=room)
-        planning.write_batches(self._assignment.connection, run.pk, found)
+        planning.write_batches(self._context.connection, run.pk, found)
         totals.count_planned(run, len(found))
         again = False
         if found:

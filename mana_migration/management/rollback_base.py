@@ -10,7 +10,8 @@ from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports.progress import ProgressDisplay
-from mana_migration.services import dispatch, pool, rollback, runs
+from mana_migration.services import rollback, runs
+from mana_migration.services.executors import celery, local
 
 
 def refuse_idle_workers(asked: RollbackOptions, options: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def refuse_idle_workers(asked: RollbackOptions, options: dict[str, Any]) -> None
         if what and options[name] is not None:
             raise UsageError(f"--{name} cannot be combined with {what}: leave it out")
     if options["workers"] is not None:
-        pool.check_workers(options["workers"], options["database"])
+        local.check_workers(options["workers"], options["database"])
 
 
 class RollbackCommand(MigrationCommand):
@@ -51,8 +52,8 @@ class RollbackCommand(MigrationCommand):
                 on_no="not confirmed: nothing was changed",
             )
         elsewhere = options["executor"] == CELERY
-        here = partial(pool.roll_back_together, arguments=("--log-level", options["log_level"]))
-        work = dispatch.roll_back_elsewhere if elsewhere else here
+        here = partial(local.roll_back_together, arguments=("--log-level", options["log_level"]))
+        work = celery.roll_back_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
             ProgressDisplay(self.progress_stream, verb="rolled back") as progress,

@@ -14,11 +14,11 @@ from mana_migration.domain.options import Controls
 from mana_migration.domain.results import BatchResult, Halving
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
-from mana_migration.services import migrate, runs
-from mana_migration.services.attendance import StopFlag
-from mana_migration.services.batch_queue import BatchQueue
+from mana_migration.services import migration, runs
+from mana_migration.services.context import StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, Worker
+from mana_migration.services.worker.loop import Ending, Worker
+from mana_migration.services.worker.queue import BatchQueue
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, people, planted, records, wallet
@@ -66,7 +66,7 @@ def make_worker(
     notice: runs.Notice = runs.silent,
 ) -> Worker:
     """Return a worker on a run."""
-    work = migrate.MigrationWork(migrate.terms_of(run), run.options.get("limit"))
+    work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
     return Worker(run.pk, work, using="default", stop=stop or Patience(), progress=progress, notice=notice)
 
 

@@ -16,7 +16,7 @@ from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.services import runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 
 
 class Work(Protocol):
@@ -53,7 +53,7 @@ def worker_name() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class WorkerContext:
     """One worker's part in one run.
 
     ``run_id``: the run, open.  ``work``: what to do with its users.  ``using``: database alias.

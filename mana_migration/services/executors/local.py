@@ -13,8 +13,9 @@ from mana_migration.domain.results import RunSummary
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.services import crew, migrate, preflight, rollback, runs
-from mana_migration.services.attendance import Attendance, StopFlag
+from mana_migration.services import migration, preflight, rollback, runs
+from mana_migration.services.context import RunContext, StopFlag
+from mana_migration.services.executors import processes
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind, RunStatus
 
@@ -36,27 +37,27 @@ def migrate_together(
     actor: Actor,
     reason: str = "",
     arguments: Sequence[str] = (),
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
-    """Do what ``migrate.migrate`` does with so many processes on this machine, this one among them.
+    """Do what ``migration.migrate`` does with so many processes on this machine, this one among them.
 
     ``arguments`` are added to the command lines of the others.
 
     Raises:
         UsageError: this database takes fewer workers.
-        MigrationError: as ``migrate.migrate`` does.
+        MigrationError: as ``migration.migrate`` does.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     check_workers(workers, using)
     if workers == 1 or options.users:
-        return migrate.migrate(options, actor=actor, reason=reason, **attendance)
+        return migration.migrate(options, actor=actor, reason=reason, **context)
     preflight.check(using)
     return work_together(
-        lambda: migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice),
+        lambda: migration.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice),
         workers,
         actor=actor,
         arguments=arguments,
-        **attendance,
+        **context,
     )
 
 
@@ -66,7 +67,7 @@ def roll_back_together(
     *,
     actor: Actor,
     arguments: Sequence[str] = (),
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Do what ``rollback.roll_back`` does with so many processes on this machine, this one among them.
 
@@ -76,17 +77,17 @@ def roll_back_together(
         UsageError: this database takes fewer workers.
         MigrationError: as ``rollback.roll_back`` does.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     check_workers(workers, using)
     if workers == 1 or options.users:
-        return rollback.roll_back(options, actor=actor, **attendance)
+        return rollback.roll_back(options, actor=actor, **context)
     preflight.check(using)
     return work_together(
         lambda: rollback.open_or_join(options, actor=actor, using=using, notice=notice),
         workers,
         actor=actor,
         arguments=arguments,
-        **attendance,
+        **context,
     )
 
 
@@ -96,30 +97,30 @@ def work_together(
     *,
     actor: Actor,
     arguments: Sequence[str] = (),
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Work on an open run with so many processes, this one among them; their progress is told together.
 
     ``find`` opens the run or finds it, while the other processes start.  ``arguments`` are added to
     their command lines.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
-    stop = attendance["stop"] = attendance.get("stop") or StopFlag()
-    with crew.helpers(workers - 1, using=using, stop=stop, arguments=arguments, notice=notice) as others:
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
+    stop = context["stop"] = context.get("stop") or StopFlag()
+    with processes.helpers(workers - 1, using=using, stop=stop, arguments=arguments, notice=notice) as others:
         run = find()
         begun, before = time.monotonic(), totals.run_totals(run, using).selected
         others.put_to_work(run)
-        joint = attendance | {"progress": crew.JointProgress(others, run.pk, attendance.get("progress"))}
-        done = migrate.work_on_run(run.pk, actor=actor, lending=True, **joint)
+        joint = context | {"progress": processes.JointProgress(others, run.pk, context.get("progress"))}
+        done = migration.work_on_run(run.pk, actor=actor, joining=True, **joint)
         if done.status == RunStatus.CHECKING and not stop.requested:
             notice("everybody is accounted for: another process checks the books")
     if not stop.requested:  # has ended, unless whoever was to end it died
-        attendance.pop("expecting", None)
-        done = migrate.work_on_run(run.pk, actor=actor, **attendance)
+        context.pop("expecting", None)
+        done = migration.work_on_run(run.pk, actor=actor, **context)
     run.refresh_from_db(using=using)
     handled = totals.run_totals(run, using).selected - before
     shown = done.run if done.run is not None else run.pk  # for a breaker's rollback the run that it takes back
-    return migrate.summary(shown, using=using, seconds=time.monotonic() - begun, handled=handled)
+    return migration.summary(shown, using=using, seconds=time.monotonic() - begun, handled=handled)
 
 
 def join_run(
@@ -128,7 +129,7 @@ def join_run(
     *,
     actor: Actor,
     arguments: Sequence[str] = (),
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Lend a hand to an open migration or mass rollback, from whatever machine; it ends when the run does.
 
@@ -141,7 +142,7 @@ def join_run(
         workers: processes to start on this machine, the calling one among them.
         actor: who lends a hand.
         arguments: options added to the command lines of the other processes.
-        attendance: see ``Attendance``; progress is that of all processes started here.
+        context: see ``RunContext``; progress is that of all processes started here.
 
     Raises:
         UsageError: this database takes fewer workers.
@@ -150,18 +151,18 @@ def join_run(
         RunConflictError: it is paused, or an import.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     check_workers(workers, using)
     preflight.check(using)
     run = find_to_join(run_id, using=using, notice=notice)
     if not run.is_open:
-        return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    notice(f"run {run.pk}, a {run.get_kind_display().lower()}, is {run.get_status_display().lower()}: lending a hand")
+        return migration.summary(run.pk, using=using, seconds=0.0, handled=0)
+    notice(f"run {run.pk}, a {run.get_kind_display().lower()}, is {run.get_status_display().lower()}: joining a hand")
     runs.note_resumed_work(run.pk, actor=actor, using=using)
     if workers > 1:
-        return work_together(lambda: run, workers, actor=actor, arguments=arguments, **attendance)
+        return work_together(lambda: run, workers, actor=actor, arguments=arguments, **context)
     # whoever began to check a run may have died: nobody else can have been meant by joining it now
-    return migrate.work_on_run(run.pk, actor=actor, lending=run.status != RunStatus.CHECKING, **attendance)
+    return migration.work_on_run(run.pk, actor=actor, joining=run.status != RunStatus.CHECKING, **context)
 
 
 def find_to_join(run_id: int, *, using: str, notice: runs.Notice) -> MigrationRun:
@@ -195,6 +196,6 @@ def help_out(
     """
     stop = stop or StopFlag()
     preflight.check(using)
-    run = crew.await_work(stop, using=using)
+    run = processes.await_work(stop, using=using)
     if run is not None and run.status != RunStatus.CHECKING:  # it was small: the others were through first
-        migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, notice=notice, lending=True)
+        migration.work_on_run(run.pk, actor=actor, using=using, stop=stop, notice=notice, joining=True)

@@ -24,8 +24,9 @@ from mana_migration.engine import failures, totals
 from mana_migration.errors import BrokerUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.selectors.runs import event_line
-from mana_migration.services import broker, logs, migrate, pool, preflight, rollback, runs
-from mana_migration.services.attendance import Attendance, StopFlag
+from mana_migration.services import logs, migration, preflight, rollback, runs
+from mana_migration.services.context import RunContext, StopFlag
+from mana_migration.services.executors import celery_broker, local
 from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind, RunKind, RunStatus
 
@@ -61,7 +62,7 @@ def migrate_elsewhere(
     *,
     actor: Actor,
     reason: str = "",
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Open a migration or go on with the open one, hand it to so many workers of Celery and follow it to its end.
 
@@ -70,14 +71,14 @@ def migrate_elsewhere(
     Raises:
         UsageError: Celery is not installed, users are named one by one, or this database takes fewer workers.
         BrokerUnavailableError: the broker cannot be reached; no run was opened.
-        MigrationError: as ``migrate.migrate`` does.
+        MigrationError: as ``migration.migrate`` does.
     """
     if options.users:
         raise UsageError("users who are named one by one are converted at once: leave --executor celery out")
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     _prepare(workers, using)
-    run = migrate.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
-    return _hand_over(run, workers, **attendance)
+    run = migration.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
+    return _hand_over(run, workers, **context)
 
 
 def roll_back_elsewhere(
@@ -85,7 +86,7 @@ def roll_back_elsewhere(
     workers: int,
     *,
     actor: Actor,
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Open a mass rollback or go on with the open one, hand it to so many workers and follow it to its end.
 
@@ -96,13 +97,13 @@ def roll_back_elsewhere(
     """
     if options.users:
         raise UsageError("users who are named one by one are rolled back at once: leave --executor celery out")
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     _prepare(workers, using)
     run = rollback.open_or_join(options, actor=actor, using=using, notice=notice)
-    return _hand_over(run, workers, **attendance)
+    return _hand_over(run, workers, **context)
 
 
-def join_elsewhere(run_id: int, workers: int, **attendance: Unpack[Attendance]) -> RunSummary:
+def join_elsewhere(run_id: int, workers: int, **context: Unpack[RunContext]) -> RunSummary:
     """Hand an open run to so many more workers and follow it to its end; of a closed one tell the outcome.
 
     Raises:
@@ -110,29 +111,29 @@ def join_elsewhere(run_id: int, workers: int, **attendance: Unpack[Attendance]) 
         RunConflictError: it is paused, or an import.
         UsageError, BrokerUnavailableError: see ``migrate_elsewhere``.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     _prepare(workers, using)
-    run = pool.find_to_join(run_id, using=using, notice=notice)
+    run = local.find_to_join(run_id, using=using, notice=notice)
     if not run.is_open:
-        return migrate.summary(run.pk, using=using, seconds=0.0, handled=0)
-    return _hand_over(run, workers, **attendance)
+        return migration.summary(run.pk, using=using, seconds=0.0, handled=0)
+    return _hand_over(run, workers, **context)
 
 
 def _prepare(workers: int, using: str) -> None:
     """Check everything that must hold before a run is opened."""
-    pool.check_workers(workers, using)
+    local.check_workers(workers, using)
     preflight.check(using)
-    broker.check()
+    celery_broker.check()
 
 
-def _hand_over(run: MigrationRun, workers: int, **attendance: Unpack[Attendance]) -> RunSummary:
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
-    expecting = attendance.get("expecting", runs.unheeded)
-    stop, progress = attendance.get("stop") or StopFlag(), attendance.get("progress")
+def _hand_over(run: MigrationRun, workers: int, **context: Unpack[RunContext]) -> RunSummary:
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
+    expecting = context.get("expecting", runs.ignore_expected)
+    stop, progress = context.get("stop") or StopFlag(), context.get("progress")
     follower = Follower(run, using=using, stop=stop, progress=progress, notice=notice)
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
-    broker.send(run, using=using, times=workers)
+    celery_broker.send(run, using=using, times=workers)
     tasks = "1 task" if workers == 1 else f"{workers} tasks"
     notice(f"run {run.pk} is handed to Celery in {tasks}; this command only follows it")
     return follower.follow()
@@ -218,7 +219,7 @@ class Follower:
         if run.status == RunStatus.PAUSED or min(moment - self._moved, moment - self._asked) < ASK_AFTER:
             return
         try:
-            found = broker.look(run.pk, using=self._using)
+            found = celery_broker.look(run.pk, using=self._using)
         except BrokerUnavailableError as error:
             self._complain("broker", str(error))
             return
@@ -226,7 +227,7 @@ class Follower:
             self._asked = time.monotonic()
         if found.tasks:
             return  # somebody has it and waits for something
-        start = f"start one on any machine with this database and this broker: {broker.worker_command()}"
+        start = f"start one on any machine with this database and this broker: {celery_broker.worker_command()}"
         if not found.workers:
             self._complain("workers", f"nobody works on run {run.pk}: no Celery worker answers; {start}")
         elif found.waiting:
@@ -237,7 +238,7 @@ class Follower:
         else:  # whoever had it is gone, and its message with it
             self._notice(f"nobody works on run {run.pk} any more: handing it over again")
             with contextlib.suppress(BrokerUnavailableError):
-                broker.send(run, using=self._using, times=1)
+                celery_broker.send(run, using=self._using, times=1)
 
     def _complain(self, about: str, sentence: str) -> None:
         moment = time.monotonic()
@@ -250,7 +251,7 @@ class Follower:
         handled = totals.run_totals(run, self._using).selected - self._before
         # what was asked for is the migration that its breaker ended, not the run that takes it back
         shown = run.target_run_id if run.target_run_id is not None and run.options.get("breaker") else run.pk
-        return migrate.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
+        return migration.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
 
 
 # --- Whoever does the work --------------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def work_on_message(run_id: int, *, using: str, opened: str, again: bool, actor:
         if not again:
             runs.note_resumed_work(run.pk, actor=actor, using=using)
         # whoever checked it may be dead, and its message is delivered again for that reason: then nobody else will
-        migrate.work_on_run(run.pk, actor=actor, using=using, stop=stop, lending=run.status != RunStatus.CHECKING)
+        migration.work_on_run(run.pk, actor=actor, using=using, stop=stop, joining=run.status != RunStatus.CHECKING)
     if not stop.requested:
         return False
     left = runs.get_run(run_id, using=using)

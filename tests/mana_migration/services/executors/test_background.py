@@ -6,8 +6,9 @@ from django.db import OperationalError, connections
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.errors import FindingsError, NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import handover, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.executors import background
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
 from tests.factories import make_wallets
@@ -22,16 +23,16 @@ WORKER = Actor("worker", "db-1")
 
 def work_until_nothing_is_left() -> list[tuple[int | None, str]]:
     """Let a worker do everything that is open."""
-    done = handover.work(actor=WORKER, stop=StopFlag(), once=True)
+    done = background.work(actor=WORKER, stop=StopFlag(), once=True)
     return [(each.run, each.status) for each in done]
 
 
 def test_a_worker_does_the_migration_and_the_rollback_that_were_asked_for() -> None:
     make_wallets([(3, 2, 1), (0, 0, 5)])
-    run = handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+    run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
     assert work_until_nothing_is_left() == [(run.pk, "completed")]
     assert Wallet.objects.filter(migrated_at__isnull=False).count() == 2
-    back = handover.ask_for_rollback(RollbackOptions(run=run.pk, reason="undo"), actor=SAM)
+    back = background.ask_for_rollback(RollbackOptions(run=run.pk, reason="undo"), actor=SAM)
     assert work_until_nothing_is_left() == [(back.pk, "completed")]
     run.refresh_from_db()
     assert run.status == RunStatus.ROLLED_BACK
@@ -44,7 +45,7 @@ def test_a_worker_without_work_does_nothing() -> None:
 
 def test_a_worker_leaves_a_paused_run_alone() -> None:
     make_wallets([(3, 2, 1)])
-    run = handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+    run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
     runs.pause_run(run.pk, actor=SAM, reason="wait")
     assert work_until_nothing_is_left() == []
     runs.resume_run(run.pk, actor=SAM, reason="go on")
@@ -60,10 +61,10 @@ def test_a_worker_takes_up_a_run_that_a_dead_process_left_in_its_check() -> None
 
 def test_a_worker_that_was_asked_to_end_leaves_the_run_open() -> None:
     make_wallets([(3, 2, 1)])
-    run = handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+    run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
     stop = StopFlag()
     stop.request()
-    assert handover.work(actor=WORKER, stop=stop) == []
+    assert background.work(actor=WORKER, stop=stop) == []
     run.refresh_from_db()
     assert run.status == RunStatus.RUNNING
 
@@ -80,7 +81,7 @@ def test_a_worker_ends_while_it_waits() -> None:
                 self.request()
             return self.requested
 
-    assert handover.work(actor=WORKER, stop=Impatient(), look_seconds=7.0) == []
+    assert background.work(actor=WORKER, stop=Impatient(), look_seconds=7.0) == []
     assert looks == [7.0, 7.0, 7.0]
 
 
@@ -96,24 +97,24 @@ def test_a_waiting_worker_outlives_a_lost_database(monkeypatch: pytest.MonkeyPat
         if len(said) == 2:
             stop.request()
 
-    monkeypatch.setattr(handover, "find_work", find_work)
+    monkeypatch.setattr(background, "find_work", find_work)
     monkeypatch.setattr(connections["default"], "close", lambda: None)  # the test's own transaction is in it
-    assert handover.work(actor=WORKER, stop=stop, look_seconds=0, notice=said.append) == []
+    assert background.work(actor=WORKER, stop=stop, look_seconds=0, notice=said.append) == []
     assert [sentence.startswith("the database does not answer") for sentence in said] == [True, True]
 
 
 def test_what_cannot_start_is_refused_when_it_is_asked_for() -> None:
     make_wallets([(-3, 2, 1)])
     with pytest.raises(FindingsError):
-        handover.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+        background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
     with pytest.raises(NothingToRollBackError):
-        handover.ask_for_rollback(RollbackOptions(everything=True), actor=SAM)
+        background.ask_for_rollback(RollbackOptions(everything=True), actor=SAM)
     make_run(status=RunStatus.RUNNING)
     with pytest.raises(RunConflictError):
-        handover.ask_for_migration(MigrationOptions(skip_invalid=True), actor=SAM, reason="go")
+        background.ask_for_migration(MigrationOptions(skip_invalid=True), actor=SAM, reason="go")
     assert MigrationRun.objects.count() == 1
 
 
 @pytest.mark.parametrize(("seconds", "idle"), [(None, False), (0.0, False), (9.9, False), (10.0, True), (3600.0, True)])
 def test_a_run_without_progress_looks_idle_after_ten_seconds(seconds: float | None, idle: bool) -> None:
-    assert handover.looks_idle(seconds) is idle
+    assert background.looks_idle(seconds) is idle

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from django.db import DatabaseError, connections, transaction
 
 from mana_migration import conf
-from mana_migration.domain.options import MOST_NAMED_USERS, Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import batches, conversion, dialect, failures, records, reversal, totals
 from mana_migration.engine.batches import Task
@@ -21,13 +21,15 @@ from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import DatabaseUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import runs
-from mana_migration.services.assignment import worker_name
 from mana_migration.services.runs import Actor
+from mana_migration.services.worker.context import worker_name
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 
 
-def migrate_named(options: MigrationOptions, *, actor: Actor, reason: str = "", using: str = "default") -> RunSummary:
+def migrate_selected(
+    options: MigrationOptions, *, actor: Actor, reason: str = "", using: str = "default"
+) -> RunSummary:
     """Convert named users in one transaction; there is no breaker, failures are reported.
 
     Raises:
@@ -38,7 +40,7 @@ def migrate_named(options: MigrationOptions, *, actor: Actor, reason: str = "", 
     rates = wishes_conf.rates()
 
     def handle(run: MigrationRun, task: Task) -> Totals:
-        terms = ConversionTerms(run=run.pk, rates=rates, skip_invalid=options.skip_invalid, look_closer=True)
+        terms = ConversionTerms(run=run.pk, rates=rates, skip_invalid=options.skip_invalid, per_user=True)
         handled = conversion.convert(connections[using], terms, task)
         return left_out(run, task, "already_migrated", using) if handled is None else handled.totals
 
@@ -54,7 +56,7 @@ def migrate_named(options: MigrationOptions, *, actor: Actor, reason: str = "", 
     )
 
 
-def roll_back_named(options: RollbackOptions, *, actor: Actor, using: str = "default") -> RunSummary:
+def roll_back_selected(options: RollbackOptions, *, actor: Actor, using: str = "default") -> RunSummary:
     """Take the conversions of named users back in one transaction.
 
     A user taken back while a migration is open is not converted again by it.
@@ -99,8 +101,8 @@ def check_number(users: tuple[str, ...]) -> None:
     Raises:
         UsageError: there are too many.
     """
-    if len(users) > MOST_NAMED_USERS:
-        raise UsageError(f"{len(users):,} users are named; name at most {MOST_NAMED_USERS:,} at a time")
+    if len(users) > MAX_SELECTED_USERS:
+        raise UsageError(f"{len(users):,} users are named; name at most {MAX_SELECTED_USERS:,} at a time")
 
 
 def task_of(batch: int, user: str) -> Task:

@@ -21,7 +21,7 @@ from mana_migration.engine import batches, failures
 from mana_migration.engine.batches import Task
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, runs
-from mana_migration.services.assignment import Assignment
+from mana_migration.services.worker.context import WorkerContext
 from mana_migration.states import BatchStatus, EventKind, UserStatus
 
 #: Tries of one batch against a transient error, and the first wait in seconds; each wait doubles, ±25 %.
@@ -41,8 +41,8 @@ PATIENT_LOOKS: Final = 3
 class Recovery:
     """Deal with the batches of one worker that failed."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
         self._held_tries = HELD_TRIES
         self._told_held: float | None = None  # when the terminal was told last
@@ -57,7 +57,7 @@ class Recovery:
 
         Returns what was settled with that, None where nothing was.
         """
-        using = self._assignment.using
+        using = self._context.using
         transient = failures.judge(error) is failures.Failure.TRANSIENT
         with transaction.atomic(using=using, durable=True):
             batch = (
@@ -79,7 +79,7 @@ class Recovery:
         logs.write(
             logging.WARNING,
             f"batch {task.batch} was rolled back: {failures.classify(error)}",
-            run=self._assignment.run_id,
+            run=self._context.run_id,
             batch=task.batch,
             attempt=batch.attempts,
             error_class=failures.classify(error),
@@ -87,7 +87,7 @@ class Recovery:
         if transient and batch.attempts >= self._held_tries:
             self._tell_held_wallet()
         if wait:
-            self._assignment.stop.wait(wait)
+            self._context.stop.wait(wait)
             return None
         if result is None:
             if not transient:
@@ -104,31 +104,31 @@ class Recovery:
         self._held_wallet, moment = True, time.monotonic()
         if self._told_held is None or moment - self._told_held >= TELL_HELD_EVERY:
             self._told_held = moment
-            self._assignment.notice(HELD_WALLET_IN_WORDS)
-        self._assignment.show_wait(HELD_WALLET_IN_WORDS)
+            self._context.notice(HELD_WALLET_IN_WORDS)
+        self._context.show_wait(HELD_WALLET_IN_WORDS)
         runs.add_event(
-            self._assignment.run_id,
+            self._context.run_id,
             EventKind.THROTTLED,
             message=HELD_WALLET_IN_WORDS,
             details={"wait": "wallets", "sign": Sign.HELD_WALLETS.value, "reason": HELD_WALLET},
-            using=self._assignment.using,
+            using=self._context.using,
         )
 
     def _split(self, batch: MigrationBatch, error: DatabaseError) -> Totals | None:
         """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
-        using = self._assignment.using
-        users = self._assignment.work.keys(using, first=batch.first_user, last=batch.last_user)
+        using = self._context.using
+        users = self._context.work.keys(using, first=batch.first_user, last=batch.last_user)
         if len(users) > 1:
             middle = len(users) // 2
             last = batch.last_user
             batch.last_user, batch.planned, batch.attempts = users[middle - 1], middle, 0
             batch.save(using=using, update_fields=["last_user", "planned", "attempts"])
             MigrationBatch.objects.using(using).create(
-                run_id=self._assignment.run_id, first_user=users[middle], last_user=last, planned=len(users) - middle
+                run_id=self._context.run_id, first_user=users[middle], last_user=last, planned=len(users) - middle
             )
             return None
         result = self._settle(batch.pk, users[0], error) if users else Totals()
-        batches.mark(self._assignment.connection, batch.pk, result, worker=self._assignment.name)
+        batches.mark(self._context.connection, batch.pk, result, worker=self._context.name)
         return result
 
     def _note_split(self, error: DatabaseError) -> None:
@@ -136,27 +136,27 @@ class Recovery:
         if self._split_noted:
             return
         self._split_noted = True
-        using, run_id = self._assignment.using, self._assignment.run_id
+        using, run_id = self._context.using, self._context.run_id
         known = RunEvent.objects.using(using).filter(run_id=run_id, kind=EventKind.BATCH_SPLIT)
         if not known.exists():
             sentence = (
                 f"the database refused a batch ({failures.classify(error)}): halving it to set single users apart"
             )
-            self._assignment.notice(sentence)
+            self._context.notice(sentence)
             runs.add_event(run_id, EventKind.BATCH_SPLIT, message=sentence, using=using)
 
     def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
         """Record the one user that a batch failed for; one who is merely locked is left to later looks first."""
-        using = self._assignment.using
+        using = self._context.using
         error_class = failures.classify(error)
         status, message = UserStatus.FAILED, failures.describe(error)
         if failures.judge(error) is failures.Failure.TRANSIENT:
-            look = MigrationRun.objects.using(using).values_list("look", flat=True).get(pk=self._assignment.run_id)
+            look = MigrationRun.objects.using(using).values_list("look", flat=True).get(pk=self._context.run_id)
             if look < PATIENT_LOOKS:
                 return Totals()
             status, error_class = UserStatus.SKIPPED, "locked"
             message = "somebody held the wallet at every look; give the command again when it is free"
-        recorded = self._assignment.work.record_problem(
+        recorded = self._context.work.record_problem(
             using, batch=batch, user=user, status=status, error_class=error_class, message=message
         )
         result = Totals()

@@ -10,7 +10,7 @@ from django.db import connection, transaction
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.engine import conversion, totals
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migrate, named, rollback, runs
+from mana_migration.services import migration, rollback, runs, selected_users
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind, RunStatus
 from tests.support import oracle
@@ -68,7 +68,7 @@ def test_the_run_then_ends_as_if_a_batch_had_done_it(user: Any, django_user_mode
     Wallet.objects.create(user=other, blue=3)
     run = open_run()
     services.spend_wishes(user, "green", 1, reference="order")
-    done = migrate.work_on_run(run.pk, actor=SOMEBODY)
+    done = migration.work_on_run(run.pk, actor=SOMEBODY)
     assert (done.status, done.totals.migrated, done.totals.mana) == ("completed", 2, 2310)
     oracle.assert_everyone_is_accounted_for(run.pk)
 
@@ -131,7 +131,7 @@ def have_the_user_failed_before(user: Any, settings: Any) -> None:
     run = open_run()
     Wallet.objects.filter(pk=user.pk).update(blue=-1)
     batch = MigrationBatch.objects.create(run=run, first_user=str(user.pk), last_user=str(user.pk), planned=1)
-    conversion.convert(connection, migrate.terms_of(run), named.task_of(batch.pk, str(user.pk)))
+    conversion.convert(connection, migration.terms_of(run), selected_users.task_of(batch.pk, str(user.pk)))
     Wallet.objects.filter(pk=user.pk).update(blue=0)
 
 

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import DatabaseUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migrate, named, rollback, runs
+from mana_migration.services import migration, rollback, runs, selected_users
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind, RunStatus
 from tests.mana_migration.running import balanced, entries, people, refuse_records, wallet
@@ -24,7 +24,7 @@ RATES = {"green": 10, "blue": 100, "red": 1000}
 
 
 def convert(*keys: Any, **values: Any) -> Any:
-    return migrate.migrate(MigrationOptions(users=tuple(map(str, keys)), **values), actor=OLGA)
+    return migration.migrate(MigrationOptions(users=tuple(map(str, keys)), **values), actor=OLGA)
 
 
 def take_back(*keys: Any, **values: Any) -> Any:
@@ -78,7 +78,7 @@ def test_an_open_run_does_not_convert_a_named_user_again() -> None:
     opened = open_migration()
     with balanced():
         convert(keys[0])
-        done = migrate.work_on_run(opened.pk, actor=OLGA)
+        done = migration.work_on_run(opened.pk, actor=OLGA)
     assert (done.totals.migrated, done.status) == (3, "completed")
     assert [kind for kind, *_ in entries(keys[0])] == ["conversion"]
 
@@ -91,7 +91,7 @@ def test_a_user_taken_back_is_kept_from_the_open_run_once() -> None:
         take_back(key)
         convert(key)  # the operator's own word counts more than the run's
         take_back(key)
-        done = migrate.work_on_run(opened.pk, actor=OLGA)
+        done = migration.work_on_run(opened.pk, actor=OLGA)
     assert (done.totals.selected, done.totals.skips) == (1, {"rolled_back_during_run": 1})
     assert UserMigration.objects.filter(user_id=key, run=opened).count() == 1
     assert not wallet(key)[4]
@@ -105,12 +105,12 @@ def test_a_rollback_of_named_users_is_possible_while_a_mass_rollback_is_open() -
         assert take_back(keys[0]).totals.rolled_back == 1
         with pytest.raises(RunConflictError, match=f"rollback run {back.pk} is running"):
             convert(keys[0])
-        done = migrate.work_on_run(back.pk, actor=OLGA)
+        done = migration.work_on_run(back.pk, actor=OLGA)
     assert (done.status, done.totals.rolled_back) == ("completed", 2)
 
 
 def test_nobody_has_a_record_where_there_is_no_wallet() -> None:
-    assert named.left_out.__doc__
+    assert selected_users.left_out.__doc__
     keys = people(1)
     convert(*keys)
     with balanced():
@@ -140,6 +140,6 @@ def test_a_wallet_that_is_held_for_too_long_changes_nothing(monkeypatch: pytest.
 def test_a_closed_run_stays_closed_to_workers() -> None:
     (key,) = people(1)
     run = convert(key).run
-    done = migrate.work_on_run(run, actor=OLGA)
+    done = migration.work_on_run(run, actor=OLGA)
     assert done.status == RunStatus.COMPLETED
     assert done.handled == 0

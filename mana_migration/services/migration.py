@@ -22,10 +22,11 @@ from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, logs, named, preflight, rollback, runs, throttle, validation
-from mana_migration.services.attendance import Attendance, StopFlag
+from mana_migration.services import autofix, logs, preflight, rollback, runs, selected_users, validation
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.runs import Actor
-from mana_migration.services.worker import Ending, Worker
+from mana_migration.services.worker import throttle
+from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -43,7 +44,7 @@ def terms_of(run: MigrationRun) -> ConversionTerms:
 
 
 def terms_of_request(
-    options: MigrationOptions, rates: Rates, *, run: int = conversion.NO_RUN, look_closer: bool = False
+    options: MigrationOptions, rates: Rates, *, run: int = conversion.NO_RUN, per_user: bool = False
 ) -> ConversionTerms:
     """Return what a migration that is asked for would freeze; ``run``: the open one that it would go on with."""
     return ConversionTerms(
@@ -52,13 +53,13 @@ def terms_of_request(
         skip_invalid=options.skip_invalid,
         cohort=options.cohort,
         retry_failed=options.retry_failed,
-        look_closer=look_closer,
+        per_user=per_user,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationWork:
-    """What a worker does for a migration; see ``assignment.Work``."""
+    """What a worker does for a migration; see ``worker.context.Work``."""
 
     terms: ConversionTerms
     limit: int | None = None
@@ -109,7 +110,7 @@ def migrate(
     *,
     actor: Actor,
     reason: str = "",
-    **attendance: Unpack[Attendance],
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Migrate users: named ones at once, all others in a run that the same call goes on with.
 
@@ -119,7 +120,7 @@ def migrate(
         options: what is asked for.
         actor: who asks.
         reason: why, for the record.
-        attendance: see ``Attendance``.
+        context: see ``RunContext``.
 
     Raises:
         PreflightError: the database is not fit.
@@ -128,13 +129,13 @@ def migrate(
         RunConflictError: another run is open, or this one with other options, or other rates are in force.
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     preflight.check(using)
     if options.users:
-        return migrate_named(options, actor=actor, reason=reason, using=using, notice=notice)
+        return migrate_selected(options, actor=actor, reason=reason, using=using, notice=notice)
     run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
     begun = time.monotonic()
-    done = work_on_run(run.pk, actor=actor, **attendance)
+    done = work_on_run(run.pk, actor=actor, **context)
     if run.target_run_id is not None:  # the breaker's rollback: what was asked for is the run that it takes back
         return summary(run.target_run_id, using=using, seconds=time.monotonic() - begun, handled=done.handled)
     return done
@@ -156,7 +157,7 @@ def open_or_join(
     return run
 
 
-def migrate_named(
+def migrate_selected(
     options: MigrationOptions, *, actor: Actor, reason: str = "", using: str, notice: runs.Notice = runs.silent
 ) -> RunSummary:
     """Convert named users at once, whatever migration is open.
@@ -172,7 +173,7 @@ def migrate_named(
     if options.auto_fix:
         fixes = autofix.fix_all(using=using, actor=actor.name, users=options.users)
         notice(_fixed_words(fixes.fixed))
-    done = named.migrate_named(options, actor=actor, reason=reason, using=using)
+    done = selected_users.migrate_selected(options, actor=actor, reason=reason, using=using)
     if fixes is not None and done.run is not None:
         autofix.assign_to_run(done.run, fixes, actor=actor.name, using=using)
     return done
@@ -327,23 +328,23 @@ def work_on_run(
     run_id: int,
     *,
     actor: Actor,
-    lending: bool = False,
-    **attendance: Unpack[Attendance],
+    joining: bool = False,
+    **context: Unpack[RunContext],
 ) -> RunSummary:
     """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands.
 
-    Where others trip its breaker, help to take it back.  ``lending``: others work on it too; what they
+    Where others trip its breaker, help to take it back.  ``joining``: others work on it too; what they
     have begun to check is theirs.
     """
     begun = time.monotonic()
-    using, notice = attendance.get("using", "default"), attendance.get("notice", runs.silent)
-    stop = attendance["stop"] = attendance.get("stop") or StopFlag()
-    progress, expecting = attendance.get("progress"), attendance.get("expecting", runs.unheeded)
+    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
+    stop = context["stop"] = context.get("stop") or StopFlag()
+    progress, expecting = context.get("progress"), context.get("expecting", runs.ignore_expected)
     run = MigrationRun.objects.using(using).get(pk=run_id)
     if run.expected is not None:
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
-        done = rollback.work_on_rollback(run_id, actor=actor, lending=lending, **attendance)
+        done = rollback.work_on_rollback(run_id, actor=actor, joining=joining, **context)
         if run.target_run_id is None or not run.options.get("breaker"):
             return done
         # the migration that was asked for is the one that its breaker ended
@@ -353,12 +354,12 @@ def work_on_run(
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:
-        close(run_id, actor=actor, using=using, notice=notice, lending=lending)
+        close(run_id, actor=actor, using=using, notice=notice, joining=joining)
     elif ending is Ending.TRIPPED:
         trip(run_id, judge(run_id, using=using), actor=actor, using=using, notice=notice)
     back = runs.find_takeback(run_id, using=using) if ending is not Ending.INTERRUPTED else None
     if back is not None:
-        rollback.work_on_rollback(back.pk, actor=actor, lending=lending, **attendance)
+        rollback.work_on_rollback(back.pk, actor=actor, joining=joining, **context)
     return summary(run_id, using=using, seconds=time.monotonic() - begun, handled=worker.handled)
 
 
@@ -368,10 +369,10 @@ def close(
     actor: Actor,
     using: str,
     notice: runs.Notice,
-    lending: bool = False,
+    joining: bool = False,
 ) -> None:
     """End a run for which nobody is left: the breaker's last look, the check of the rules, the final status."""
-    if not runs.to_checking(run_id, actor=actor, using=using, lending=lending):
+    if not runs.to_checking(run_id, actor=actor, using=using, joining=joining):
         return
     verdict = judge(run_id, using=using, final=True)
     if verdict.tripped:

@@ -12,8 +12,9 @@ from mana_migration.domain.options import Controls, MigrationOptions, RollbackOp
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.services import broker, crew, dispatch, pool, rollback, runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services import rollback, runs
+from mana_migration.services.context import StopFlag
+from mana_migration.services.executors import celery, celery_broker, local, processes
 from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind, RunKind, RunStatus
 from tests.mana_migration.history import done, make_batch, make_event, make_run
@@ -45,19 +46,19 @@ def test_joining_works_on_the_run_until_it_ends() -> None:
     run = open_run()
     said: list[str] = []
     expected: list[int] = []
-    found = pool.join_run(run.pk, actor=SOMEBODY, notice=said.append, expecting=expected.append)
+    found = local.join_run(run.pk, actor=SOMEBODY, notice=said.append, expecting=expected.append)
     assert (found.run, found.status, found.handled) == (run.pk, "completed", 12)
-    assert said[0] == f"run {run.pk}, a migration, is running: lending a hand"
+    assert said[0] == f"run {run.pk}, a migration, is running: joining a hand"
     assert events(run.pk)[:2] == ["started", "joined"]
 
 
 def test_joining_a_run_that_is_taken_back_helps_to_take_it_back() -> None:
     people(8)
     run = open_run()
-    pool.join_run(run.pk, actor=SOMEBODY)
+    local.join_run(run.pk, actor=SOMEBODY)
     MigrationRun.objects.filter(pk=run.pk).update(status=RunStatus.ROLLING_BACK)
     back = rollback.open_rollback(RollbackOptions(run=run.pk, breaker=True), actor=SOMEBODY)
-    found = pool.join_run(run.pk, actor=SOMEBODY)
+    found = local.join_run(run.pk, actor=SOMEBODY)
     assert (found.run, found.status, found.extra["rollback"]["run"]) == (run.pk, "rolled_back", back.pk)
     assert found.extra["rollback"]["rolled_back"] == 8
 
@@ -66,7 +67,7 @@ def test_joining_a_run_that_is_taken_back_helps_to_take_it_back() -> None:
 def test_of_a_closed_run_only_its_outcome_is_told(status: RunStatus) -> None:
     run = make_run(status=status)
     said: list[str] = []
-    found = pool.join_run(run.pk, actor=SOMEBODY, notice=said.append)
+    found = local.join_run(run.pk, actor=SOMEBODY, notice=said.append)
     assert (found.run, found.status, found.handled) == (run.pk, status, 0)
     assert said == [f"run {run.pk} is {status.label.lower()}: nothing is left to do"]
     assert events(run.pk) == []
@@ -78,12 +79,12 @@ def test_a_paused_run_is_not_joined() -> None:
     said = refusal(run_command("migrate_users", "--join", run.pk))
     assert f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}" in said
     with pytest.raises(RunConflictError):
-        pool.join_run(run.pk, actor=SOMEBODY)
+        local.join_run(run.pk, actor=SOMEBODY)
 
 
 @pytest.mark.parametrize("executor", ["local", "celery"])
 def test_an_import_is_not_joined(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "check", lambda: None)  # nothing is sent
+    monkeypatch.setattr(celery_broker, "check", lambda: None)  # nothing is sent
     run = make_run(kind=RunKind.IMPORT)
     said = refusal(run_command("migrate_users", "--join", run.pk, "--executor", executor))
     assert f"run {run.pk} is an import, which is done at once: there is nothing to join" in said
@@ -92,7 +93,7 @@ def test_an_import_is_not_joined(executor: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_does_not_exist_is_not_joined() -> None:
     assert "there is no run 77" in refusal(run_command("migrate_users", "--join", 77))
     with pytest.raises(RunNotFoundError):
-        pool.join_run(77, actor=SOMEBODY)
+        local.join_run(77, actor=SOMEBODY)
 
 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("stopped", 1), ("failed", 3), ("rolled_back", 4)])
@@ -165,7 +166,7 @@ def test_what_means_nothing_together_is_bad_usage(argv: tuple[object, ...]) -> N
 
 def test_the_library_refuses_too_many_workers_with_the_limit() -> None:
     with pytest.raises(UsageError, match="give a whole number of processes from 1 to 64"):
-        pool.migrate_together(MigrationOptions(), 65, actor=SOMEBODY)
+        local.migrate_together(MigrationOptions(), 65, actor=SOMEBODY)
 
 
 # --- How it is told ---------------------------------------------------------------------------------------------------
@@ -173,11 +174,11 @@ def test_the_library_refuses_too_many_workers_with_the_limit() -> None:
 
 def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 0.1, 1.0, 2.0])
-    monkeypatch.setattr(crew.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(processes.time, "monotonic", lambda: next(moments))
     run = make_run()
     make_batch(run, done(10))
     told_of: list[Totals] = []
-    joint = crew.JointProgress(crew.Helpers("default"), run.pk, lambda result: told_of.append(result.totals))
+    joint = processes.JointProgress(processes.Helpers("default"), run.pk, lambda result: told_of.append(result.totals))
     own = BatchResult(run.pk, 1, done(3), 0.1)
     make_batch(run, done(3))
     joint(own)  # too soon after the last look
@@ -188,9 +189,9 @@ def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.time, "monotonic", lambda: 0.0)  # no time has passed since the last look
+    monkeypatch.setattr(processes.time, "monotonic", lambda: 0.0)  # no time has passed since the last look
     run, told_of = make_run(), list[BatchResult]()
-    joint = crew.JointProgress(crew.Helpers("default"), run.pk, told_of.append)
+    joint = processes.JointProgress(processes.Helpers("default"), run.pk, told_of.append)
     make_batch(run, done(20))  # another process
     joint(BatchResult(run.pk, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
     assert [(result.totals.selected, result.waits_for) for result in told_of] == [(20, "waiting for a wallet")]
@@ -198,7 +199,7 @@ def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(mon
 
 def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_on() -> None:
     run, shown, said = make_run(status=RunStatus.RUNNING), list[BatchResult](), list[str]()
-    follower = dispatch.Follower(run, using="default", stop=StopFlag(), progress=shown.append, notice=said.append)
+    follower = celery.Follower(run, using="default", stop=StopFlag(), progress=shown.append, notice=said.append)
     sentence = "waiting for a wallet that somebody else holds"
     details = {"wait": "wallets", "sign": "held_wallets", "reason": "somebody else holds a wallet"}
     make_event(run, EventKind.THROTTLED, 1, message=sentence, details=details)
@@ -214,11 +215,11 @@ def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_o
     assert said[0] == f"run {run.pk}: waiting: somebody else holds a wallet"
 
 
-def helper(code: str) -> crew.Helper:
+def helper(code: str) -> processes.Helper:
     """Return a helper that runs this Python and has ended."""
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     _, complaints = process.communicate(timeout=60)
-    return crew.Helper(2, process, io.BytesIO(complaints))
+    return processes.Helper(2, process, io.BytesIO(complaints))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def helper(code: str) -> crew.Helper:
 )
 def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
     said: list[str] = []
-    helpers = crew.Helpers("default", said.append, [helper(code)])
+    helpers = processes.Helpers("default", said.append, [helper(code)])
     helpers.tell_endings()
     helpers.tell_endings()
     helpers.close()
@@ -247,10 +248,10 @@ def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
 
 def test_an_error_ends_the_helpers_at_once() -> None:
     stop = StopFlag()
-    found: list[crew.Helper] = []
-    with pytest.raises(ZeroDivisionError), crew.helpers(0, using="default", stop=stop) as helpers:
+    found: list[processes.Helper] = []
+    with pytest.raises(ZeroDivisionError), processes.helpers(0, using="default", stop=stop) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        helpers.all.append(crew.Helper(2, process, io.BytesIO()))
+        helpers.all.append(processes.Helper(2, process, io.BytesIO()))
         found += helpers.all
         raise ZeroDivisionError
     assert found[0].process.returncode == -9
@@ -259,8 +260,8 @@ def test_an_error_ends_the_helpers_at_once() -> None:
 
 def test_asking_for_the_end_closes_the_pipe_to_each_helper() -> None:
     stop = StopFlag()
-    with crew.helpers(0, using="default", stop=stop) as helpers:
+    with processes.helpers(0, using="default", stop=stop) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-        helpers.all.append(crew.Helper(2, process, io.BytesIO()))
+        helpers.all.append(processes.Helper(2, process, io.BytesIO()))
         stop.request()
     assert process.returncode == 0

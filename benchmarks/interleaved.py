@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 import psycopg2.extensions
 
-from benchmarks import by_hand
-from benchmarks.stage import BenchmarkError, expect
+from benchmarks import baseline_sql
+from benchmarks.fixtures import BenchmarkError, expect
 
 FORK: Final = multiprocessing.get_context("fork")
 
@@ -145,9 +145,10 @@ class Ours:
         """Work until so many are handled, then stop as a signal would make it."""
         from mana_migration.domain.options import RollbackOptions
         from mana_migration.reports.progress import ProgressDisplay
-        from mana_migration.services import migrate, rollback, throttle
-        from mana_migration.services.attendance import StopFlag
-        from mana_migration.services.worker import Worker
+        from mana_migration.services import migration, rollback
+        from mana_migration.services.context import StopFlag
+        from mana_migration.services.worker import throttle
+        from mana_migration.services.worker.loop import Worker
 
         stop, handled = StopFlag(), 0
         shown = ProgressDisplay(io.StringIO(), verb="handled")
@@ -161,7 +162,7 @@ class Ours:
                 stop.request()
 
         if self.run.kind == "migration":
-            work: Any = migrate.MigrationWork(migrate.terms_of(self.run))
+            work: Any = migration.MigrationWork(migration.terms_of(self.run))
         else:
             options = RollbackOptions.from_dict(self.run.options, self.run.controls)
             work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
@@ -193,7 +194,7 @@ class ByHand:
 
     def __init__(
         self,
-        script: by_hand.Script,
+        script: baseline_sql.Script,
         size: Callable[[], int],
         observe: Callable[[int, float], None] | None = None,
         *,
@@ -219,12 +220,12 @@ class Procedure:
     """The same work by a procedure inside the server."""
 
     def __init__(self, connection: psycopg2.extensions.connection, size: int) -> None:
-        by_hand.install_procedure(connection)
+        baseline_sql.install_procedure(connection)
         self._cursor, self._size, self._next = connection.cursor(), size, 1
 
     def advance(self, users: int) -> int:
         """Handle the next users in one call."""
-        upto, batch = self._next + users - 1, 4 * by_hand.BATCHES_FROM + self._next
+        upto, batch = self._next + users - 1, 4 * baseline_sql.BATCHES_FROM + self._next
         self._cursor.execute(f"CALL migrate_by_hand({self._next}, {upto}, {self._size}, {batch})")
         self._next += users
         return users

@@ -35,7 +35,7 @@ from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
-from mana_migration.services.attendance import StopFlag
+from mana_migration.services.context import StopFlag
 
 #: The environment variable that tells a process that it is a helper, whose standard input is the pipe.
 HELPER: Final = "MANA_MIGRATION_HELPER"

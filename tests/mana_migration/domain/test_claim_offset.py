@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mana_migration.domain.apart import apart
+from mana_migration.domain.claim_offset import apart
 
 LEAST = 8
 
