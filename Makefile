@@ -14,9 +14,17 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	if $$python -c '$(SUITABLE)' >/dev/null 2>&1; then echo $$python; break; fi; done)
 
 # Exactly the lock: every package has its hash, and none is added to it (pip 23.2 takes a newer release than the pinned
-# one where a requirement names an extra); what is installed must then agree with itself.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
-PIP_CHECK = $(BIN)/python -m pip --disable-pip-version-check check >/dev/null
+# one where a requirement names an extra); what is installed must then be consistent. What pip prints goes to a file,
+# because without a network it prints a page for each package.
+PIP_INSTALL = echo "Installing $(1)"; \
+	$(BIN)/python -m pip install --disable-pip-version-check --retries 2 --require-hashes --no-deps -r $(1) >$(VENV)/pip.log 2>&1 \
+	&& $(BIN)/python -m pip --disable-pip-version-check check >>$(VENV)/pip.log 2>&1 || { \
+		echo "$(1) could not be installed; without a network it cannot be. $(VENV)/pip.log has all of it, and ends: $$(tail -n 1 $(VENV)/pip.log)" >&2; \
+		exit 1; }
+
+# Not in the checkout, which may be read-only.
+export RUFF_CACHE_DIR = $(abspath $(VENV))/cache/ruff
+export MYPY_CACHE_DIR = $(abspath $(VENV))/cache/mypy
 
 .PHONY: help
 help: ## List the targets
@@ -28,19 +36,21 @@ $(BIN)/python:
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(SUITABLE)' 2>/dev/null; then \
 		echo "No Python 3.11 or newer found (looked for: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)); name one: make PYTHON=/path/to/python3" >&2; \
 		exit 1; fi
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$$($(PYTHON) --version) has no venv with pip; on Debian and Ubuntu install it with: apt install python3-venv" >&2; exit 1; }
+	@mkdir -p $(VENV) 2>/dev/null && test -w $(VENV) || { \
+		echo "$(VENV) cannot be made here ($(CURDIR) is read-only?); name another place: make VENV=/tmp/mana-venv" >&2; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # What the site needs; nothing more.
 $(VENV)/runtime.stamp: requirements.txt | $(BIN)/python
-	@echo "Installing requirements.txt"
-	@$(PIP_INSTALL) -r requirements.txt && $(PIP_CHECK)
+	@$(call PIP_INSTALL,requirements.txt)
 	@touch $@
 
 # Tests, checks and tools as well.
 $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
-	@echo "Installing requirements-dev.txt"
-	@$(PIP_INSTALL) -r requirements-dev.txt && $(PIP_CHECK)
+	@$(call PIP_INSTALL,requirements-dev.txt)
 	@touch $(VENV)/runtime.stamp $@
 
 .PHONY: venv
@@ -79,7 +89,7 @@ types: $(VENV)/dev.stamp ## Check the types
 
 .PHONY: layers
 layers: $(VENV)/dev.stamp ## Check that imports only run downward
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --cache-dir $(VENV)/cache/imports
 
 .PHONY: check
 check: lint types layers test ## All of the above

@@ -5,15 +5,16 @@ should.
 """
 
 import os
+import secrets
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 from legacy_export import write
+from places import PROJECT, shown, var
 
-PROJECT = Path(__file__).resolve().parent.parent
-VAR = PROJECT / "var"
+VAR = var()
 DATABASE = VAR / "demo.sqlite3"
 EXPORT = VAR / "demo-export.csv"
 REJECTS = VAR / "demo-rejects.csv"
@@ -25,6 +26,7 @@ ENVIRONMENT = os.environ | {
     "MANA_MIGRATION_LOG_DIR": str(VAR / "demo-logs"),
     "MANA_MIGRATION_REPORT_DIR": str(VAR / "demo-reports"),
     "PYTHONUNBUFFERED": "1",
+    "SECRET_KEY": secrets.token_urlsafe(64),  # nobody signs in to the demo
 }
 
 DONE, REFUSED, DONE_IN_PART = 0, 1, 3
@@ -34,12 +36,12 @@ STEPS = (
     ("The tables.", "migrate --verbosity 0", {DONE}),
     (
         "What would the import do? The export is as dirty as real ones: bad rows are listed, nothing is written.",
-        f"import_balances {EXPORT.relative_to(PROJECT)} --dry-run",
+        f"import_balances {shown(EXPORT)} --dry-run",
         {DONE_IN_PART, REFUSED},
     ),
     (
         "Import the good rows; the bad ones go to a file, each with its reason.",
-        f"import_balances {EXPORT.relative_to(PROJECT)} --skip-bad-rows --rejects {REJECTS.relative_to(PROJECT)}",
+        f"import_balances {shown(EXPORT)} --skip-bad-rows --rejects {shown(REJECTS)}",
         {DONE, DONE_IN_PART},
     ),
     ("What would the migration do, and what is in its way?", "migrate_users --dry-run", {DONE, DONE_IN_PART, REFUSED}),
@@ -52,16 +54,17 @@ STEPS = (
     ("The run, afterwards.", "monitor_migration", {DONE}),
 )
 
+PYTHON = shown(Path(sys.executable))
 NEXT = f"""
 What to look at next. Tell the commands where the demo's data is:
 
-    export DATABASE_URL=sqlite:///{DATABASE.relative_to(PROJECT)}
+    export DATABASE_URL=sqlite:///{shown(DATABASE)}
 
-    .venv/bin/python manage.py createsuperuser
+    {PYTHON} manage.py createsuperuser
     make run                                                    then http://127.0.0.1:8000/admin/
-    .venv/bin/python manage.py monitor_migration --report --export html --output {VAR.name}/demo-report.html
-    .venv/bin/python manage.py rollback_migration --all --dry-run
-    .venv/bin/python manage.py rollback_migration --all --no-input
+    {PYTHON} manage.py monitor_migration --report --export html --output {shown(VAR / "demo-report.html")}
+    {PYTHON} manage.py rollback_migration --all --dry-run
+    {PYTHON} manage.py rollback_migration --all --no-input
 """
 
 
@@ -89,10 +92,9 @@ def run(why: str, command: str, right: set[int]) -> bool:
 
 def main() -> int:
     """Run the tour."""
-    VAR.mkdir(exist_ok=True, mode=0o700)
     forget()
     write(EXPORT, USERS, dirty=True)
-    print(f"# A legacy export of {USERS:,} users: {EXPORT.relative_to(PROJECT)}")
+    print(f"# A legacy export of {USERS:,} users: {shown(EXPORT)}")
     if not all(run(*step) for step in STEPS):
         return 1
     print(NEXT, end="")

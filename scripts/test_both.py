@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-PROJECT = Path(__file__).resolve().parent.parent
-RESULTS = PROJECT / "var" / "tests"
+from places import PROJECT, var
+
+RESULTS = var() / "tests"
 NO_TESTS = 5  # pytest's exit code when the arguments select no test on this database
 #: Left out of PostgreSQL's run and done by one of their own: together about an eighth of both.
 APART = ("tests/benchmarks", "tests/journeys/test_bank.py", "tests/torture/test_doubles.py")
@@ -28,7 +29,7 @@ def start(name: str, database: str, arguments: list[str], *, shown: bool = False
     # In one order, so that a failure here is the same failure elsewhere; "pytest" alone shuffles.
     order = ["-p", "no:randomly"]
     # Two runs would overwrite one another's cache.
-    apart = ["-o", f"cache_dir=.pytest_cache/{name}", f"--junitxml={report(name)}"]
+    apart = ["-o", f"cache_dir={RESULTS / name}", f"--junitxml={report(name)}"]
     once = ["--on-database"] if database == "postgres" else []
     command = [sys.executable, "-m", "pytest", *order, *apart, "--db", database, *once, *arguments]
     # Compiling everything anew in each of some two hundred processes takes half a minute.

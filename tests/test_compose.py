@@ -1,4 +1,4 @@
-"""docker-compose.yml is read, not run: there is no Docker in the tests."""
+"""docker-compose.yml, Dockerfile and .dockerignore are read, not run: there is no Docker in the tests."""
 
 from __future__ import annotations
 
@@ -49,3 +49,24 @@ def test_the_commands_it_tells_exist(services: dict[str, Any]) -> None:
     told = re.findall(r"run --rm command (\w+)", TEXT)
     assert len(told) >= 2
     assert {*told, *services["command"]["command"]} <= set(get_commands()) | {"COMMAND"}
+
+
+def test_the_image_installs_one_hashed_lock_and_nothing_beside_it(services: dict[str, Any]) -> None:
+    assert services["worker-1"]["build"] == "."
+    installs = re.findall(r"pip install ([^&\n]*)", (PROJECT / "Dockerfile").read_text())
+    assert len(installs) == 1
+    assert set(installs[0].split()) == {
+        "--no-cache-dir",
+        "--require-hashes",
+        "--no-deps",
+        "-r",
+        "requirements-celery.txt",
+    }
+
+
+def test_the_image_holds_what_the_site_needs_and_no_secret() -> None:
+    first, *allowed = re.findall(r"^[^#\s].*$", (PROJECT / ".dockerignore").read_text(), flags=re.MULTILINE)
+    assert first == "*"
+    taken = {line.removeprefix("!") for line in allowed if line.startswith("!")}
+    code = {"config", "mana_migration", "wishes", "templates", "manage.py"}
+    assert taken == code | set(re.findall(r"COPY (\S+\.txt)", (PROJECT / "Dockerfile").read_text()))
