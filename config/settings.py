@@ -217,6 +217,10 @@ MANA_MIGRATION_CONVERT_ON_TOUCH = env.boolean("MANA_MIGRATION_CONVERT_ON_TOUCH",
 MANA_MIGRATION_METRICS_ENABLED = env.boolean("MANA_MIGRATION_METRICS_ENABLED", default=False)
 MANA_MIGRATION_METRICS_TOKEN = env.text("MANA_MIGRATION_METRICS_TOKEN")
 
+# Addresses as apprise takes them (mailto://, slack://, msteams://, json:// ...), separated by commas or spaces.
+MANA_MIGRATION_NOTIFY = env.text("MANA_MIGRATION_NOTIFY")
+MANA_MIGRATION_SITE_URL = env.text("MANA_MIGRATION_SITE_URL")
+
 # Who works on runs that staff pages open: work_migration processes, or Celery's workers.
 MANA_MIGRATION_EXECUTOR = env.choice(
     "MANA_MIGRATION_EXECUTOR", default="work_migration", allowed=("work_migration", "celery")

@@ -80,3 +80,14 @@ def celery_workers() -> int:
 def celery_task_seconds() -> int:
     """Return after how many seconds a task hands its work on to a new one, so that no message is held for long."""
     return int(_get("CELERY_TASK_SECONDS", 900))
+
+
+def notify() -> str | list[str]:
+    """Return the addresses that notifications go to, as apprise takes them; empty: none are sent."""
+    found = _get("NOTIFY", "")
+    return found if isinstance(found, str) else list(found)
+
+
+def site_url() -> str:
+    """Return where the site is served (``https://site.example``), for links in notifications; empty: no links."""
+    return str(_get("SITE_URL", ""))

@@ -18,7 +18,7 @@ from mana_migration.domain.options import Controls
 from mana_migration.engine import dialect, totals
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.services import logs
+from mana_migration.services import logs, notifications
 from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus, check_transition
 
 Notice = Callable[[str], None]
@@ -165,6 +165,7 @@ def add_event(
 ) -> RunEvent:
     """Record what happened to a run."""
     logs.run_event(run_id, kind, details or {})
+    notifications.announce(run_id, kind, reason=message, using=using)
     return RunEvent.objects.using(using).create(
         run_id=run_id, kind=kind, actor=actor.name if actor else "", message=message, details=dict(details or {})
     )

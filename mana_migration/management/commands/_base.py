@@ -21,7 +21,7 @@ from mana_migration.engine import failures
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
-from mana_migration.services import logs
+from mana_migration.services import logs, notifications
 from mana_migration.services.context import StopFlag
 from wishes.errors import WishesError
 
@@ -129,6 +129,7 @@ class MigrationCommand(BaseCommand):
             self.stderr.write("aborted: nothing that was in hand was committed")
             self.exit_code = 128 + signal.SIGINT
         finally:
+            notifications.flush()
             if log is not None:
                 self._log_end(sys.exception())
                 if log.lost_lines and self.needs_log:

@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError
 
 from mana_migration.engine import failures
 from mana_migration.errors import DatabaseUnavailableError
-from mana_migration.services import logs, runs
+from mana_migration.services import logs, notifications, runs
 from mana_migration.services.worker.context import WorkerContext
 from mana_migration.states import EventKind
 
@@ -25,6 +25,7 @@ class Outage:
         self._context = context
         self._lost_since: float | None = None
         self._tries = 0
+        self._long_wait = notifications.LongWait(context.run_id, context.using)
 
     def survive(self, error: DatabaseError | InterfaceError) -> None:
         """Wait a while for a lost or busy database, longer each time, but not beyond the asked end.
@@ -53,6 +54,7 @@ class Outage:
         elif self._tries == 1:  # SQLite, where somebody else writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
             self._context.show_wait("the database is busy: trying again")
+        self._long_wait.goes_on(failures.describe(error))
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
         self._tries += 1
         self._context.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
@@ -60,6 +62,7 @@ class Outage:
     def over(self) -> None:
         """Note, once, that a lost database is back; nothing where none was lost."""
         self._tries = 0
+        self._long_wait.ended()
         if self._lost_since is None:
             return
         seconds = time.monotonic() - self._lost_since

@@ -13,7 +13,7 @@ from mana_migration.domain.pressure import Pressure, Sign, Usual, in_words, judg
 from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
-from mana_migration.services import runs
+from mana_migration.services import notifications, runs
 from mana_migration.services.context import StopFlag
 from mana_migration.states import EventKind, RunStatus
 
@@ -48,6 +48,8 @@ class Throttle:
         self._usual = Usual()
         self._looked = 0.0
         self._pressure = Pressure.NONE
+        self._reason = ""
+        self._long_wait = notifications.LongWait(run_id, using)
 
     def __call__(self, controls: Controls, seconds: float) -> bool:
         """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most.
@@ -62,7 +64,9 @@ class Throttle:
         while self._pressure is Pressure.HARD and not self._stop.wait(HOLD_STEP):
             if self._changed(controls):
                 return False
+            self._long_wait.goes_on(self._reason)
             self._look(0.0)
+        self._long_wait.ended()
         if self._pressure is Pressure.SOFT:
             self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
         return self._pressure is Pressure.NONE
@@ -86,7 +90,7 @@ class Throttle:
             self._usual.learn(health, seconds)
         if pressure is not self._pressure:
             self._tell(pressure, sign, reason)
-        self._pressure = pressure
+        self._pressure, self._reason = pressure, reason
         self._looked = time.monotonic()
 
     def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
