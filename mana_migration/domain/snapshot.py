@@ -25,6 +25,16 @@ class EventLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A time without progress; ``kind`` is that of the event that began it, or ``idle``."""
+
+    start: datetime
+    end: datetime
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckOutcome:
     """What the latest check of the rules found; ``ok`` is None where the event did not say."""
 
@@ -57,7 +67,8 @@ class RunSnapshot:
 
     ``elapsed`` counts from the start to the end or now, ``worked`` leaves out the time on pause.
     ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
-    ``series`` is (time, users handled so far), at most a few hundred points.  ``standstill`` says why
+    ``series`` is (time, users handled so far) in equal slices, at most a few hundred points; ``spans``
+    are the times without progress, ``marks`` the events to show beside them.  ``standstill`` says why
     an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
     ``waiting_for`` is that as one of the fixed words of ``pressure.Sign``, or ``database_lost``.
     ``chain`` is the head of its digests as far as they are linked, None before the first.
@@ -95,6 +106,8 @@ class RunSnapshot:
     waiting: str
     waiting_for: str
     events: Sequence[EventLine]
+    marks: Sequence[EventLine] = ()
+    spans: Sequence[Span] = ()
     chain: Head | None = None
     halving: Halving = field(default_factory=Halving)
 

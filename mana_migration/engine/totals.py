@@ -18,15 +18,13 @@ from typing import Any, Final
 from django.db import connections
 
 from mana_migration.domain.results import FIGURES, Halving, Totals
+from mana_migration.domain.time_series import UserSeries
 from mana_migration.engine import chain
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
 
 #: Upper bounds, in seconds, of the histogram of batch durations; the last is open.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-#: Points kept of a run's progress over time; every other one is dropped when there are more.
-SERIES_POINTS: Final = 240
 
 #: Batches that whoever looks at the latest reads first, a thousand users at the usual size; then twice as many.
 PAGE: Final = 20
@@ -41,7 +39,7 @@ def empty() -> dict[str, Any]:
         "batches": 0,
         "seconds": 0.0,
         "histogram": {},
-        "series": [],
+        "series": UserSeries().as_json(),
         "last_progress": None,
     }
 
@@ -57,6 +55,7 @@ def add_batches(folded: dict[str, Any], batches: Iterable[dict[str, Any]]) -> di
     result = {**empty(), **folded}
     totals = Totals.from_dict(result["totals"])
     histogram = dict(result["histogram"])
+    series = UserSeries.from_json(result["series"])
     last: datetime | None = None
     for batch in batches:
         for name in FIGURES:
@@ -70,10 +69,12 @@ def add_batches(folded: dict[str, Any], batches: Iterable[dict[str, Any]]) -> di
         result["seconds"] += seconds
         bucket = next((str(bound) for bound in BUCKETS if seconds <= bound), "+Inf")
         histogram[bucket] = histogram.get(bucket, 0) + 1
+        if last is not None:
+            series.start = series.start or batch["started_at"]
+            series.add(last, batch["selected"])
     result["totals"], result["histogram"] = totals.as_dict(), histogram
     if last is not None:
-        series = [*result["series"], [last.isoformat(), totals.selected]]
-        result["series"] = series[1::2] if len(series) > SERIES_POINTS else series
+        result["series"] = series.as_json()
         result["last_progress"] = last.isoformat()
     return result
 

@@ -1,34 +1,52 @@
-"""Charts as inline SVG: pure functions from numbers to markup, without scripts, inline styles or fixed colours.
+"""Charts as HTML and inline SVG: pure functions from numbers to markup, without scripts, inline styles or colours.
 
-Colours come from ``static/mana_migration/charts.css`` by class, so that the same markup works on
-light and dark pages, on paper and under a strict content security policy.  Every chart has a title
-and a description for screen readers; pages put the same numbers into a table behind it.  Everything
-given as text is escaped.
+Colours come from ``static/mana_migration/charts.css`` by class, so that the same markup works on light and dark
+pages, on paper and under a strict content security policy.  Text is never part of what is scaled: it has the size
+of the page's text at every width, and no figure is cut.  Pages put the same numbers into a table behind each chart.
+Everything given as text is escaped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from mana_migration.reports.formatting import short_number
 
-#: All charts are drawn on this width and scale with the page.
-WIDTH: Final = 560
+#: Height of a chart of lines in pixels; its width is the page's.
+HEIGHT: Final = 200
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 16, 30
-_BAR_LEFT, _BAR_RIGHT, _BAR_STEP = 140, 130, 34
+_GUTTER, _TOP, _BOTTOM = 46, 12, 26
+_FLOOR: Final = HEIGHT - _BOTTOM
+
+#: The plot is drawn in so many units from left to right.
+_ACROSS: Final = 1000
+
+_DAY: Final = 86_400
+
+#: Steps of a time axis, in seconds.
+_STEPS: Final = (
+    *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30),
+    *(60 * minutes for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720)),
+    *(_DAY * days for days in (1, 2, 5, 10, 20, 50, 100)),
+)
+_MOST_STEPS: Final = 4
+
+#: Seconds below which a time axis counts from its start, since a clock has no fractions.
+_SHORT: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One bar: its label, its length, the exact value as written beside it, and its colour class.
 
-    Known colours are ``green``, ``blue``, ``red``, ``mana``, ``good``, ``bad`` and ``plain``.
+    Known colours are ``green``, ``blue``, ``red``, ``mana``, ``bad``, ``warn`` and ``plain``.
     """
 
     label: str
@@ -39,197 +57,165 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: points (x, y) in order of x, its name and its colour class; ``area`` fills what is below."""
+    """One line: points (time, value) in order of time, and its colour class; ``area`` fills what is below."""
 
-    name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[datetime, float]]
     colour: str = "mana"
     area: bool = False
     dashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """Where an axis ends and what is written along it: (position, label)."""
+class Shade:
+    """A time that is shaded over the whole height, and what it says when it is pointed at."""
 
-    end: float
-    ticks: Sequence[tuple[float, str]]
+    start: datetime
+    end: datetime
+    kind: str
+    text: str
 
 
-def bars(chart_id: str, title: str, description: str, values: Sequence[Bar]) -> SafeString:
-    """Draw horizontal bars, one below the other, each with its label and exact value."""
-    height = max(1, len(values)) * _BAR_STEP + 8
-    room = WIDTH - _BAR_LEFT - _BAR_RIGHT
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened, drawn as a thin line, and what it says when it is pointed at."""
+
+    at: datetime
+    text: str
+
+
+def bars(values: Sequence[Bar]) -> SafeString:
+    """Draw horizontal bars, one below the other, each with its label and exact value as text."""
     top = max((bar.value for bar in values), default=0)
-    rows = format_html_join(
-        "",
-        '<g><text class="chart-label" x="{}" y="{}" text-anchor="end">{}</text>'
-        '<rect class="chart-{}" x="{}" y="{}" width="{}" height="20" rx="3"></rect>'
-        '<text class="chart-value" x="{}" y="{}">{}</text></g>',
-        (
-            (
-                _BAR_LEFT - 10,
-                number * _BAR_STEP + 22,
-                _cut(bar.label, 22),
-                bar.colour,
-                _BAR_LEFT,
-                number * _BAR_STEP + 7,
-                _length(bar.value, top, room),
-                _BAR_LEFT + _length(bar.value, top, room) + 8,
-                number * _BAR_STEP + 22,
-                bar.text,
-            )
-            for number, bar in enumerate(values)
+    return format_html(
+        '<ul class="chart-bars">{}</ul>',
+        format_html_join(
+            "",
+            '<li><span class="chart-label">{}</span><svg class="chart-bar" height="14" aria-hidden="true">'
+            '<rect class="chart-track" width="100%" height="14" rx="3"></rect>'
+            '<rect class="chart-{}" width="{}%" height="14" rx="3"></rect></svg>'
+            '<span class="chart-value">{}</span></li>',
+            ((bar.label, bar.colour, _percent(bar.value, top), bar.text) for bar in values),
         ),
     )
-    return _frame(chart_id, title, description, height, rows)
-
-
-def columns(chart_id: str, title: str, description: str, values: Sequence[Bar], *, height: int = 220) -> SafeString:
-    """Draw upright columns side by side, for a distribution; values are written on top."""
-    room, floor = height - _TOP - _BOTTOM - 14, height - _BOTTOM
-    top = max((bar.value for bar in values), default=0)
-    step = (WIDTH - 2 * _RIGHT) / max(1, len(values))
-    width = min(step * 0.72, 56)
-    parts = format_html_join(
-        "",
-        '<g><rect class="chart-{}" x="{}" y="{}" width="{}" height="{}" rx="3"></rect>'
-        '<text class="chart-value" x="{}" y="{}" text-anchor="middle">{}</text>'
-        '<text class="chart-tick" x="{}" y="{}" text-anchor="middle">{}</text></g>',
-        (
-            (
-                bar.colour,
-                _round(middle - width / 2),
-                _round(floor - _length(bar.value, top, room)),
-                _round(width),
-                _round(_length(bar.value, top, room)),
-                _round(middle),
-                _round(floor - _length(bar.value, top, room) - 5),
-                bar.text,
-                _round(middle),
-                floor + 18,
-                _cut(bar.label, 12),
-            )
-            for middle, bar in ((_RIGHT + step * (number + 0.5), bar) for number, bar in enumerate(values))
-        ),
-    )
-    line = format_html(
-        '<line class="chart-axis" x1="{}" y1="{}" x2="{}" y2="{}"></line>', _RIGHT, floor, WIDTH - _RIGHT, floor
-    )
-    return _frame(chart_id, title, description, height, parts + line)
 
 
 def lines(
-    chart_id: str, title: str, description: str, values: Sequence[Line], *, across: Axis, height: int = 240
+    description: str,
+    values: Sequence[Line],
+    *,
+    start: datetime,
+    end: datetime,
+    shades: Sequence[Shade] = (),
+    marks: Sequence[Mark] = (),
+    hints: Sequence[Mark] = (),
 ) -> SafeString:
-    """Draw lines over a common horizontal axis; the vertical axis starts at 0 and ends above the highest point."""
+    """Draw lines over the time from ``start`` to ``end``, on a vertical axis from 0 to above the highest point.
+
+    ``hints`` say the values: each where the time from the hint before it to its own is pointed at.
+    """
+    span = max((end - start).total_seconds(), 0.001)
     ticks = nice_ticks(max((y for line in values for _, y in line.points), default=0))
-    top, floor = max(ticks[-1], 1e-9), height - _BOTTOM
-    room, wide = floor - _TOP, WIDTH - _LEFT - _RIGHT
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        share = x / across.end if across.end > 0 else 0.0
-        return _round(_LEFT + wide * share), _round(floor - room * (y / top))
+    def across(at: datetime) -> float:
+        return round(min(max((at - start).total_seconds() / span, 0.0), 1.0) * 100, 2)
 
-    grid = format_html_join(
+    def height(value: float) -> float:
+        return round(_FLOOR - (_FLOOR - _TOP) * (value / ticks[-1]), 1)
+
+    labels = format_html_join(
         "",
-        '<line class="chart-grid" x1="{}" y1="{}" x2="{}" y2="{}"></line>'
         '<text class="chart-tick" x="{}" y="{}" text-anchor="end">{}</text>',
-        (
-            (_LEFT, place(0, tick)[1], WIDTH - _RIGHT, place(0, tick)[1], _LEFT - 8, place(0, tick)[1] + 4, text)
-            for tick, text in ((tick, short_number(tick)) for tick in ticks)
-        ),
+        ((_GUTTER - 8, height(tick) + 4, short_number(tick)) for tick in ticks),
     )
-    below = format_html_join(
+    grid = format_html_join(
+        "", '<line class="chart-grid" x1="0" y1="{0}" x2="100%" y2="{0}"></line>', ((height(tick),) for tick in ticks)
+    )
+    times = format_html_join(
         "",
-        '<text class="chart-tick" x="{}" y="{}" text-anchor="{}">{}</text>',
-        (
-            (place(x, 0)[0], floor + 18, "end" if across.end and x / across.end > 0.95 else "middle", label)
-            for x, label in across.ticks
-        ),
-    )
+        '<text class="chart-tick" x="{}%" y="{}" text-anchor="{}">{}</text>',
+        ((x, HEIGHT - 8, "start" if x < 4 else "end" if x > 93 else "middle", label) for x, label in
+         ((across(at), label) for at, label in time_ticks(start, end))),
+    )  # fmt: skip
+    shaded = _areas([(across(s.start), across(s.end), f"chart-shade chart-shade-{s.kind}", s.text) for s in shades])
     drawn = format_html_join(
-        "", "{}", ((_line(line, [place(x, y) for x, y in line.points], floor),) for line in values)
+        "", "{}", ((_line(line, [(across(x) * _ACROSS / 100, height(y)) for x, y in line.points]),) for line in values)
     )
-    return _frame(chart_id, title, description, height, grid + below + drawn)
-
-
-def progress_bar(chart_id: str, title: str, share: float) -> SafeString:
-    """Draw a bar that is filled to ``share`` (0 to 1)."""
-    width = _round(max(0.0, min(1.0, share)) * WIDTH)
-    body = format_html(
-        '<rect class="chart-track" x="0" y="0" width="{}" height="18" rx="9"></rect>'
-        '<rect class="chart-mana" x="0" y="0" width="{}" height="18" rx="9"></rect>',
-        WIDTH,
-        width,
+    marked = format_html_join(
+        "",
+        '<line class="chart-mark" x1="{0}%" y1="{1}" x2="{0}%" y2="{2}"><title>{3}</title></line>',
+        ((across(mark.at), _TOP, _FLOOR + 5, mark.text) for mark in marks),
     )
-    return _frame(chart_id, title, title, 18, body)
+    before = [start, *(hint.at for hint in hints)]
+    pointed = _areas(
+        [(across(since), across(hint.at), "chart-hint", hint.text)
+         for since, hint in zip(before, hints, strict=False) if not _is_shaded(since, hint.at, shades)]
+    )  # fmt: skip
+    return format_html(
+        '<div class="chart" role="img" aria-label="{}"><svg class="chart-gutter" width="{}" height="{}">{}</svg>'
+        '<svg class="chart-plot" height="{}">{}{}<svg width="100%" height="{}" viewBox="0 0 {} {}" '
+        'preserveAspectRatio="none">{}</svg>{}{}{}</svg></div>',
+        *(description, _GUTTER, HEIGHT, labels, HEIGHT, grid, shaded, HEIGHT, _ACROSS, HEIGHT),
+        *(drawn, pointed, marked, times),
+    )
 
 
-def nice_ticks(highest: float, parts: int = 4) -> list[float]:
-    """Return round numbers from 0 to at least ``highest``, about ``parts`` steps of 1, 2, 2.5 or 5 times 10^n."""
-    if highest <= 0:
-        return [0.0, 1.0]
-    rough = highest / parts
-    power = 10.0 ** (len(str(int(rough))) - 1) if rough >= 1 else 10.0**-3
-    while power * 10 <= rough:
+def nice_ticks(highest: float, parts: int = 4) -> list[int]:
+    """Return whole numbers from 0 to at least ``highest`` in at most ``parts`` steps of 1, 2 or 5 times 10^n."""
+    power = 1
+    while True:
+        for factor in (1, 2, 5):
+            step = factor * power
+            if step * parts >= highest:
+                return [number * step for number in range(max(1, -int(-highest // step)) + 1)]
         power *= 10
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
-    if highest >= parts:
-        step = float(round(step)) or 1.0  # what is counted has no halves
-    count = 1
-    while count * step < highest:
-        count += 1
-    return [number * step for number in range(count + 1)]
 
 
-def _line(line: Line, places: Sequence[tuple[float, float]], floor: float) -> SafeString:
+def time_ticks(start: datetime, end: datetime) -> list[tuple[datetime, str]]:
+    """Return round times of the clock between two moments, with what is written below them."""
+    span = (end - start).total_seconds()
+    step = next((step for step in _STEPS if span <= step * _MOST_STEPS), _STEPS[-1])
+    if span < _SHORT:
+        return [(start + timedelta(seconds=n * step), f"{n * step:g} s") for n in range(int(span / step) + 1)]
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    base = midnight if step <= _DAY else midnight + timedelta(days=1)
+    first = -int(-(start - base).total_seconds() // step)
+    moments = [base + timedelta(seconds=n * step) for n in range(first, first + int(span / step) + 2)]
+    return [(at, _clock(at, step)) for at in moments if start <= at <= end]
+
+
+def _clock(at: datetime, step: float) -> str:
+    if step >= _DAY or (step >= 3600 and at.hour == at.minute == 0):
+        return date_format(at, "j M")
+    return f"{at:%H:%M}" if step >= 60 else f"{at:%H:%M:%S}"
+
+
+def _is_shaded(start: datetime, end: datetime, shades: Sequence[Shade]) -> bool:
+    return any(shade.start <= start and end <= shade.end for shade in shades)
+
+
+def _areas(areas: Sequence[tuple[float, float, str, str]]) -> SafeString:
+    """Draw areas over the whole height: (from, to) in percent, class, and what each says when it is pointed at."""
+    return format_html_join(
+        "",
+        '<rect class="{}" x="{}%" y="{}" width="{}%" height="{}"><title>{}</title></rect>',
+        ((name, low, _TOP, round(max(high - low, 0.2), 2), _FLOOR - _TOP, text) for low, high, name, text in areas),
+    )
+
+
+def _line(line: Line, places: Sequence[tuple[float, float]]) -> SafeString:
     if not places:
         return SafeString("")
-    path = " ".join(f"{x},{y}" for x, y in places)
+    path = " ".join(f"{x:g},{y:g}" for x, y in places)
     area = SafeString("")
     if line.area:
-        corners = f"{places[0][0]},{floor} {path} {places[-1][0]},{floor}"
+        corners = f"{places[0][0]:g},{_FLOOR} {path} {places[-1][0]:g},{_FLOOR}"
         area = format_html('<polygon class="chart-area chart-{}" points="{}"></polygon>', line.colour, corners)
-    dot = SafeString("")
-    if len(places) == 1:
-        dot = format_html('<circle class="chart-{}" cx="{}" cy="{}" r="4"></circle>', line.colour, *places[0])
-    stroke = format_html(
+    return area + format_html(
         '<polyline class="chart-line chart-line-{}{}" points="{}"></polyline>',
-        line.colour,
-        " chart-dashed" if line.dashed else "",
-        path,
-    )
-    return area + stroke + dot
-
-
-def _frame(chart_id: str, title: str, description: str, height: int, body: SafeString) -> SafeString:
-    return format_html(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc" '
-        'xmlns="http://www.w3.org/2000/svg" focusable="false">'
-        '<title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
-        WIDTH,
-        height,
-        chart_id,
-        chart_id,
-        chart_id,
-        title,
-        chart_id,
-        description,
-        body,
+        *(line.colour, " chart-dashed" if line.dashed else "", path),
     )
 
 
-def _length(value: float, top: float, room: float) -> float:
+def _percent(value: float, top: float) -> float:
     """Return how long a bar is; what is there at all can be seen."""
-    if value <= 0 or top <= 0:
-        return 0.0
-    return max(2.0, _round(value / top * room))
-
-
-def _round(value: float) -> float:
-    return round(value, 1)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return 0.0 if value <= 0 or top <= 0 else max(0.5, round(value / top * 100, 2))

@@ -29,6 +29,9 @@ from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, section
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.
 USERS_LISTED: Final = 5_000
 
+#: Tables whose rows are problems.
+PROBLEMS: Final = ("errors", "skipped", "shortfalls")
+
 _STYLES: Final = ("charts.css", "report.css")
 _STATIC: Final = Path(__file__).resolve().parent.parent / "static" / "mana_migration"
 
@@ -87,7 +90,8 @@ def context(report: RunReport) -> dict[str, Any]:
     """Return what the template shows; every value is text."""
     seen = report.snapshot
     listed, problems_first = _listed(report)
-    tables = [_table(section) for section in sections(report)]
+    # sorted() keeps the order of equals
+    tables = [_table(section) for section in sorted(sections(report), key=_is_calm)]
     return {
         "policy": content_security_policy(),
         "style": style(),
@@ -153,6 +157,11 @@ def _listed(report: RunReport) -> tuple[list[UserDetail], bool]:
     known = {line.record for line in listed}
     others = (line for line in report.details if line.record not in known)
     return [*listed, *islice(others, USERS_LISTED - len(listed))], True
+
+
+def _is_calm(section: Section) -> bool:
+    """Say whether a table has no problem to show; those that have one come first."""
+    return section.ok is not False and not (section.rows and section.key in PROBLEMS)
 
 
 def _table(section: Section) -> Table:

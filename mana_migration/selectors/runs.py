@@ -19,6 +19,8 @@ from mana_migration.domain.chain import Head
 from mana_migration.domain.pressure import Pressure, in_words
 from mana_migration.domain.results import Halving, Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
+from mana_migration.domain.time_series import UserSeries
+from mana_migration.domain.timeline import spans
 from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunNotFoundError
@@ -30,7 +32,7 @@ from wishes.rates import COLOURS
 #: Events shown, and batches looked at for the rate now.
 EVENTS_SHOWN, RECENT_BATCHES = 10, 300
 
-#: Holds and interruptions considered when the time on pause is summed up; the latest ones.
+#: Events considered for times without progress, the latest ones.
 MARKS: Final = 500
 
 _HOLDS: Final = {EventKind.PAUSED: True, EventKind.RESUMED: False, EventKind.STOPPED: False}
@@ -47,6 +49,7 @@ class _Seen:
     folded: dict[str, Any]
     halving: Halving
     recent: list[speed.Finished]
+    history: list[RunEvent]
     marks: list[RunEvent]
     checked: RunEvent | None
     wait: RunEvent | None
@@ -118,6 +121,8 @@ def runs_since(using: str, since: datetime) -> list[RunLine]:
 
 def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
     events = RunEvent.objects.using(using).filter(run_id=run.pk).order_by("-id")
+    # a run with many failing users splits many batches
+    history = list(reversed(events.exclude(kind=EventKind.BATCH_SPLIT)[:MARKS]))
     folded = figures.folded_figures(run, using)
     return _Seen(
         run=run,
@@ -125,11 +130,16 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         folded=folded,
         halving=figures.halving(run, using, folded),
         recent=_recent_batches(run, using) if run.is_open else [],
-        marks=list(reversed(events.filter(kind__in=[*_HOLDS, *_GAPS])[:MARKS])),
-        checked=events.filter(kind=EventKind.CHECKED).first(),
-        wait=events.filter(kind__in=_WAITS).first() if run.is_open else None,
+        history=history,
+        marks=[event for event in history if event.kind in (*_HOLDS, *_GAPS)],
+        checked=_latest(history, EventKind.CHECKED),
+        wait=_latest(history, *_WAITS) if run.is_open else None,
         events=list(events[:EVENTS_SHOWN]),
     )
+
+
+def _latest(events: Sequence[RunEvent], *kinds: EventKind) -> RunEvent | None:
+    return next((event for event in reversed(events) if event.kind in kinds), None)
 
 
 def _recent_batches(run: MigrationRun, using: str) -> list[speed.Finished]:
@@ -146,10 +156,11 @@ def _judge(seen: _Seen) -> RunSnapshot:
     """Turn what was read into what is shown; no query is made here."""
     run, now = seen.run, seen.now
     totals = Totals.from_dict(seen.folded["totals"])
-    series = [(datetime.fromisoformat(at), int(users)) for at, users in seen.folded["series"]]
+    series = UserSeries.from_json(seen.folded["series"])
     last = seen.folded["last_progress"]
     last_progress = datetime.fromisoformat(last) if last else None
     end = now if run.is_open else (run.finished_at or now)
+    points, history = series.points(), [event_line(event) for event in seen.history]
     elapsed = max(0.0, (end - run.created_at).total_seconds())
     worked = max(0.0, elapsed - speed.paused_seconds(_marks(seen.marks, series), end))
     paused = run.status == RunStatus.PAUSED
@@ -192,7 +203,9 @@ def _judge(seen: _Seen) -> RunSnapshot:
         halving=seen.halving,
         batch_seconds=float(seen.folded["seconds"]),
         durations=_durations(seen.folded["histogram"]),
-        series=series,
+        series=points,
+        marks=history,
+        spans=spans(history, points, end),
         last_progress=last_progress,
         error_rate=ErrorRate(totals.failed, totals.attempted, _limit(run)),
         check=_check(seen.checked),
@@ -204,7 +217,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
     )
 
 
-def _marks(events: Iterable[RunEvent], series: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, bool]]:
+def _marks(events: Iterable[RunEvent], series: UserSeries) -> list[tuple[datetime, bool]]:
     """Return when the run was held: paused, or interrupted and gone on with later without progress in between."""
     marks: list[tuple[datetime, bool]] = []
     interrupted: datetime | None = None
@@ -212,7 +225,7 @@ def _marks(events: Iterable[RunEvent], series: Sequence[tuple[datetime, int]]) -
         if event.kind in _HOLDS:
             marks.append((event.created_at, _HOLDS[EventKind(event.kind)]))
         elif event.kind == EventKind.RESUMED_WORK and interrupted is not None:
-            progressed = any(interrupted < at < event.created_at for at, _ in series)
+            progressed = series.handled_between(interrupted, event.created_at)
             marks += [] if progressed else [(interrupted, True), (event.created_at, False)]
         interrupted = event.created_at if event.kind == EventKind.INTERRUPTED else None
     return marks

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,27 +87,24 @@ def test_what_an_actor_wrote_is_text_on_the_page_of_a_run() -> None:
     assert re.findall(r">(\w+)</a>", links) == ["records", "batches", "events", "fixes"]
 
 
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+
+
+def _lines(words: str = "d", colour: str = "mana", **values: Any) -> str:
+    line = charts.Line([(NOON, 1), (NOON + timedelta(seconds=10), 4)], colour, area=True)
+    return charts.lines(words, [line], start=NOON, end=NOON + timedelta(seconds=10), **values)
+
+
 CHARTS: dict[str, Callable[[str], str]] = {
-    "bars, id": lambda text: charts.bars(text, "t", "d", []),
-    "bars, title": lambda text: charts.bars("a", text, "d", []),
-    "bars, description": lambda text: charts.bars("a", "t", text, []),
-    "bars, label": lambda text: charts.bars("a", "t", "d", [charts.Bar(text, 3, "3")]),
-    "bars, value": lambda text: charts.bars("a", "t", "d", [charts.Bar("x", 3, text)]),
-    "bars, colour": lambda text: charts.bars("a", "t", "d", [charts.Bar("x", 3, "3", text)]),
-    "columns, label": lambda text: charts.columns("a", "t", "d", [charts.Bar(text, 3, "3")]),
-    "columns, value": lambda text: charts.columns("a", "t", "d", [charts.Bar("x", 3, text)]),
-    "columns, colour": lambda text: charts.columns("a", "t", "d", [charts.Bar("x", 3, "3", text)]),
-    "lines, colour": lambda text: charts.lines(
-        "a", "t", "d", [charts.Line("x", [(0, 1), (10, 4)], text, area=True)], across=charts.Axis(10, [(0, "x")])
-    ),
-    "lines, colour of a point": lambda text: charts.lines(
-        "a", "t", "d", [charts.Line("x", [(0, 1)], text)], across=charts.Axis(10, [(0, "x")])
-    ),
-    "lines, tick": lambda text: charts.lines(
-        "a", "t", "d", [charts.Line("x", [(0, 1), (10, 4)])], across=charts.Axis(10, [(0, text)])
-    ),
-    "progress, id": lambda text: charts.progress_bar(text, "t", 0.4),
-    "progress, title": lambda text: charts.progress_bar("a", text, 0.4),
+    "bars, label": lambda text: charts.bars([charts.Bar(text, 3, "3")]),
+    "bars, value": lambda text: charts.bars([charts.Bar("x", 3, text)]),
+    "bars, colour": lambda text: charts.bars([charts.Bar("x", 3, "3", text)]),
+    "lines, description": _lines,
+    "lines, colour": lambda text: _lines("d", text),
+    "lines, shade": lambda text: _lines(shades=[charts.Shade(NOON, NOON, "idle", text)]),
+    "lines, kind of a shade": lambda text: _lines(shades=[charts.Shade(NOON, NOON, text, "x")]),
+    "lines, mark": lambda text: _lines(marks=[charts.Mark(NOON, text)]),
+    "lines, hint": lambda text: _lines(hints=[charts.Mark(NOON, text)]),
 }
 
 

@@ -9,6 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.results import Totals
+from mana_migration.domain.time_series import UserSeries
 from mana_migration.engine import totals
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
@@ -99,16 +100,16 @@ def test_looking_at_a_run_costs_the_same_however_many_batches_are_folded() -> No
     assert len(totals.unfolded(large.pk, "default")) == 1
 
 
-def test_the_series_over_time_stays_short() -> None:
+def test_users_over_time_are_kept_by_when_their_batches_ended_in_any_order() -> None:
     run = make_run()
-    for number in range(2 * totals.SERIES_POINTS + 10):
-        run.folded = totals.add_batches(
-            run.folded, [{**done(1).as_dict(), "started_at": after(number), "finished_at": after(number)}]
-        )
-    series = run.folded["series"]
-    assert len(series) <= totals.SERIES_POINTS
-    assert series[-1] == [after(2 * totals.SERIES_POINTS + 9).isoformat(), 2 * totals.SERIES_POINTS + 10]
-    assert [point[1] for point in series] == sorted(point[1] for point in series)
+    batches = [
+        {**done(users).as_dict(), "started_at": after(at - 1), "finished_at": after(at)}
+        for at, users in ((1, 5), (100, 7), (40, 3))
+    ]
+    run.folded = totals.add_batches(totals.add_batches(run.folded, batches[:2]), batches[2:])
+    points = UserSeries.from_json(run.folded["series"]).points()
+    by = {at: users for at, users in points if at in (after(0), after(39), after(41), after(99), points[-1][0])}
+    assert by == {after(0): 0, after(39): 5, after(41): 8, after(99): 8, points[-1][0]: 15}
 
 
 def test_the_latest_batches_are_those_that_attempted_so_many() -> None:

@@ -71,7 +71,7 @@ def poisoned(report: RunReport, text: str) -> RunReport:
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_hostile_text_changes_no_element_of_the_page(run: int, text: str) -> None:
     with run_report("default", run) as report:
-        calm, page = Page(html_of(poisoned(report, "calm"))), Page(html_of(poisoned(report, text)))
+        calm, page = Page(html_of(poisoned(report, "c" * len(text)))), Page(html_of(poisoned(report, text)))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in calm.elements]
     assert [sorted(attributes) for _, attributes in page.elements] == [sorted(attrs) for _, attrs in calm.elements]
 
@@ -108,14 +108,13 @@ def test_the_style_sheet_survives_escaping() -> None:
     assert escape(report_html.style()) == report_html.style()
 
 
-def test_every_chart_has_a_title_a_description_and_its_numbers(run: int) -> None:
+def test_every_chart_says_what_it_shows_and_has_its_numbers(run: int) -> None:
     with run_report("default", run) as report:
         text = html_of(report)
     figures = re.findall(r"<figure.*?</figure>", text, flags=re.DOTALL)
     assert len(figures) >= 4
     for figure in figures:
-        assert re.search(r'<svg [^>]*role="img"', figure)
-        assert re.search(r"<title [^>]*>[^<]+</title><desc [^>]*>[^<]+</desc>", figure)
+        assert re.search(r'role="img" aria-label="[^"]+"|<ul class="chart-bars">', figure)
         assert "<details>" in figure
         assert figure.count("<tr>") >= 2
     ids = re.findall(r' id="([^"]+)"', text)
@@ -165,7 +164,7 @@ def test_a_browser_shows_it_quietly_and_axe_finds_nothing(browser: Any, tmp_path
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
     assert (said, asked) == ([], [file.as_uri()])
-    assert page.locator("svg.chart").count() >= 4
+    assert page.locator("figure svg").count() >= 4
     assert page.evaluate("getComputedStyle(document.body).fontSize") == "16px"  # the policy let the style sheet in
     found = Axe().run(page).response["violations"]
     assert [(violation["id"], violation["nodes"][0]["html"]) for violation in found] == []
