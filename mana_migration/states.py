@@ -1,7 +1,10 @@
-"""The states of a run, a batch and a user's migration, and the only ways between them."""
+"""The statuses of runs, batches and records: what each means, where it leads, what it allows, how it is shown."""
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from django.db import models
@@ -15,83 +18,202 @@ class RunKind(models.TextChoices):
     MIGRATION = "migration", "Migration"
     """Converts wishes to mana."""
     ROLLBACK = "rollback", "Rollback"
-    """Takes conversions back."""
+    """Reverses conversions."""
     IMPORT = "import", "Import"
-    """Brought in users whom the old system had already migrated; holds their records."""
+    """Records users whom the old system had already migrated."""
+
+
+class EventKind(models.TextChoices):
+    """What happened to a run."""
+
+    STARTED = "started", "Started"
+    RESUMED_WORK = "joined", "Process joined"
+    INTERRUPTED = "interrupted", "Interrupted"
+    PAUSED = "paused", "Paused"
+    RESUMED = "resumed", "Resumed"
+    STOPPED = "stopped", "Stopped"
+    SETTING_CHANGED = "setting_changed", "Setting changed"
+    BATCH_SPLIT = "batch_split", "Batch split"
+    THROTTLED = "throttled", "Waiting for the database"
+    DATABASE_LOST = "database_lost", "Database lost"
+    BREAKER_TRIPPED = "breaker_tripped", "Breaker tripped"
+    CHECKED = "checked", "Checked"
+    FINISHED = "finished", "Finished"
+    ROLLED_BACK = "rolled_back", "Rolled back"
+
+
+class Action(enum.StrEnum):
+    """What can be asked of a run."""
+
+    WORK = "work"
+    """Start or join processes that work on it, or on the rollback of it that its breaker opened."""
+    PAUSE = "pause"
+    RESUME = "resume"
+    STOP = "stop"
+    SET = "set"
+    """Change its batch size, delay or error threshold."""
+    ROLL_BACK = "roll back"
+    """Reverse its conversions; an open migration is stopped first."""
+
+
+class Tone(enum.StrEnum):
+    """How a status or a figure is to be taken; colours follow it, and the words say the same."""
+
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+    PLAIN = "plain"
 
 
 class RunStatus(models.TextChoices):
-    """Where a run stands."""
+    """The status of a run; what follows from each is in ``RUN_STATES``."""
 
     RUNNING = "running", "Running"
     """Open: processes work on it, or will as soon as the same command is given again."""
     PAUSED = "paused", "Paused"
-    """Open: an operator holds it; workers wait at their next batch."""
+    """Open: an operator paused it; workers wait before their next batch."""
     CHECKING = "checking", "Checking"
-    """Open: every user is accounted for; the rules are being checked."""
+    """Open: all users are processed; integrity checks are running."""
     COMPLETED = "completed", "Completed"
-    """Closed: every selected user is accounted for and the rules hold."""
+    """Closed: all selected users are processed and all checks passed."""
     FAILED = "failed", "Failed its check"
-    """Closed: the users were handled, but a rule does not hold; the reason says which."""
+    """Closed: all users are processed, but a check failed; the reason says which."""
     STOPPED = "stopped", "Stopped"
-    """Closed: an operator ended it early; what it did stands, the rest is for the next run."""
+    """Closed early: what it did is kept, the remaining users are for the next run."""
     ROLLING_BACK = "rolling_back", "Rolling back"
-    """Closed to new work: a rollback run is taking its conversions back."""
+    """Closed to new work: a rollback run is reversing its conversions."""
     ROLLED_BACK = "rolled_back", "Rolled back"
-    """Closed: its conversions were taken back (users who had spent the mana may remain, listed)."""
+    """Closed: its conversions were reversed (users who had spent the mana may remain, listed)."""
 
+    @property
+    def state(self) -> RunState:
+        """What follows from this status."""
+        return RUN_STATES[self]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run in this status holds the database's one slot for a mass run."""
+        return self.state.is_open
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no work is left, neither on the run nor on a rollback of it that its breaker opened."""
+        return Action.WORK not in self.state.allows and Action.RESUME not in self.state.allows
+
+
+class StopCause(models.TextChoices):
+    """Why a run ended other than by completing; exit codes and the advice at its end depend on it."""
+
+    OPERATOR = "operator", "Stopped by an operator"
+    MASS_ROLLBACK = "mass_rollback", "A mass rollback began"
+    BREAKER = "breaker", "Too many users failed"
+    INTEGRITY = "integrity", "An integrity check failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What follows from a run's status.
+
+    ``leads_to``: the statuses that it can change to.  ``allows``: what can be asked of the run.
+    ``event``: what is recorded when a run changes to it.
+    """
+
+    leads_to: tuple[RunStatus, ...]
+    allows: tuple[Action, ...]
+    tone: Tone
+    event: EventKind | None
+    is_open: bool = False
+
+
+RUN_STATES: Final[dict[RunStatus, RunState]] = {
+    RunStatus.RUNNING: RunState(
+        leads_to=(
+            RunStatus.PAUSED,  # an operator pauses it
+            RunStatus.CHECKING,  # the last pass found no user left
+            RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
+            RunStatus.ROLLING_BACK,  # the breaker tripped
+        ),
+        allows=(Action.WORK, Action.PAUSE, Action.STOP, Action.SET, Action.ROLL_BACK),
+        tone=Tone.PLAIN,
+        event=EventKind.RESUMED,
+        is_open=True,
+    ),
+    RunStatus.PAUSED: RunState(
+        leads_to=(
+            RunStatus.RUNNING,  # an operator resumes it
+            RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
+        ),
+        allows=(Action.RESUME, Action.STOP, Action.SET, Action.ROLL_BACK),
+        tone=Tone.WARN,
+        event=EventKind.PAUSED,
+        is_open=True,
+    ),
+    RunStatus.CHECKING: RunState(
+        leads_to=(
+            RunStatus.COMPLETED,  # all checks passed
+            RunStatus.FAILED,  # a check failed
+            RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
+            RunStatus.ROLLING_BACK,  # the breaker tripped when all users were processed
+        ),
+        allows=(Action.WORK, Action.STOP, Action.SET, Action.ROLL_BACK),
+        tone=Tone.PLAIN,
+        event=None,
+        is_open=True,
+    ),
+    RunStatus.COMPLETED: RunState(
+        leads_to=(RunStatus.ROLLED_BACK,),  # a later rollback reversed all that was left of it
+        allows=(Action.ROLL_BACK,),
+        tone=Tone.GOOD,
+        event=EventKind.FINISHED,
+    ),
+    RunStatus.FAILED: RunState(
+        leads_to=(RunStatus.ROLLED_BACK,),  # a later rollback reversed all that was left of it
+        allows=(Action.ROLL_BACK,),
+        tone=Tone.BAD,
+        event=EventKind.FINISHED,
+    ),
+    RunStatus.STOPPED: RunState(
+        leads_to=(RunStatus.ROLLED_BACK,),  # a later rollback reversed all that was left of it
+        allows=(Action.ROLL_BACK,),
+        tone=Tone.WARN,
+        event=EventKind.STOPPED,
+    ),
+    RunStatus.ROLLING_BACK: RunState(
+        leads_to=(RunStatus.ROLLED_BACK,),  # the rollback that the breaker opened has finished
+        allows=(Action.WORK,),
+        tone=Tone.BAD,
+        event=EventKind.BREAKER_TRIPPED,
+    ),
+    RunStatus.ROLLED_BACK: RunState(
+        leads_to=(),
+        allows=(),
+        tone=Tone.WARN,
+        event=EventKind.ROLLED_BACK,
+    ),
+}
 
 #: At most one mass run per database is in one of these.
-OPEN_STATUSES: Final = (RunStatus.RUNNING, RunStatus.PAUSED, RunStatus.CHECKING)
+OPEN_STATUSES: Final = tuple(status for status, state in RUN_STATES.items() if state.is_open)
 
-#: Every edge, with when it happens.
-RUN_TRANSITIONS: Final[dict[RunStatus, tuple[RunStatus, ...]]] = {
-    RunStatus.RUNNING: (
-        RunStatus.PAUSED,  # an operator, or a full disk, asks for a pause
-        RunStatus.CHECKING,  # the last look found nobody left
-        RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
-        RunStatus.ROLLING_BACK,  # the breaker tripped
-    ),
-    RunStatus.PAUSED: (
-        RunStatus.RUNNING,  # an operator resumes it
-        RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
-    ),
-    RunStatus.CHECKING: (
-        RunStatus.RUNNING,  # users appeared before the check: back to work
-        RunStatus.COMPLETED,  # the rules hold
-        RunStatus.FAILED,  # a rule does not hold
-        RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
-        RunStatus.ROLLING_BACK,  # the breaker tripped at its last look
-    ),
-    RunStatus.COMPLETED: (
-        RunStatus.ROLLED_BACK,  # a later rollback of this run took everything back
-    ),
-    RunStatus.FAILED: (
-        RunStatus.ROLLED_BACK,  # a later rollback of this run took everything back
-    ),
-    RunStatus.STOPPED: (
-        RunStatus.ROLLED_BACK,  # a later rollback of this run took everything back
-    ),
-    RunStatus.ROLLING_BACK: (
-        RunStatus.ROLLED_BACK,  # the breaker's rollback run has finished
-    ),
-    RunStatus.ROLLED_BACK: (),
-}
+
+def statuses_before(target: RunStatus) -> Sequence[RunStatus]:
+    """Return the statuses from which a run can change to this one."""
+    return [status for status, state in RUN_STATES.items() if target in state.leads_to]
 
 
 def check_transition(run: int, current: str, target: RunStatus) -> None:
-    """Refuse a change of status that is no edge of ``RUN_TRANSITIONS``.
+    """Refuse a change of status that ``RUN_STATES`` does not have.
 
     Raises:
-        TransitionError: there is no such edge.
+        TransitionError: there is no such change.
     """
-    allowed = RUN_TRANSITIONS[RunStatus(current)]
+    allowed = RunStatus(current).state.leads_to
     if target not in allowed:
         raise TransitionError(run=run, current=current, target=str(target), allowed=[str(s) for s in allowed])
 
 
 class BatchStatus(models.TextChoices):
-    """Where a batch stands."""
+    """The status of a batch."""
 
     PLANNED = "planned", "Planned"
     """Waiting for a worker; while one works on it the row is locked and still says planned."""
@@ -111,23 +233,8 @@ class UserStatus(models.TextChoices):
     SKIPPED = "skipped", "Skipped"
     """Left out on purpose; the error's class says why."""
     ROLLED_BACK = "rolled_back", "Rolled back"
-    """Was converted by this run and taken back since."""
+    """Was converted by this run and rolled back since."""
 
 
-class EventKind(models.TextChoices):
-    """What happened to a run."""
-
-    STARTED = "started", "Started"
-    RESUMED_WORK = "joined", "Gone on with"
-    INTERRUPTED = "interrupted", "Interrupted"
-    PAUSED = "paused", "Paused"
-    RESUMED = "resumed", "Resumed"
-    STOPPED = "stopped", "Stopped"
-    SETTING_CHANGED = "setting_changed", "Setting changed"
-    BATCH_SPLIT = "batch_split", "Batch split"
-    THROTTLED = "throttled", "Waiting for the database"
-    DATABASE_LOST = "database_lost", "Database lost"
-    BREAKER_TRIPPED = "breaker_tripped", "Breaker tripped"
-    CHECKED = "checked", "Checked"
-    FINISHED = "finished", "Finished"
-    ROLLED_BACK = "rolled_back", "Rolled back"
+#: Users left as they are, who are listed with the reason.
+PROBLEM_STATUSES: Final = [UserStatus.FAILED, UserStatus.SKIPPED]

@@ -122,6 +122,7 @@ class RunSummary:
     status: str
     totals: Totals
     seconds: float
+    cause: str = ""
     reason: str = ""
     started_at: datetime | None = None
     handled: int | None = None

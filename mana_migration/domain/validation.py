@@ -173,6 +173,11 @@ class ValidationReport:
         return not self.error_count
 
     @property
+    def broken(self) -> str:
+        """Return the checks with error-level findings that remain, with their counts; empty where all passed."""
+        return ", ".join(f"{check.id} {check.count:,}" for check in self.checks if check.blocks)
+
+    @property
     def error_count(self) -> int:
         """Error-level findings that remain."""
         return self.remaining(ERROR)

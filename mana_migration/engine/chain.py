@@ -30,7 +30,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain import chain
 from mana_migration.domain.chain import LINKED_FIGURES, MARK_LENGTH, OUTCOMES, Break, Head, Walk
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.states import OPEN_STATUSES, BatchStatus, RunKind
+from mana_migration.states import BatchStatus
 
 #: Records read at once, about, and batches at most.
 PAGE_USERS: Final = 4_000
@@ -302,7 +302,7 @@ def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
 
 def forgets(run: MigrationRun) -> bool:
     """Say whether a run deleted the records of those whom it took back."""
-    return run.kind == RunKind.ROLLBACK and run.options.get("preserve_logs") is False
+    return run.deletes_records
 
 
 def _taken_back(using: str, run: MigrationRun) -> int:
@@ -341,7 +341,7 @@ def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str) -> None
     unlinked = MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, number=None)
     found.undigested += unlinked.filter(digest="").count()
     loose = unlinked.exclude(digest="")
-    if run.status not in OPEN_STATUSES and loose.exists():
+    if not run.is_open and loose.exists():
         first = loose.order_by("pk").values_list("pk", flat=True)[0]
         found.breaks.append(Break(run.pk, first, None, f"batch {first} is done and in no chain"))
         return

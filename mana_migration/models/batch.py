@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 from django.db.models import F, Q
 
@@ -9,12 +11,28 @@ from mana_migration.models.run import MigrationRun
 from mana_migration.states import BatchStatus
 
 
+class MigrationBatchQuerySet(models.QuerySet["MigrationBatch"]):
+    """Batches by what has become of them."""
+
+    def planned(self) -> MigrationBatchQuerySet:
+        """Keep those that wait for a worker or are in one's hands."""
+        return self.filter(folded=False, status=BatchStatus.PLANNED)
+
+    def done(self) -> MigrationBatchQuerySet:
+        """Keep those that were handled."""
+        return self.filter(status=BatchStatus.DONE)
+
+    def unfolded(self) -> MigrationBatchQuerySet:
+        """Keep those that were handled and are not in the run's sums yet, oldest first; at most a few hundred."""
+        return self.done().filter(folded=False).order_by("finished_at", "id")
+
+
 class MigrationBatch(models.Model):
     """A slice of a run's users, handled in one transaction.
 
     ``first_user`` and ``last_user`` are primary keys as text, both included, so that numbers and
     UUIDs are kept alike.  Money columns are exact: a batch whose sums would leave the range of
-    BIGINT is halved before it is handled.
+    BIGINT is split before it is handled.
     """
 
     run = models.ForeignKey(MigrationRun, on_delete=models.PROTECT, related_name="batches")
@@ -55,6 +73,8 @@ class MigrationBatch(models.Model):
         db_default="",
         help_text="SHA-256 of the link before, its number, digest and figures.",
     )
+
+    objects: ClassVar[MigrationBatchQuerySet] = MigrationBatchQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         verbose_name_plural = "migration batches"

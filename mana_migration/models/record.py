@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -9,7 +11,19 @@ from django.db.models.functions import Now
 
 from mana_migration.models.batch import MigrationBatch
 from mana_migration.models.run import MigrationRun
-from mana_migration.states import UserStatus
+from mana_migration.states import PROBLEM_STATUSES, UserStatus
+
+
+class UserMigrationQuerySet(models.QuerySet["UserMigration"]):
+    """Records by what became of the user."""
+
+    def live(self) -> UserMigrationQuerySet:
+        """Keep those of users who are migrated by them now."""
+        return self.filter(status=UserStatus.MIGRATED)
+
+    def problems(self) -> UserMigrationQuerySet:
+        """Keep those of users who failed or were skipped."""
+        return self.filter(status__in=PROBLEM_STATUSES)
 
 
 class UserMigration(models.Model):
@@ -40,7 +54,7 @@ class UserMigration(models.Model):
     error_message = models.TextField(blank=True, default="", db_default="")
     mark = models.CharField(
         max_length=16, default="", db_default="", editable=False,
-        help_text="Short hash of what was written here; tells which record was changed.",
+        help_text="Short hash of what was written here; shows which record was changed.",
     )  # fmt: skip
     created_at = models.DateTimeField(db_default=Now())
     reversal_run = models.ForeignKey(
@@ -51,7 +65,7 @@ class UserMigration(models.Model):
         related_name="reversals",
         db_constraint=False,
         db_index=False,
-        help_text="The rollback that took it back.",
+        help_text="The rollback that reversed it.",
     )
     reversed_at = models.DateTimeField(null=True, blank=True)
     reversal_batch = models.ForeignKey(
@@ -75,12 +89,14 @@ class UserMigration(models.Model):
         help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks.",
     )
 
+    objects: ClassVar[UserMigrationQuerySet] = UserMigrationQuerySet.as_manager()  # type: ignore[assignment]
+
     class Meta:
         ordering = ("id",)
         constraints = (
             models.UniqueConstraint(fields=["user", "run"], name="mana_migration_one_record_per_run"),
             models.UniqueConstraint(
-                fields=["user"], condition=Q(status="migrated"), name="mana_migration_one_live_record"
+                fields=["user"], condition=Q(status=UserStatus.MIGRATED), name="mana_migration_one_live_record"
             ),
             models.CheckConstraint(
                 condition=Q(status__in=UserStatus.values), name="mana_migration_record_status_known"
@@ -91,7 +107,7 @@ class UserMigration(models.Model):
             # Failed and skipped users are few and asked for by run.
             models.Index(
                 fields=["run", "id"],
-                condition=Q(status__in=["failed", "skipped"]),
+                condition=Q(status__in=PROBLEM_STATUSES),
                 name="mana_migration_record_problem",
             ),
         )

@@ -8,15 +8,45 @@ from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
 
-from mana_migration.states import OPEN_STATUSES, EventKind, RunKind, RunStatus
+from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+from mana_migration.errors import RunNotFoundError
+from mana_migration.states import OPEN_STATUSES, Action, EventKind, RunKind, RunStatus, StopCause
 
 
 class MigrationRunQuerySet(models.QuerySet["MigrationRun"]):
-    """Runs by what can be done with them."""
+    """Runs by what they are and what can be done with them."""
 
     def open(self) -> MigrationRunQuerySet:
         """Keep the mass run that holds the database's one slot, if there is one."""
         return self.filter(status__in=OPEN_STATUSES)
+
+    def migrations(self) -> MigrationRunQuerySet:
+        """Keep the runs that convert."""
+        return self.filter(kind=RunKind.MIGRATION)
+
+    def numbered(self, run_id: int) -> MigrationRun:
+        """Return the run of this number.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        found = self.filter(pk=run_id).first()
+        if found is None:
+            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+        return found
+
+    def locked(self, *, skip_locked: bool = False) -> MigrationRunQuerySet:
+        """Lock the rows that are read; the caller is in a transaction.
+
+        The lock leaves the runs' keys alone, so that adding a batch or an event does not wait for it: a
+        worker that splits a batch would wait for the process that stops the run and waits for that batch.
+        """
+        return self.select_for_update(of=("self",), no_key=True, skip_locked=skip_locked)
+
+    def current(self) -> MigrationRun | None:
+        """Return the open run, else the latest that is no import, else the latest; None where there is none."""
+        by_id = self.order_by("-id")
+        return by_id.open().first() or by_id.exclude(kind=RunKind.IMPORT).first() or by_id.first()
 
 
 class MigrationRun(models.Model):
@@ -37,7 +67,15 @@ class MigrationRun(models.Model):
     actor = models.CharField(max_length=150, help_text="Who started it: operating-system user or staff account.")
     host = models.CharField(max_length=255, help_text="The machine that it was started on.")
     reason = models.TextField(blank=True, help_text="Why it was started, as the operator said.")
-    stop_reason = models.TextField(blank=True, help_text="Why it ended before its time.")
+    stop_cause = models.CharField(
+        max_length=16,
+        choices=StopCause,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Why it ended other than by completing; empty: it is open or completed.",
+    )
+    stop_reason = models.TextField(blank=True, help_text="The same in words, as the operator or the check said.")
     target_run = models.ForeignKey(
         "self",
         null=True,
@@ -61,7 +99,7 @@ class MigrationRun(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
 
-    objects: ClassVar[models.Manager[MigrationRun]] = MigrationRunQuerySet.as_manager()
+    objects: ClassVar[MigrationRunQuerySet] = MigrationRunQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         ordering = ("-id",)
@@ -92,7 +130,51 @@ class MigrationRun(models.Model):
     @property
     def is_open(self) -> bool:
         """Say whether this run holds the database's one slot."""
-        return self.status in OPEN_STATUSES
+        return RunStatus(self.status).is_open
+
+    def allows(self, action: Action) -> bool:
+        """Say whether this can be asked of the run now."""
+        return action in RunStatus(self.status).state.allows
+
+    @property
+    def is_rollback(self) -> bool:
+        """Say whether this run reverses conversions."""
+        return self.kind == RunKind.ROLLBACK
+
+    @property
+    def tripped_run(self) -> int | None:
+        """Return the run whose breaker opened this rollback; None for any other run."""
+        return self.target_run_id if self.is_rollback and self.options.get("breaker") else None
+
+    @property
+    def deletes_records(self) -> bool:
+        """Say whether this rollback deletes the records of the users it rolls back."""
+        return self.is_rollback and self.options.get("preserve_logs") is False
+
+    @property
+    def controls_in_force(self) -> Controls:
+        """Return the batch size, delay and error threshold in force."""
+        return Controls.from_dict(self.controls)
+
+    @property
+    def migration_options(self) -> MigrationOptions:
+        """Return what this migration was asked to do."""
+        return MigrationOptions.from_dict(self.options, self.controls)
+
+    @property
+    def rollback_options(self) -> RollbackOptions:
+        """Return what this rollback was asked to reverse."""
+        return RollbackOptions.from_dict(self.options, self.controls)
+
+    @property
+    def description(self) -> str:
+        """Return the kind and number of this run, as in a sentence: ``rollback run 7``."""
+        return f"{self.get_kind_display().lower()} run {self.pk}"
+
+    @property
+    def status_words(self) -> str:
+        """Return the status as in a sentence: ``rolling back``."""
+        return self.get_status_display().lower()
 
 
 class RunEvent(models.Model):

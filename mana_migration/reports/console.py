@@ -15,14 +15,15 @@ from rich.text import Text
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
 from mana_migration.reports import run_lines as words
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
+from mana_migration.states import RunStatus, Tone
 
-_STYLES: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "bold red", words.PLAIN: ""}
-_BORDERS: Final = {words.GOOD: "green", words.WARN: "yellow", words.BAD: "red", words.PLAIN: "blue"}
+_STYLES: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red", Tone.PLAIN: ""}
+_BORDERS: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red", Tone.PLAIN: "blue"}
 
 
 def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", hint: str = "") -> RenderableType:
     """Draw a run's screen; ``notice`` stands on top in red, ``hint`` at the foot."""
-    tone = words.BAD if seen.progress.stalled else words.status_tone(seen.status)
+    tone = Tone.BAD if seen.progress.stalled else RunStatus(seen.status).state.tone
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold", ratio=1)

@@ -7,9 +7,7 @@ from typing import Final
 
 from mana_migration.domain.results import RunSummary
 from mana_migration.reports.splits import NEXT_TIME, NOW
-
-#: Statuses of a run that may still be paused while the cause is cured.
-_OPEN: Final = ("running", "paused")
+from mana_migration.states import RunKind, RunStatus, StopCause
 
 #: Reasons for skipping that say nothing about the user: another run takes them up.
 _LATER: Final = ("locked", "rolled_back_during_run")
@@ -20,36 +18,36 @@ _AS_IT_SHOULD_BE: Final = ("already_migrated", "not_migrated", "opening_balance"
 
 def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]:
     """Yield what to do next about a run, the most urgent first; ``following``: others do the work."""
-    run, rollback = summary.run, summary.kind == "rollback"
+    run, rollback, status = summary.run, summary.kind == RunKind.ROLLBACK, RunStatus(summary.status)
     why = f"monitor_migration --report --run {run} says what the users failed for"
-    match summary.status:
-        case "running" | "checking" | "rolling_back" if following:
+    match status:
+        case RunStatus.RUNNING | RunStatus.CHECKING | RunStatus.ROLLING_BACK if following:
             yield "monitor_migration --watch"
-        case "running":
+        case RunStatus.RUNNING:
             yield f"the same command goes on with run {run}; migrate_users --stop {run} would end it for good"
-        case "checking":
+        case RunStatus.CHECKING:
             yield f"monitor_migration --watch; where no process is at it, the same command goes on with run {run}"
-        case "paused":
+        case RunStatus.PAUSED:
             yield f"migrate_users --resume {run}, then the same command goes on with it"
-        case "rolling_back":
+        case RunStatus.ROLLING_BACK:
             yield "the same command goes on with taking back"
-        case "rolled_back" if not rollback:
+        case RunStatus.ROLLED_BACK if not rollback:
             yield f"{why}; cure the cause, then the same command begins anew"
-        case "failed":
+        case RunStatus.FAILED:
             yield "validate_migration shows what is wrong; do not begin another run before that is clear"
-        case "stopped" if summary.reason.startswith("breaker tripped"):
+        case RunStatus.STOPPED if summary.cause == StopCause.BREAKER:
             yield f"{why}; then rollback_migration --run {run}, or cure the cause and give the same command again"
-        case "stopped":
+        case RunStatus.STOPPED:
             rest = "takes back the rest" if rollback else "opens a new run for those who are left"
             yield f"monitor_migration shows how all stands; the same command {rest}"
-        case "completed":
+        case RunStatus.COMPLETED:
             yield from _after_completion(summary, why)
     if summary.halving.is_dear:
-        yield NOW if summary.status in _OPEN else NEXT_TIME
+        yield NOW if status in (RunStatus.RUNNING, RunStatus.PAUSED) else NEXT_TIME
 
 
 def _after_completion(summary: RunSummary, why: str) -> Iterator[str]:
-    totals, rollback = summary.totals, summary.kind == "rollback"
+    totals, rollback = summary.totals, summary.kind == RunKind.ROLLBACK
     findings = [name for name in totals.skips if name not in (*_LATER, *_AS_IT_SHOULD_BE, "shortfall", "no_wallet")]
     if totals.failed:
         yield f"{why}; cure the cause, then " + ("the same command" if rollback else "migrate_users --retry-failed")

@@ -23,8 +23,9 @@ from mana_migration.domain.report import RunReport, UserDetail
 from mana_migration.reports.formatting import duration, number, percent, when
 from mana_migration.reports.report_charts import report_charts
 from mana_migration.reports.report_text import text_cell
-from mana_migration.reports.run_lines import BAD, GOOD, PLAIN, WARN, headline, status_tone
+from mana_migration.reports.run_lines import headline
 from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections
+from mana_migration.states import RunStatus, Tone
 
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.
 USERS_LISTED: Final = 5_000
@@ -43,7 +44,7 @@ class Tile:
     label: str
     figure: str
     small: str = ""
-    tone: str = PLAIN
+    tone: str = Tone.PLAIN
 
     @property
     def long(self) -> bool:
@@ -97,7 +98,7 @@ def context(report: RunReport) -> dict[str, Any]:
         "style": style(),
         "title": headline(seen),
         "status": seen.status_label,
-        "tone": status_tone(seen.status),
+        "tone": RunStatus(seen.status).state.tone,
         "run": seen.run,
         "kind": seen.kind_label,
         "started": when(seen.started_at, get_current_timezone()),
@@ -125,22 +126,22 @@ def _tiles(report: RunReport) -> list[Tile]:
     tiles = [
         Tile("Users rolled back" if seen.is_rollback else "Users migrated", number(done), _of_expected(report)),
         Tile("Mana debited" if seen.is_rollback else "Mana credited", number(totals.mana)),
-        Tile("Failed", number(totals.failed), share, WARN if totals.failed else PLAIN),
-        Tile("Skipped", number(totals.skipped), "", WARN if totals.skipped else PLAIN),
+        Tile("Failed", number(totals.failed), share, Tone.WARN if totals.failed else Tone.PLAIN),
+        Tile("Skipped", number(totals.skipped), "", Tone.WARN if totals.skipped else Tone.PLAIN),
         Tile("Took", duration(seen.elapsed), f"{number(seen.progress.rate_average)} users a minute"),
         Tile(
             "Books",
             "agree" if books.ok else "do NOT agree",
             "to the unit" if books.ok else "see the reconciliation",
-            GOOD if books.ok else BAD,
+            Tone.GOOD if books.ok else Tone.BAD,
         ),
     ]
     if report.validation is not None:
         words = "no errors" if report.validation.ok else f"{number(report.validation.error_count)} errors"
-        tiles.append(Tile("Integrity", words, "", GOOD if report.validation.ok else BAD))
+        tiles.append(Tile("Integrity", words, "", Tone.GOOD if report.validation.ok else Tone.BAD))
     if totals.shortfall or report.shortfall_users:
         small = f"{number(report.shortfall_users)} users had spent mana"
-        tiles.append(Tile("Written off", number(totals.shortfall), small, WARN))
+        tiles.append(Tile("Written off", number(totals.shortfall), small, Tone.WARN))
     return tiles
 
 
@@ -174,7 +175,7 @@ def _table(section: Section) -> Table:
         key=section.key,
         title=section.title,
         note=section.note,
-        tone=PLAIN if section.ok is None else GOOD if section.ok else BAD,
+        tone=Tone.PLAIN if section.ok is None else Tone.GOOD if section.ok else Tone.BAD,
         verdict="" if section.ok is None else "OK" if section.ok else "NOT OK",
         columns=list(zip(section.columns, numeric, strict=True)),
         rows=[

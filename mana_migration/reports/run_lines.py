@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Final
 
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 from mana_migration.reports.splits import NEXT_TIME, NOW, halved_words
-
-#: How a status or a fact is to be taken; colours follow it, and the words say the same.
-GOOD, WARN, BAD, PLAIN = "good", "warn", "bad", "plain"
-
-_TONES: Final = {
-    "running": PLAIN,
-    "paused": WARN,
-    "checking": PLAIN,
-    "completed": GOOD,
-    "failed": BAD,
-    "stopped": WARN,
-    "rolling_back": BAD,
-    "rolled_back": WARN,
-}
+from mana_migration.states import RunStatus, Tone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +18,7 @@ class Fact:
 
     label: str
     value: str
-    tone: str = PLAIN
-
-
-def status_tone(status: str) -> str:
-    """Return how a status is to be taken."""
-    return _TONES[status]
+    tone: Tone = Tone.PLAIN
 
 
 def headline(seen: RunSnapshot) -> str:
@@ -62,15 +43,15 @@ def facts(seen: RunSnapshot, zone: tzinfo | None = None) -> list[Fact]:
     if seen.halving.halved:
         found.append(_halved(seen))
     if seen.totals.skips:
-        found.append(Fact("Skipped", counts_words(seen.totals.skips), WARN))
+        found.append(Fact("Skipped", counts_words(seen.totals.skips), Tone.WARN))
     found.append(_check(seen, zone))
     if seen.waiting:
-        found.append(Fact("Held up", one_line(seen.waiting), WARN))
+        found.append(Fact("Held up", one_line(seen.waiting), Tone.WARN))
     found.append(Fact("Settings", controls_words(seen)))
     if seen.reason:
         found.append(Fact("Reason", one_line(seen.reason)))
     if seen.stop_reason:
-        found.append(Fact("Ended because", one_line(seen.stop_reason), status_tone(seen.status)))
+        found.append(Fact("Ended because", one_line(seen.stop_reason), RunStatus(seen.status).state.tone))
     return found
 
 
@@ -107,13 +88,13 @@ def remaining_fact(seen: RunSnapshot) -> Fact:
     if not seen.is_open:
         return Fact("Took", duration(seen.elapsed) + _paused_words(seen))
     if progress.stalled:
-        return Fact("Remaining", f"stalled for {duration(progress.idle)}: {one_line(seen.standstill)}", BAD)
+        return Fact("Remaining", f"stalled for {duration(progress.idle)}: {one_line(seen.standstill)}", Tone.BAD)
     if seen.standstill:
-        return Fact("Remaining", one_line(seen.standstill), WARN)
+        return Fact("Remaining", one_line(seen.standstill), Tone.WARN)
     if progress.remaining is not None:
         return Fact("Remaining", span(progress.remaining.low, progress.remaining.high))
     why = "not told before 1 % is done"
-    if seen.status == "checking":
+    if seen.status == RunStatus.CHECKING:
         why = "everybody is accounted for; the books are being checked"
     elif seen.waiting:
         why = "not told while it is held up"
@@ -183,9 +164,9 @@ def _paused_words(seen: RunSnapshot) -> str:
 
 def _errors(seen: RunSnapshot) -> Fact:
     rate = seen.error_rate
-    tone = PLAIN
+    tone = Tone.PLAIN
     if rate.failed:
-        tone = BAD if rate.limit is not None and rate.share is not None and rate.share > rate.limit else WARN
+        tone = Tone.BAD if rate.limit is not None and rate.share is not None and rate.share > rate.limit else Tone.WARN
     words = error_rate_words(rate)
     return Fact("Errors", f"{words}: {counts_words(seen.totals.errors)}" if seen.totals.errors else words, tone)
 
@@ -194,11 +175,11 @@ def _halved(seen: RunSnapshot) -> Fact:
     words = halved_words(seen.halving)
     if not seen.halving.is_dear:
         return Fact("Halved", words)
-    return Fact("Halved", f"{words}; {NOW if seen.is_open else NEXT_TIME}", WARN)
+    return Fact("Halved", f"{words}; {NOW if seen.is_open else NEXT_TIME}", Tone.WARN)
 
 
 def _check(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
     if seen.check is None:
         return Fact("Integrity", "not checked yet" if seen.is_open else "not checked")
-    tone = {True: GOOD, False: BAD, None: PLAIN}[seen.check.ok]
+    tone = {True: Tone.GOOD, False: Tone.BAD, None: Tone.PLAIN}[seen.check.ok]
     return Fact("Integrity", f"{one_line(seen.check.message)}, checked at {clock(seen.check.at, zone)}", tone)

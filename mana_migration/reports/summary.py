@@ -8,6 +8,7 @@ from typing import Any
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.reports.next_steps import next_steps
 from mana_migration.reports.splits import halved_words
+from mana_migration.states import RunKind, RunStatus
 
 
 def as_json(summary: RunSummary) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         "kind": summary.kind,
         "dry_run": summary.dry_run,
         "status": summary.status,
+        "cause": summary.cause,
         "reason": summary.reason,
         "users": {
             "selected": totals.selected,
@@ -41,7 +43,9 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
 def nothing_json() -> dict[str, Any]:
     """Return the same object where nobody was there to migrate and no run was opened."""
     return as_json(
-        RunSummary(run=None, kind="migration", dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0)
+        RunSummary(
+            run=None, kind=RunKind.MIGRATION, dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0
+        )
     )
 
 
@@ -52,7 +56,7 @@ def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool 
     work, so that they go on.
     """
     totals = summary.totals
-    rollback = summary.kind == "rollback"
+    rollback = summary.kind == RunKind.ROLLBACK
     label = "rolled back" if rollback else "migrated"
     width = 12 if rollback else 11
     yield _headline(summary, interrupted=interrupted and not following)
@@ -93,7 +97,9 @@ def _headline(summary: RunSummary, *, interrupted: bool) -> str:
         return "dry run: nothing was written" if summary.status == "dry_run" else summary.status
     status = summary.status.replace("_", " ")
     if interrupted:  # of a run that is paused or being taken back this alone would hide what matters
-        status = "interrupted" if summary.status in ("running", "checking") else f"{status}, interrupted"
+        status = (
+            "interrupted" if summary.status in (RunStatus.RUNNING, RunStatus.CHECKING) else f"{status}, interrupted"
+        )
         status += "; what was done stands, the run stays open"
     return f"run {summary.run} ({summary.kind}): {status}" + (f" - {summary.reason}" if summary.reason else "")
 

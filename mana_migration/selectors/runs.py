@@ -23,10 +23,9 @@ from mana_migration.domain.time_series import UserSeries
 from mana_migration.domain.timeline import spans
 from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.selectors.run_list import totals_of
-from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus
+from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from wishes.rates import COLOURS
 
 #: Events shown, and batches looked at for the rate now.
@@ -88,14 +87,10 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     """
     runs = MigrationRun.objects.using(using).annotate(now=Now())
     if run_id is not None:
-        found = runs.filter(pk=run_id).first()
-        if found is None:
-            raise RunNotFoundError(f"there is no run {run_id}; monitor_migration without --run shows the latest")
-        return found
+        return runs.numbered(run_id)
     if since is not None:
         runs = runs.filter(created_at__gte=since)
-    by_id = runs.order_by("-id")
-    return runs.filter(status__in=OPEN_STATUSES).first() or by_id.exclude(kind=RunKind.IMPORT).first() or by_id.first()
+    return runs.current()
 
 
 def runs_since(using: str, since: datetime) -> list[RunLine]:

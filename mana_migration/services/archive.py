@@ -27,10 +27,9 @@ from mana_migration.domain import chain as encoding
 from mana_migration.domain.chain import LINKED_FIGURES
 from mana_migration.engine import chain
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import ArchiveError, RunConflictError, RunNotFoundError
+from mana_migration.errors import ArchiveError, RunConflictError
 from mana_migration.files import new_file
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.states import BatchStatus
 
 SCHEMA: Final = 1
 
@@ -80,11 +79,9 @@ def closed_runs(*, before: datetime | None, runs: tuple[int, ...] = (), using: s
     if not runs:
         return list(found.filter(finished_at__lt=before).values_list("pk", flat=True)) if before else []
     for number in runs:
-        run = found.filter(pk=number).first()
-        if run is None:
-            raise RunNotFoundError(f"there is no run {number}; list the runs with monitor_migration or in the admin")
+        run = found.numbered(number)
         if run.is_open:
-            raise RunConflictError(f"run {number} is {run.status}: only a run that has ended can be archived")
+            raise RunConflictError(f"run {number} is {run.status_words}: only a run that has ended can be archived")
     return sorted(set(runs))
 
 
@@ -103,7 +100,7 @@ def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
     path = folder / file_name(run_id)
     with new_file(path, make_folder=True) as stream, _compressed(stream) as out, read_only_snapshot(using):
         run = MigrationRun.objects.using(using).get(pk=run_id)
-        if MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, digest="").exists():
+        if MigrationBatch.objects.using(using).done().filter(run=run, digest="").exists():
             raise ArchiveError(
                 f"run {run_id} has batches done before there were digests: no archive of it could be checked; "
                 "keep a dump of the database instead"
@@ -173,7 +170,18 @@ def _parts(using: str, run: MigrationRun) -> Iterator[dict[str, Any]]:
 
 
 def _run(run: MigrationRun) -> dict[str, Any]:
-    names = ("kind", "status", "rates", "options", "reason", "stop_reason", "expected", "baseline", "planned_users")
+    names = (
+        "kind",
+        "status",
+        "rates",
+        "options",
+        "reason",
+        "stop_cause",
+        "stop_reason",
+        "expected",
+        "baseline",
+        "planned_users",
+    )
     return {
         "id": run.pk,
         **{name: getattr(run, name) for name in names},

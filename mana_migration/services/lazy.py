@@ -41,7 +41,7 @@ def convert_on_first_use(user_key: Any, using: str = "default") -> bool:
     if not conf.convert_on_first_use():
         return False
     run = runs.share_open_migration(using, wait=False)
-    if run is None or run.status != RunStatus.RUNNING or run.options.get("limit") is not None:
+    if run is None or run.status != RunStatus.RUNNING or run.migration_options.limit is not None:
         return False
     try:
         with transaction.atomic(using=using):

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NOBODY_FAILED
-from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.validation import in_the_way
 from mana_migration.engine import conversion, planning, records, totals
@@ -27,20 +27,14 @@ from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import throttle
 from mana_migration.services.worker.loop import Ending, Worker
-from mana_migration.states import RunKind, RunStatus, UserStatus
+from mana_migration.states import RunKind, RunStatus, StopCause
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
 
 def terms_of(run: MigrationRun) -> ConversionTerms:
     """Return what is frozen on a migration run, as the engine takes it."""
-    return ConversionTerms(
-        run=run.pk,
-        rates=Rates.from_mapping(run.rates),
-        skip_invalid=bool(run.options.get("skip_invalid")),
-        cohort=run.options.get("cohort"),
-        retry_failed=bool(run.options.get("retry_failed")),
-    )
+    return terms_of_request(run.migration_options, Rates.from_mapping(run.rates), run=run.pk)
 
 
 def terms_of_request(
@@ -100,7 +94,7 @@ class MigrationWork:
 def judge(run_id: int, *, using: str, final: bool = False) -> breaker.BreakerVerdict:
     """Judge a run by all it attempted and by its latest users."""
     run = MigrationRun.objects.using(using).get(pk=run_id)
-    threshold = Controls.from_dict(run.controls).error_threshold
+    threshold = run.controls_in_force.error_threshold
     whole = totals.run_totals(run, using)
     return breaker.judge(whole, totals.latest(run_id, using, attempted=breaker.WINDOW), threshold, final=final)
 
@@ -136,8 +130,8 @@ def migrate(
     run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
     begun = time.monotonic()
     done = work_on_run(run.pk, actor=actor, **context)
-    if run.target_run_id is not None:  # the breaker's rollback: what was asked for is the run that it takes back
-        return summary(run.target_run_id, using=using, seconds=time.monotonic() - begun, handled=done.handled)
+    if run.tripped_run is not None:  # the breaker's rollback: what was asked for is the run that it takes back
+        return summary(run.tripped_run, using=using, seconds=time.monotonic() - begun, handled=done.handled)
     return done
 
 
@@ -206,7 +200,7 @@ def start(
     if report.error_count and not options.skip_invalid:
         raise FindingsError(
             f"{in_the_way(report.error_count)} "
-            f"({', '.join(f'{check.id} {check.count:,}' for check in report.checks if check.blocks)}); "
+            f"({report.broken}); "
             "see validate_migration --pre-migration, then use --auto-fix to clear them or --skip-invalid to leave "
             "those users out"
         )
@@ -250,11 +244,11 @@ def refuse_other_rates(rates: Rates, using: str) -> None:
     Raises:
         RunConflictError: they differ.
     """
-    migrations = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).exclude(status=RunStatus.ROLLED_BACK)
+    migrations = MigrationRun.objects.using(using).migrations().exclude(status=RunStatus.ROLLED_BACK)
     for run in migrations.order_by("-id"):
         if run.rates == rates.as_dict() or not totals.run_totals(run, using).migrated:
             continue
-        if UserMigration.objects.using(using).filter(run=run, status=UserStatus.MIGRATED).exists():
+        if UserMigration.objects.using(using).live().filter(run=run).exists():
             raise RunConflictError(
                 f"run {run.pk} converted users at {_rates_text(run.rates)}, the rates in force are "
                 f"{_rates_text(rates.as_dict())}: users would be treated differently. "
@@ -299,11 +293,11 @@ def refuse_to_join(run: MigrationRun, options: MigrationOptions) -> None:
     Raises:
         RunConflictError: it is a rollback, it is paused, or its frozen options or rates contradict the request.
     """
-    if run.kind == RunKind.ROLLBACK and not run.options.get("breaker"):
+    if run.is_rollback and run.tripped_run is None:
         raise RunConflictError(runs.describe_conflict(run))
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    if run.kind == RunKind.ROLLBACK:
+    if run.is_rollback:
         return
     frozen, asked, default = run.options, options.as_dict(), MigrationOptions().as_dict()
     contradictions = [
@@ -314,7 +308,7 @@ def refuse_to_join(run: MigrationRun, options: MigrationOptions) -> None:
     if run.rates != wishes_conf.rates().as_dict():
         now = _rates_text(wishes_conf.rates().as_dict())
         contradictions.append(f"its rates are {_rates_text(run.rates)}, not {now}")
-    in_force = Controls.from_dict(run.controls).contradictions(options.controls, options.given)
+    in_force = run.controls_in_force.contradictions(options.controls, options.given)
     if contradictions or in_force:
         raise RunConflictError(
             f"run {run.pk} is open with other options: {'; '.join([*contradictions, *in_force])}. "
@@ -345,11 +339,11 @@ def work_on_run(
         expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     if run.kind == RunKind.ROLLBACK:
         done = rollback.work_on_rollback(run_id, actor=actor, joining=joining, **context)
-        if run.target_run_id is None or not run.options.get("breaker"):
+        if run.tripped_run is None:
             return done
         # the migration that was asked for is the one that its breaker ended
-        return summary(run.target_run_id, using=using, seconds=done.seconds, handled=done.handled)
-    work = MigrationWork(terms_of(run), run.options.get("limit"))
+        return summary(run.tripped_run, using=using, seconds=done.seconds, handled=done.handled)
+    work = MigrationWork(terms_of(run), run.migration_options.limit)
     pause = throttle.Throttle(run_id, using, stop, notice, progress)
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
@@ -381,13 +375,7 @@ def close(
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
     details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
-    if report.ok:
-        runs.end_check(run_id, RunStatus.COMPLETED, actor=actor, details=details, using=using)
-        return
-    broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
-    logs.write(logging.ERROR, "the check after the run found violations", run=run_id, reason=broken)
-    reason = f"the check after the run found {broken}"
-    runs.end_check(run_id, RunStatus.FAILED, actor=actor, reason=reason, details=details, using=using)
+    runs.end_check(run_id, broken=report.broken, actor=actor, details=details, using=using)
 
 
 def trip(
@@ -403,12 +391,21 @@ def trip(
         run = runs.lock_run(run_id, using)
         if not run.is_open:
             return  # another worker tripped it
-        reason = f"{verdict.reason}, the limit is {run.controls.get('error_threshold')} %"
-        if not run.options.get("auto_rollback", True):
-            runs.change_status(run_id, RunStatus.STOPPED, actor=actor, reason=f"breaker tripped: {reason}", using=using)
+        reason = f"{verdict.reason}, the limit is {run.controls_in_force.error_threshold} %"
+        if not run.migration_options.auto_rollback:
+            runs.change_status(
+                run_id,
+                RunStatus.STOPPED,
+                actor=actor,
+                cause=StopCause.BREAKER,
+                reason=f"the breaker tripped: {reason}",
+                using=using,
+            )
             notice(f"the breaker tripped ({reason}); nothing was taken back, as asked")
             return
-        runs.change_status(run_id, RunStatus.ROLLING_BACK, actor=actor, reason=reason, using=using)
+        runs.change_status(
+            run_id, RunStatus.ROLLING_BACK, actor=actor, cause=StopCause.BREAKER, reason=reason, using=using
+        )
         back = rollback.open_rollback(
             RollbackOptions(run=run_id, breaker=True, reason=reason), actor=actor, using=using
         )
@@ -440,6 +437,7 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
         status=run.status,
         totals=Totals.from_dict(figures["totals"]),
         seconds=seconds,
+        cause=run.stop_cause,
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=handled,

@@ -80,7 +80,7 @@ def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) ->
         RunConflictError: they have.
     """
     open_run = runs.open_run_or_none(using)
-    if open_run is not None and open_run.options.get("plan_digest") == options.plan_digest:
+    if open_run is not None and open_run.migration_options.plan_digest == options.plan_digest:
         return  # it was verified when the run was opened; since then the run itself has changed the findings
     now = dry_run.forecast(options, using=using, validate_only=True).promise()
     for name in ("rates", "findings"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,21 +12,21 @@ from django.db import connections, transaction
 from django.db.models import Count
 from django.utils import timezone
 
-from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, RollbackOptions
+from mana_migration.domain.options import MAX_SELECTED_USERS, RollbackOptions
 from mana_migration.domain.results import RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
+from mana_migration.errors import NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import logs, preflight, runs, selected_users, validation
+from mana_migration.services import preflight, runs, selected_users, validation
 from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import throttle
 from mana_migration.services.worker.loop import Ending, Worker
-from mana_migration.states import RunKind, RunStatus, UserStatus
+from mana_migration.states import RunKind, RunStatus, StopCause, statuses_before
 
 
 def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
@@ -140,9 +139,7 @@ def check_target(options: RollbackOptions, using: str) -> None:
     """
     if options.run is None:
         return
-    target = MigrationRun.objects.using(using).filter(pk=options.run).first()
-    if target is None:
-        raise RunNotFoundError(f"there is no run {options.run}; list the runs with monitor_migration or in the admin")
+    target = MigrationRun.objects.using(using).numbered(options.run)
     if target.kind != RunKind.MIGRATION:
         raise RunConflictError(
             f"run {target.pk} is {'an' if target.kind == RunKind.IMPORT else 'a'} {target.get_kind_display().lower()}: "
@@ -204,7 +201,7 @@ def refuse_nothing(options: RollbackOptions, using: str) -> None:
 
 def _somebody_named(options: RollbackOptions, using: str) -> bool:
     """Say whether one of the named users is migrated; of too many to ask for at once it is taken to be so."""
-    live = UserMigration.objects.using(using).filter(user_id__in=options.users, status=UserStatus.MIGRATED)
+    live = UserMigration.objects.using(using).live().filter(user_id__in=options.users)
     return len(options.users) > MAX_SELECTED_USERS or live.exists()
 
 
@@ -227,7 +224,14 @@ def open_rollback(
         open_run = runs.open_run_or_none(using)
         if open_run is not None and open_run.kind == RunKind.MIGRATION:
             reason = options.reason or "a mass rollback begins"
-            runs.change_status(open_run.pk, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
+            runs.change_status(
+                open_run.pk,
+                RunStatus.STOPPED,
+                actor=actor,
+                cause=StopCause.MASS_ROLLBACK,
+                reason=reason,
+                using=using,
+            )
         # a millisecond is what SQLite's clock tells apart
         frozen = replace(options, until=runs.database_now(using) + timedelta(milliseconds=1))
         expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
@@ -285,7 +289,7 @@ def refuse_to_join(run: MigrationRun, options: RollbackOptions) -> None:
         for name in ("run", "since", "everything", "emergency", "on_shortfall", "preserve_logs")
         if asked[name] != frozen.get(name)
     ]
-    contradictions += Controls.from_dict(run.controls).contradictions(options.controls, options.given)
+    contradictions += run.controls_in_force.contradictions(options.controls, options.given)
     if contradictions:
         raise RunConflictError(
             f"rollback run {run.pk} is open with other options: {'; '.join(contradictions)}. "
@@ -311,7 +315,7 @@ def work_on_rollback(
     using, notice = context.get("using", "default"), context.get("notice", runs.silent)
     stop, progress = context.get("stop") or StopFlag(), context.get("progress")
     run = MigrationRun.objects.using(using).get(pk=run_id)
-    options = RollbackOptions.from_dict(run.options, run.controls)
+    options = run.rollback_options
     pause = None if options.emergency else throttle.Throttle(run_id, using, stop, notice, progress)
     work = RollbackWork(terms_of(options, run_id))
     worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
@@ -327,6 +331,7 @@ def work_on_rollback(
         status=run.status,
         totals=Totals.from_dict(figures["totals"]),
         seconds=time.monotonic() - begun,
+        cause=run.stop_cause,
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=worker.handled,
@@ -341,25 +346,19 @@ def finish(
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
     details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
-    status, reason = RunStatus.COMPLETED, ""
-    if not report.ok:
-        broken = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
-        status, reason = RunStatus.FAILED, f"the check after the rollback found {broken}"
-        logs.write(logging.ERROR, "the check after the rollback found violations", run=run_id, reason=broken)
     with transaction.atomic(using=using):
-        if runs.end_check(run_id, status, actor=actor, reason=reason, details=details, using=using):
+        if runs.end_check(run_id, broken=report.broken, actor=actor, details=details, using=using):
             close_targets(options, run_id, actor=actor, using=using)
 
 
 def close_targets(options: RollbackOptions, rollback_run: int, *, actor: Actor, using: str) -> None:
     """Mark the runs that were taken back: those without a live conversion, and the one whose breaker asked for it."""
-    migrations = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION)
-    live = UserMigration.objects.using(using).filter(status=UserStatus.MIGRATED)
+    migrations = MigrationRun.objects.using(using).migrations()
+    live = UserMigration.objects.using(using).live()
     if options.run is not None:
         migrations, live = migrations.filter(pk=options.run), live.filter(run_id=options.run)
     remaining = dict(live.order_by().values_list("run_id").annotate(Count("id")))
-    closed = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.STOPPED, RunStatus.ROLLING_BACK)
-    for run in migrations.filter(status__in=closed):
+    for run in migrations.filter(status__in=statuses_before(RunStatus.ROLLED_BACK)):
         left = remaining.get(run.pk, 0)
         ended = run.status == RunStatus.ROLLING_BACK and options.run == run.pk
         if not ended and (left or not totals.run_totals(run, using).migrated):

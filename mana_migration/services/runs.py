@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from django.db import IntegrityError, connections, transaction
 from django.db.models.functions import Now
@@ -19,7 +20,7 @@ from mana_migration.engine import dialect, totals
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, notifications
-from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus, check_transition
+from mana_migration.states import Action, BatchStatus, EventKind, RunKind, RunStatus, StopCause, check_transition
 
 Notice = Callable[[str], None]
 """Takes a sentence for whoever is watching."""
@@ -54,21 +55,16 @@ def current_actor() -> Actor:
     return Actor(name[:150], socket.gethostname()[:255])
 
 
-def get_run(run_id: int | None, *, using: str, kind: RunKind | None = None) -> MigrationRun:
+def get_run(run_id: int | None, *, using: str) -> MigrationRun:
     """Return a run; without an id the open one, else the latest.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
     runs = MigrationRun.objects.using(using)
-    if kind is not None:
-        runs = runs.filter(kind=kind)
     if run_id is not None:
-        found = runs.filter(pk=run_id).first()
-        if found is None:
-            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
-        return found
-    found = runs.filter(status__in=OPEN_STATUSES).first() or runs.exclude(kind=RunKind.IMPORT).order_by("-id").first()
+        return runs.numbered(run_id)
+    found = runs.exclude(kind=RunKind.IMPORT).current()
     if found is None:
         raise RunNotFoundError("there is no run yet; start one with migrate_users")
     return found
@@ -86,15 +82,13 @@ def open_or_named_run(run_id: int | None, *, using: str, already: RunStatus | No
     if found is None:
         found = get_run(None, using=using)
         if found.status != already:
-            raise RunNotFoundError(
-                f"no run is open; the latest is run {found.pk}, which is {found.get_status_display().lower()}"
-            )
+            raise RunNotFoundError(f"no run is open; the latest is run {found.pk}, which is {found.status_words}")
     return found
 
 
 def open_run_or_none(using: str) -> MigrationRun | None:
     """Return the mass run that holds the database's one slot, None where it is free."""
-    return MigrationRun.objects.using(using).filter(status__in=OPEN_STATUSES).first()
+    return MigrationRun.objects.using(using).open().first()
 
 
 def create_run(
@@ -132,7 +126,7 @@ def create_run(
                 expected=expected,
                 baseline=dict(baseline or {}),
                 folded=totals.empty(),
-                finished_at=None if status in OPEN_STATUSES else timezone.now(),
+                finished_at=None if status.is_open else timezone.now(),
             )
             add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
     except IntegrityError as error:
@@ -148,7 +142,7 @@ def describe_conflict(other: MigrationRun | None) -> str:
     if other is None:
         return "another run was open a moment ago; give the command again"
     return (
-        f"{other.get_kind_display().lower()} run {other.pk} is {other.get_status_display().lower()} since "
+        f"{other.description} is {other.status_words} since "
         f"{timezone.localtime(other.created_at):%Y-%m-%d %H:%M} on {other.host}; "
         f"let it finish, or stop it with migrate_users --stop {other.pk}"
     )
@@ -179,27 +173,15 @@ def note_resumed_work(run_id: int, *, actor: Actor, using: str) -> None:
 def lock_run(run_id: int, using: str) -> MigrationRun:
     """Return a run with its row locked; the caller is in a transaction.
 
-    The lock leaves the run's key alone, so that nobody who adds a batch or an event waits for it: a
-    worker that splits a batch would wait for whoever stops the run and waits for that batch.
+    Raises:
+        RunNotFoundError: there is no such run.
     """
-    return MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).get(pk=run_id)
+    return MigrationRun.objects.using(using).locked().numbered(run_id)
 
 
 def lock_run_if_free(run_id: int, using: str) -> MigrationRun | None:
-    """Return a run with its row locked, None where somebody else has it; the caller is in a transaction."""
-    locked = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True, skip_locked=True)
-    return locked.filter(pk=run_id).first()
-
-
-_EVENTS: Final = {
-    RunStatus.PAUSED: EventKind.PAUSED,
-    RunStatus.RUNNING: EventKind.RESUMED,
-    RunStatus.STOPPED: EventKind.STOPPED,
-    RunStatus.COMPLETED: EventKind.FINISHED,
-    RunStatus.FAILED: EventKind.FINISHED,
-    RunStatus.ROLLED_BACK: EventKind.ROLLED_BACK,
-    RunStatus.ROLLING_BACK: EventKind.BREAKER_TRIPPED,
-}
+    """Return a run with its row locked, None where another process holds it; the caller is in a transaction."""
+    return MigrationRun.objects.using(using).locked(skip_locked=True).filter(pk=run_id).first()
 
 
 def change_status(
@@ -207,39 +189,44 @@ def change_status(
     target: RunStatus,
     *,
     actor: Actor,
+    cause: StopCause | None = None,
     reason: str = "",
     details: Mapping[str, Any] | None = None,
     using: str,
 ) -> bool:
-    """Take a run to another status, with its event; return False where it is there already.
+    """Change a run's status, with its event; return False where it has that status already.
+
+    Args:
+        run_id: the run.
+        target: the new status.
+        actor: who changes it.
+        cause: why it ends early, or failed; None for any other change.
+        reason: the same in words; for the event alone where there is no cause.
+        details: more for the event.
+        using: database alias.
 
     Raises:
         RunNotFoundError: there is no such run.
-        TransitionError: the run cannot go there from where it is.
+        TransitionError: the run cannot change to it from the status that it has.
     """
     with transaction.atomic(using=using):
-        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
-        if run is None:
-            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+        run = lock_run(run_id, using)
         if run.status == target:
             return False
         check_transition(run.pk, run.status, target)
         run.status = target
-        fields = ["status"]
-        if target not in OPEN_STATUSES and run.finished_at is None:
+        if cause is not None:
+            run.stop_cause, run.stop_reason = cause, reason
+        ends = not target.is_open
+        if ends and run.finished_at is None:
             run.finished_at = timezone.now()
-            fields.append("finished_at")
-        if target in (RunStatus.STOPPED, RunStatus.FAILED, RunStatus.ROLLING_BACK):
-            run.stop_reason = reason
-            fields.append("stop_reason")
-        run.save(using=using, update_fields=fields)
-        if target in (RunStatus.STOPPED, RunStatus.ROLLING_BACK):
+        run.save(using=using, update_fields=["status", "stop_cause", "stop_reason", "finished_at"])
+        if ends:
             cancel_planned(run, using)
-        if target not in OPEN_STATUSES:
             totals.fold(run, using)
             run.save(using=using, update_fields=["folded"])
-        if target in _EVENTS:
-            add_event(run.pk, _EVENTS[target], actor=actor, message=reason, details=details, using=using)
+        if target.state.event is not None:
+            add_event(run.pk, target.state.event, actor=actor, message=reason, details=details, using=using)
     return True
 
 
@@ -259,19 +246,26 @@ def to_checking(run_id: int, *, actor: Actor, using: str, joining: bool = False)
 def find_takeback(run_id: int, *, using: str) -> MigrationRun | None:
     """Return the open run that takes back a run whose breaker tripped; None where there is none."""
     run = open_run_or_none(using)
-    return run if run is not None and run.target_run_id == run_id and run.options.get("breaker") else None
+    return run if run is not None and run.tripped_run == run_id else None
 
 
-def end_check(
-    run_id: int, target: RunStatus, *, actor: Actor, reason: str = "", details: Mapping[str, Any], using: str
-) -> bool:
-    """Record what the check of a run found and close it; return False where somebody else ended it meanwhile."""
+def end_check(run_id: int, *, broken: str = "", actor: Actor, details: Mapping[str, Any], using: str) -> bool:
+    """Record what the checks of a run found and close it; return False where another process did so meanwhile.
+
+    ``broken``: the checks that failed, with their counts; empty where all passed.
+    """
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
         if run.status != RunStatus.CHECKING:
             return False
         add_event(run_id, EventKind.CHECKED, actor=actor, details=details, using=using)
-        return change_status(run_id, target, actor=actor, reason=reason, using=using)
+        if not broken:
+            return change_status(run_id, RunStatus.COMPLETED, actor=actor, using=using)
+        reason = f"the check after the {run.get_kind_display().lower()} found {broken}"
+        logs.write(logging.ERROR, "the check after the run found violations", run=run_id, reason=broken)
+        return change_status(
+            run_id, RunStatus.FAILED, actor=actor, cause=StopCause.INTEGRITY, reason=reason, using=using
+        )
 
 
 def database_now(using: str) -> datetime:
@@ -310,7 +304,8 @@ def cancel_planned(run: MigrationRun, using: str) -> int:
     """Cancel the batches that nobody has handled; waits for those being handled, which stay done."""
     return (
         MigrationBatch.objects.using(using)
-        .filter(run=run, folded=False, status=BatchStatus.PLANNED)
+        .planned()
+        .filter(run=run)
         .update(status=BatchStatus.CANCELLED, finished_at=Now(), folded=True)
     )
 
@@ -329,15 +324,8 @@ def resume_run(run_id: int, *, actor: Actor, reason: str, using: str = "default"
 
     Raises:
         RunNotFoundError, TransitionError: there is no such run, or it is closed.
-        RunConflictError: it is being checked, which nobody has held.
     """
-    with transaction.atomic(using=using):
-        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
-        if run is not None and run.status == RunStatus.CHECKING:
-            raise RunConflictError(
-                f"run {run.pk} is checking, not paused: it ends by itself when the books are checked"
-            )
-        return change_status(run_id, RunStatus.RUNNING, actor=actor, reason=reason, using=using)
+    return change_status(run_id, RunStatus.RUNNING, actor=actor, reason=reason, using=using)
 
 
 def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
@@ -346,7 +334,7 @@ def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") 
     Raises:
         RunNotFoundError, TransitionError: there is no such run, or it is closed.
     """
-    return change_status(run_id, RunStatus.STOPPED, actor=actor, reason=reason, using=using)
+    return change_status(run_id, RunStatus.STOPPED, actor=actor, cause=StopCause.OPERATOR, reason=reason, using=using)
 
 
 def change_controls(
@@ -360,12 +348,10 @@ def change_controls(
         UsageError: a value is out of range.
     """
     with transaction.atomic(using=using):
-        run = MigrationRun.objects.using(using).select_for_update(of=("self",), no_key=True).filter(pk=run_id).first()
-        if run is None:
-            raise RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
-        if not run.is_open:
-            raise RunConflictError(f"run {run_id} is {run.get_status_display().lower()}: its settings are history")
-        old = Controls.from_dict(run.controls)
+        run = lock_run(run_id, using)
+        if not run.allows(Action.SET):
+            raise RunConflictError(f"run {run_id} is {run.status_words}: its settings can no longer be changed")
+        old = run.controls_in_force
         new = Controls.from_dict({**old.as_dict(), **changes})
         for name, value in new.as_dict().items():
             if value != old.as_dict()[name]:

@@ -31,9 +31,7 @@ from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
-from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
@@ -105,7 +103,7 @@ def validate(
 def _checks(using: str, phase: str, run: int | None, *, chains: bool) -> tuple[Check, ...]:
     """Return the checks of a phase; of a rollback also that of unmigrated users, which those it took back are now."""
     checks = tuple(check for check in checks_of(phase) if chains or check.id != _CHAINS)
-    rollback = run is not None and MigrationRun.objects.using(using).filter(pk=run, kind=RunKind.ROLLBACK).exists()
+    rollback = run is not None and MigrationRun.objects.using(using).numbered(run).is_rollback
     return (*checks, BY_ID["orphaned_mana"]) if rollback and phase == POST else checks
 
 
@@ -145,24 +143,15 @@ def check_run(using: str, run_id: int) -> ValidationReport:
     Raises:
         RunNotFoundError: there is no such run.
     """
-    run = MigrationRun.objects.using(using).filter(pk=run_id).first()
-    if run is None:
-        raise _no_run(run_id)
-    forgets = run.kind == RunKind.ROLLBACK and run.options.get("preserve_logs") is False
-    return validate(using, phase=POST, run=None if forgets else run_id, chains=False)
-
-
-def _no_run(run_id: int) -> RunNotFoundError:
-    return RunNotFoundError(f"there is no run {run_id}; list the runs with monitor_migration or in the admin")
+    run = MigrationRun.objects.using(using).numbered(run_id)
+    return validate(using, phase=POST, run=None if run.deletes_records else run_id, chains=False)
 
 
 def _terms(using: str, run: int | None) -> WalletTerms:
     """Return the rates in force, or those of a run."""
     rates = wishes_conf.rates()
     if run is not None:
-        frozen = MigrationRun.objects.using(using).filter(pk=run).values_list("rates", flat=True).first()
-        if frozen is None:
-            raise _no_run(run)
+        frozen = MigrationRun.objects.using(using).numbered(run).rates
         rates = Rates.from_mapping(frozen) if frozen else rates
     return WalletTerms(rates, conf.large_conversion())
 

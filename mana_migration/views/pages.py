@@ -19,7 +19,7 @@ from mana_migration.selectors import explanation
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services.executors import background
-from mana_migration.states import RunKind, RunStatus
+from mana_migration.states import Action, RunKind, RunStatus
 from mana_migration.views.access import alias_of, staff_only
 from mana_migration.views.page import render, snapshot_or_404
 from mana_migration.views.reports import DOWNLOADS
@@ -105,19 +105,17 @@ def user_page(request: HttpRequest, key: str) -> HttpResponseBase:
 
 
 def _run_context(seen: RunSnapshot, using: str) -> dict[str, Any]:
-    zone = timezone.get_current_timezone()
+    zone, allowed = timezone.get_current_timezone(), RunStatus(seen.status).state.allows
     return {
         "seen": seen,
         "facts": run_lines.facts(seen, zone),
         "charts": run_charts(seen),
         "poll_seconds": POLL_SECONDS,
         "reload_seconds": RELOAD_SECONDS,
-        "can_pause": seen.status == RunStatus.RUNNING,
-        "can_resume": seen.status == RunStatus.PAUSED,
-        "can_stop": seen.is_open,
-        "can_roll_back": seen.kind == RunKind.MIGRATION
-        and seen.status not in (RunStatus.ROLLED_BACK, RunStatus.ROLLING_BACK)
-        and bool(seen.totals.migrated),
+        "can_pause": Action.PAUSE in allowed,
+        "can_resume": Action.RESUME in allowed,
+        "can_stop": Action.STOP in allowed,
+        "can_roll_back": Action.ROLL_BACK in allowed and seen.kind == RunKind.MIGRATION and bool(seen.totals.migrated),
         "downloads": DOWNLOADS,
         **_headline(seen, using),
     }

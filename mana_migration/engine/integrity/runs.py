@@ -15,7 +15,7 @@ from mana_migration.engine.integrity.ledger import FORGETFUL
 from mana_migration.engine.integrity.records import RecordScan, RecordSums
 from mana_migration.engine.integrity.scope import Scope, rows
 from mana_migration.engine.integrity.value import LedgerSums
-from mana_migration.states import OPEN_STATUSES
+from mana_migration.states import RunStatus
 from wishes.rates import COLOURS
 
 _MONEY: Final = (*COLOURS, "mana", "shortfall")
@@ -148,14 +148,14 @@ def _entries(connection: BaseDatabaseWrapper) -> Iterator[tuple[int, int]]:
 def incomplete(found: Iterable[RunSums]) -> Iterator[Finding]:
     """Yield a finding for everything that a run's batches do not account for."""
     runs = list(found)
-    opened = [run for run in runs if run.status in OPEN_STATUSES]
+    opened = [run for run in runs if RunStatus(run.status).is_open]
     for run in opened[1:]:
         yield _finding("run_incomplete", run, "open beside another open run", other_run=opened[0].run)
     for run in runs:
         batches, records = run.batches, run.records
-        if run.status == "completed" and run.planned:
+        if run.status == RunStatus.COMPLETED and run.planned:
             yield _finding("run_incomplete", run, "completed although batches are left to do", batches_left=run.planned)
-        if run.status == "completed" and not run.finished:
+        if run.status == RunStatus.COMPLETED and not run.finished:
             yield _finding("run_incomplete", run, "completed without a moment when it was")
         accounted = sum(batches[name] for name in _NUMBERS)
         if accounted != batches["selected"]:

@@ -23,12 +23,10 @@ from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
 from mana_migration.services import logs, notifications
 from mana_migration.services.context import StopFlag
+from mana_migration.states import RunStatus, StopCause
 from wishes.errors import WishesError
 
 DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
-
-#: Statuses of a run that the same command would go on with.
-UNFINISHED: Final = ("running", "paused", "checking", "rolling_back")
 
 EXIT_CODES: Final = (
     "exit codes: 0 done; 1 refused or failed; 2 bad usage; 3 done, but some users failed or were blocked, or "
@@ -239,8 +237,8 @@ def signal_code(flag: StopFlag, code: int, *, ended: bool = False) -> int:
 
 def has_ended(done: RunSummary) -> bool:
     """Say whether nothing is left to do on a run, nor on the one that takes it back."""
-    undone = done.extra.get("rollback", {}).get("status", "")
-    return done.status not in UNFINISHED and undone not in UNFINISHED
+    undone = done.extra.get("rollback")
+    return RunStatus(done.status).is_final and (undone is None or RunStatus(undone["status"]).is_final)
 
 
 def run_code(flag: StopFlag, done: RunSummary) -> int:
@@ -250,11 +248,11 @@ def run_code(flag: StopFlag, done: RunSummary) -> int:
 
 def outcome_code(done: RunSummary) -> int:
     """Return the exit code that a run deserves by how it ended."""
-    if done.status in ("rolling_back", "rolled_back") or done.reason.startswith("breaker tripped"):
+    if done.cause == StopCause.BREAKER:
         return TRIPPED
-    if done.status == "stopped":
+    if done.status in (RunStatus.STOPPED, RunStatus.ROLLED_BACK):
         return REFUSED
-    return PARTLY if done.status == "failed" or left_behind(done.totals) else DONE
+    return PARTLY if done.status == RunStatus.FAILED or left_behind(done.totals) else DONE
 
 
 def left_behind(totals: Totals) -> int:

@@ -21,7 +21,7 @@ from mana_migration.services import migration, preflight, rollback, runs
 from mana_migration.services.context import StopFlag
 from mana_migration.services.executors import celery_broker
 from mana_migration.services.runs import Actor
-from mana_migration.states import OPEN_STATUSES, EventKind, RunStatus
+from mana_migration.states import EventKind, RunStatus
 
 WORKER_COMMAND: Final = "python manage.py work_migration"
 
@@ -69,7 +69,7 @@ def check_send_again(run_id: int, using: str = "default") -> MigrationRun:
     if conf.executor() != CELERY:
         raise RunConflictError(f"workers find run {run.pk} by themselves: start one with {worker_command(using)}")
     if not run.is_open:
-        raise RunConflictError(f"run {run.pk} is {run.get_status_display().lower()}: nothing is left to do")
+        raise RunConflictError(f"run {run.pk} is {run.status_words}: nothing is left to do")
     if run.status == RunStatus.PAUSED:
         raise RunConflictError(f"run {run.pk} is paused: resume it, and its workers go on")
     return run
@@ -153,16 +153,16 @@ def work(
             stop.wait(look_seconds)
             continue
         if run is not None:
-            notice(f"{run.get_kind_display().lower()} run {run.pk}: going to work on it")
+            notice(f"{run.description}: going to work on it")
             summary = migration.work_on_run(
                 run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice
             )
             how = f"is {summary.status.replace('_', ' ')}"
-            if summary.status in OPEN_STATUSES:  # this process was asked to end, or others check the books
+            if RunStatus(summary.status).is_open:  # this process was asked to end, or others check the books
                 how = "stays open, any worker goes on with it"
             notice(f"run {run.pk} {how}: {summary.totals.selected:,} users accounted for")
             done.append(summary)
-            if summary.status not in OPEN_STATUSES:
+            if not RunStatus(summary.status).is_open:
                 continue
         elif once:
             break

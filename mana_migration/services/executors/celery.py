@@ -250,7 +250,7 @@ class Follower:
         run = MigrationRun.objects.using(self._using).get(pk=self._run.pk)
         handled = totals.run_totals(run, self._using).selected - self._before
         # what was asked for is the migration that its breaker ended, not the run that takes it back
-        shown = run.target_run_id if run.target_run_id is not None and run.options.get("breaker") else run.pk
+        shown = run.tripped_run or run.pk
         return migration.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
 
 

@@ -31,7 +31,7 @@ from mana_migration.engine.planning import Slice
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import runs
 from mana_migration.services.worker.context import WorkerContext
-from mana_migration.states import BatchStatus, RunStatus
+from mana_migration.states import RunStatus
 
 #: Batches looked at ahead: read in one go, claimed one by one or some together.  Several workers look at more, to
 #: choose apart from each other.
@@ -155,7 +155,7 @@ class BatchQueue:
             status = RunStatus(run.status)
             if status is not RunStatus.RUNNING:
                 return Refill.PAUSED if status is RunStatus.PAUSED else Refill.ELSEWHERE
-            waiting = MigrationBatch.objects.using(using).filter(run=run, folded=False, status=BatchStatus.PLANNED)
+            waiting = MigrationBatch.objects.using(using).planned().filter(run=run)
             left = waiting.count()
             if left and not held:
                 return Refill.MORE  # somebody planned them a moment ago

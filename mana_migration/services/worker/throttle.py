@@ -81,7 +81,7 @@ class Throttle:
     def _changed(self, controls: Controls) -> bool:
         """Say whether somebody paused or ended the run or changed its delay meanwhile."""
         run = MigrationRun.objects.using(self._using).get(pk=self._run_id)
-        return run.status != RunStatus.RUNNING or Controls.from_dict(run.controls).delay != controls.delay
+        return run.status != RunStatus.RUNNING or run.controls_in_force.delay != controls.delay
 
     def _look(self, seconds: float) -> None:
         health = read_health(connections[self._using])

@@ -127,7 +127,7 @@ def test_no_auto_rollback_stops_and_leaves_what_was_converted() -> None:
     with balanced():
         done = migrate("--no-auto-rollback", code=4)
     assert done["status"] == "stopped"
-    assert done["reason"].startswith("breaker tripped")
+    assert done["cause"] == "breaker"
     assert Wallet.objects.filter(migrated_at__isnull=False).count() == done["users"]["migrated"] > 0
 
 

@@ -138,7 +138,9 @@ def test_a_dry_run_names_the_rollback_of_a_tripped_breaker_that_a_real_one_would
 
 def test_a_dry_run_beside_the_rollback_of_a_tripped_breaker_promises_what_is_then_done(open_run: MigrationRun) -> None:
     people(5)
-    tripped = MigrationRun.objects.create(kind="migration", status="rolling_back", rates=open_run.rates)
+    tripped = MigrationRun.objects.create(
+        kind="migration", status="rolling_back", stop_cause="breaker", rates=open_run.rates
+    )
     options = {"everything": False, "run": tripped.pk, "breaker": True}
     MigrationRun.objects.filter(pk=open_run.pk).update(
         kind="rollback", options=options, target_run=tripped, controls={"batch_size": 50, "delay": 0.0}
@@ -251,7 +253,9 @@ def test_a_closed_run_cannot_be_controlled() -> None:
     with assert_nothing_changes():
         refused = refusal(run_command("migrate_users", "--pause", run))
         assert f"run {run} is completed and cannot become paused" in refused
-        assert "its settings are history" in refusal(run_command("migrate_users", "--set", "delay=1", "--pause", run))
+        assert "its settings can no longer be changed" in refusal(
+            run_command("migrate_users", "--set", "delay=1", "--pause", run)
+        )
 
 
 @pytest.mark.parametrize("argv", [("--pause",), ("--resume",), ("--stop",), ("--set", "delay=1")], ids=" ".join)

@@ -475,7 +475,7 @@ def test_the_breakers_rollback_is_gone_on_with_by_either_command() -> None:
     for command in (("migrate_users",), ("rollback_migration", "--run", "{run}", "--no-input")):
         keys = people(4)
         done = migrate()
-        MigrationRun.objects.filter(pk=done["run"]).update(status="rolling_back", stop_reason="11 of 100 failed")
+        MigrationRun.objects.filter(pk=done["run"]).update(status="rolling_back", stop_cause="breaker")
         back = open_rollback(everything=False, run=done["run"], breaker=True)
         MigrationRun.objects.filter(pk=back.pk).update(target_run=done["run"])
         with balanced():

@@ -10,6 +10,7 @@ import pytest
 
 from mana_migration.domain.results import Halving, RunSummary, Totals
 from mana_migration.reports import summary
+from mana_migration.states import StopCause
 
 TOTALS = Totals(
     selected=1234567, migrated=1234000, skipped=500, failed=67, green=10, blue=20, red=2**64, mana=2**74,
@@ -170,7 +171,7 @@ def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
             ],
         ),
         (
-            replace(WELL, status="stopped", reason="breaker tripped: 7 of 50 failed"),
+            replace(WELL, status="stopped", cause=StopCause.BREAKER, reason="the breaker tripped: 7 of 50 failed"),
             [
                 "monitor_migration --report --run 7 says what the users failed for; then rollback_migration --run 7, "
                 "or cure the cause and give the same command again"

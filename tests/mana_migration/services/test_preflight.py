@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 
 from mana_migration import guards
@@ -34,12 +35,13 @@ def test_another_database_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_new_code_on_the_old_schema_says_what_is_to_be_done_and_in_which_order() -> None:
     recorder = MigrationRecorder(connection)
-    recorder.record_unapplied("mana_migration", "0003_chain")
+    (latest,) = MigrationLoader(connection).graph.leaf_nodes("mana_migration")
+    recorder.record_unapplied(*latest)
     with pytest.raises(PreflightError) as caught:
         preflight.check(read_only=True)
     assert str(caught.value) == (
-        "database 'default' lacks the schema migrations mana_migration.0003_chain, which this code needs; nothing was "
-        "done. End all processes that still work with the old code, then run: python manage.py migrate, then python "
+        f"database 'default' lacks the schema migrations mana_migration.{latest[1]}, which this code needs; nothing "
+        "was done. End all processes that still work with the old code, then run: python manage.py migrate, then python "
         "manage.py install_guards, then the same command"
     )
 

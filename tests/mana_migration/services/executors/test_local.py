@@ -96,9 +96,19 @@ def test_a_run_that_does_not_exist_is_not_joined() -> None:
         local.join_run(77, actor=SOMEBODY)
 
 
-@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("stopped", 1), ("failed", 3), ("rolled_back", 4)])
-def test_the_exit_code_of_who_joins_late_is_that_of_the_run(status: str, code: int) -> None:
-    run = make_run(status=status)
+@pytest.mark.parametrize(
+    ("status", "cause", "code"),
+    [
+        ("completed", "", 0),
+        ("stopped", "operator", 1),
+        ("stopped", "breaker", 4),
+        ("failed", "integrity", 3),
+        ("rolled_back", "breaker", 4),
+        ("rolled_back", "", 1),
+    ],
+)
+def test_joining_a_closed_run_exits_with_the_code_of_the_run(status: str, cause: str, code: int) -> None:
+    run = make_run(status=status, stop_cause=cause)
     found = told(run_command("migrate_users", "--join", run.pk, "--format", "json"), code)
     assert (found["run"], found["status"]) == (run.pk, status)
 
