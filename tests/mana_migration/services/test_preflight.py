@@ -41,8 +41,8 @@ def test_new_code_on_the_old_schema_says_what_is_to_be_done_and_in_which_order()
         preflight.check(read_only=True)
     assert str(caught.value) == (
         f"database 'default' lacks the schema migrations mana_migration.{latest[1]}, which this code needs; nothing "
-        "was done. End all processes that still work with the old code, then run: python manage.py migrate, then python "
-        "manage.py install_guards, then the same command"
+        "was done. End all processes that still work with the old code, then run: python manage.py migrate, then "
+        "python manage.py install_guards, then the same command"
     )
 
 
