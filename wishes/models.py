@@ -17,6 +17,8 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from wishes.moments import MomentField
+
 
 class Wallet(models.Model):
     """One user's balances: wishes of three colours until they are converted, mana afterwards.
@@ -34,10 +36,8 @@ class Wallet(models.Model):
     blue = models.BigIntegerField(default=0, db_default=0, help_text="Blue wishes; legacy data may be negative.")
     red = models.BigIntegerField(default=0, db_default=0, help_text="Red wishes; legacy data may be negative.")
     mana = models.BigIntegerField(default=0, db_default=0, help_text="Mana; never negative.")
-    migrated_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the wishes were converted; empty until then."
-    )
-    updated_at = models.DateTimeField(auto_now=True, db_default=Now())
+    migrated_at = MomentField(null=True, blank=True, help_text="When the wishes were converted; empty until then.")
+    updated_at = MomentField(auto_now=True, db_default=Now())
 
     class Meta:
         constraints = (
@@ -84,7 +84,7 @@ class Entry(models.Model):
     reference = models.CharField(
         max_length=200, unique=True, help_text="Idempotency key: the same operation always carries the same one."
     )
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = MomentField(db_default=Now())
 
     class Meta:
         abstract = True

@@ -15,6 +15,7 @@ from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
+from wishes.moments import for_database
 
 #: Why a conversion is not taken back, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
@@ -75,7 +76,7 @@ _IMPORTS: Final = "SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind =
 
 def _parameters(connection: BaseDatabaseWrapper, terms: ReversalTerms) -> dict[str, Any]:
     return {
-        name: connection.ops.adapt_datetimefield_value(bound)
+        name: connection.ops.adapt_datetimefield_value(for_database(bound, connection))
         for name, bound in (("since", terms.since), ("until", terms.until))
         if bound is not None
     }

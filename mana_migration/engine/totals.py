@@ -22,6 +22,7 @@ from mana_migration.domain.time_series import UserSeries
 from mana_migration.engine import chain
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
+from wishes.moments import from_database
 
 #: Upper bounds, in seconds, of the histogram of batch durations; the last is open.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -134,6 +135,8 @@ def _read_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:
         batches = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     for batch in batches:
         batch["errors"], batch["skips"] = json.loads(batch["errors"]), json.loads(batch["skips"])
+        for name in ("started_at", "finished_at"):
+            batch[name] = batch[name] and from_database(batch[name], connection)
     return batches
 
 

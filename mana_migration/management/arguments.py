@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 
 from django.utils import timezone
@@ -107,8 +107,9 @@ def moment(value: str) -> datetime:
             parsed = timezone.make_aware(parsed)
         except (OverflowError, ValueError) as error:
             raise argparse.ArgumentTypeError(f"{value!r} is out of range") from error
-    if parsed.year < EARLIEST_YEAR or parsed > timezone.now():
-        when = "in the future" if parsed > timezone.now() else f"before the year {EARLIEST_YEAR}"
+    now = datetime.now(UTC)
+    if parsed.year < EARLIEST_YEAR or parsed > now:
+        when = "in the future" if parsed > now else f"before the year {EARLIEST_YEAR}"
         raise argparse.ArgumentTypeError(f"{value!r} is {when}: no run can be meant")
     return parsed
 

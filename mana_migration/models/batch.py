@@ -9,6 +9,7 @@ from django.db.models import F, Q
 
 from mana_migration.models.run import MigrationRun
 from mana_migration.states import BatchStatus
+from wishes.moments import MomentField
 
 
 class MigrationBatchQuerySet(models.QuerySet["MigrationBatch"]):
@@ -54,8 +55,8 @@ class MigrationBatch(models.Model):
     shortfall = models.BigIntegerField(default=0, help_text="Mana written off, already spent when reversed.")
     errors = models.JSONField(default=dict, help_text="Failed users by error class.")
     skips = models.JSONField(default=dict, help_text="Skipped users by reason.")
-    started_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
+    started_at = MomentField(null=True, always_aware=True)
+    finished_at = MomentField(null=True, always_aware=True)
     worker = models.CharField(max_length=100, blank=True, help_text="Host and process that handled it.")
 
     digest = models.CharField(

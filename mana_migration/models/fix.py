@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from mana_migration.models.run import MigrationRun
+from wishes.moments import MomentField
 
 
 class IntegrityFix(models.Model):
@@ -29,7 +30,7 @@ class IntegrityFix(models.Model):
     red_change = models.BigIntegerField(default=0)
     mana_change = models.BigIntegerField(default=0)
     actor = models.CharField(max_length=150, blank=True)
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = MomentField(db_default=Now(), always_aware=True)
 
     class Meta:
         verbose_name_plural = "integrity fixes"

@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from mana_migration.models.batch import MigrationBatch
 from mana_migration.models.run import MigrationRun
 from mana_migration.states import PROBLEM_STATUSES, UserStatus
+from wishes.moments import MomentField
 
 
 class UserMigrationQuerySet(models.QuerySet["UserMigration"]):
@@ -56,7 +57,7 @@ class UserMigration(models.Model):
         max_length=16, default="", db_default="", editable=False,
         help_text="Short hash of what was written here; shows which record was changed.",
     )  # fmt: skip
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = MomentField(db_default=Now(), always_aware=True)
     reversal_run = models.ForeignKey(
         MigrationRun,
         null=True,
@@ -67,7 +68,7 @@ class UserMigration(models.Model):
         db_index=False,
         help_text="The rollback that reversed it.",
     )
-    reversed_at = models.DateTimeField(null=True, blank=True)
+    reversed_at = MomentField(null=True, blank=True, always_aware=True)
     reversal_batch = models.ForeignKey(
         MigrationBatch,
         null=True,

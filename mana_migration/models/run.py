@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import RunNotFoundError
 from mana_migration.states import OPEN_STATUSES, Action, EventKind, RunKind, RunStatus, StopCause
+from wishes.moments import MomentField
 
 
 class MigrationRunQuerySet(models.QuerySet["MigrationRun"]):
@@ -96,8 +97,8 @@ class MigrationRun(models.Model):
     )
     planned_users = models.BigIntegerField(default=0, help_text="Users put into batches so far.")
     folded = models.JSONField(default=dict, help_text="Sums over the batches that are folded.")
-    created_at = models.DateTimeField(db_default=Now())
-    finished_at = models.DateTimeField(null=True, blank=True)
+    created_at = MomentField(db_default=Now(), always_aware=True)
+    finished_at = MomentField(null=True, blank=True, always_aware=True)
 
     objects: ClassVar[MigrationRunQuerySet] = MigrationRunQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -185,7 +186,7 @@ class RunEvent(models.Model):
     actor = models.CharField(max_length=150, blank=True)
     message = models.TextField(blank=True)
     details = models.JSONField(default=dict)
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = MomentField(db_default=Now(), always_aware=True)
 
     class Meta:
         ordering = ("id",)

@@ -26,6 +26,7 @@ from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
+from wishes.moments import MomentField
 from wishes.rates import COLOURS
 
 #: Events shown, and batches looked at for the rate now.
@@ -85,7 +86,7 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     Raises:
         RunNotFoundError: there is no run with that id.
     """
-    runs = MigrationRun.objects.using(using).annotate(now=Now())
+    runs = MigrationRun.objects.using(using).annotate(now=Now(output_field=MomentField(always_aware=True)))
     if run_id is not None:
         return runs.numbered(run_id)
     if since is not None:
@@ -229,7 +230,8 @@ def _marks(events: Iterable[RunEvent], series: UserSeries) -> list[tuple[datetim
 def _latest_life(run: MigrationRun, last_progress: datetime | None, marks: Sequence[RunEvent]) -> datetime:
     """Return when the run last progressed, or was last started, resumed or gone on with."""
     alive = [mark.created_at for mark in marks if mark.kind in (EventKind.RESUMED, EventKind.RESUMED_WORK)]
-    return max([run.created_at, *alive[-1:], *([last_progress] if last_progress else [])])
+    latest: datetime = max([run.created_at, *alive[-1:], *([last_progress] if last_progress else [])])
+    return latest
 
 
 def _limit(run: MigrationRun) -> float | None:

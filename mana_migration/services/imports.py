@@ -16,11 +16,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.utils import timezone
 
 from mana_migration import conf
 from mana_migration.domain.import_results import (
@@ -266,7 +266,7 @@ class _Import:
         if not summary.migrated:
             return
         self._ticker.say("recording those whom the old system had migrated")
-        connection, now = self._connection, timezone.now()
+        connection, now = self._connection, datetime.now(UTC)
         parts = import_load.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
         batches = MigrationBatch.objects.using(self._using).bulk_create(
             MigrationBatch(

@@ -21,6 +21,7 @@ from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, notifications
 from mana_migration.states import Action, BatchStatus, EventKind, RunKind, RunStatus, StopCause, check_transition
+from wishes.moments import from_database
 
 Notice = Callable[[str], None]
 """Takes a sentence for whoever is watching."""
@@ -126,7 +127,7 @@ def create_run(
                 expected=expected,
                 baseline=dict(baseline or {}),
                 folded=totals.empty(),
-                finished_at=None if status.is_open else timezone.now(),
+                finished_at=None if status.is_open else datetime.now(UTC),
             )
             add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
     except IntegrityError as error:
@@ -219,7 +220,7 @@ def change_status(
             run.stop_cause, run.stop_reason = cause, reason
         ends = not target.is_open
         if ends and run.finished_at is None:
-            run.finished_at = timezone.now()
+            run.finished_at = datetime.now(UTC)
         run.save(using=using, update_fields=["status", "stop_cause", "stop_reason", "finished_at"])
         if ends:
             cancel_planned(run, using)
@@ -274,7 +275,7 @@ def database_now(using: str) -> datetime:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {dialect.now(connection.vendor)}", [])
         (moment,) = cursor.fetchone()
-    return moment if isinstance(moment, datetime) else datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    return from_database(moment if isinstance(moment, datetime) else datetime.fromisoformat(moment), connection)
 
 
 def share_open_migration(using: str, *, wait: bool = True) -> MigrationRun | None:
@@ -297,7 +298,7 @@ def share_open_migration(using: str, *, wait: bool = True) -> MigrationRun | Non
 
 def seconds_since(moment: str) -> float:
     """Return the seconds since a moment kept as ISO text; never negative."""
-    return max(0.0, (timezone.now() - datetime.fromisoformat(moment)).total_seconds())
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 def cancel_planned(run: MigrationRun, using: str) -> int:

@@ -31,7 +31,7 @@ def moment(at: datetime | None) -> SafeString | str:
     """Write a moment in the current time zone, machine-readable as well; a dash for None."""
     if at is None:
         return formatting.NOTHING
-    local = timezone.localtime(at)
+    local = timezone.localtime(timezone.make_aware(at) if timezone.is_naive(at) else at)
     return format_html('<time datetime="{}">{}</time>', local.isoformat(), f"{local:%Y-%m-%d %H:%M:%S %Z}")
 
 
