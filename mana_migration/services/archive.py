@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -30,6 +31,7 @@ from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import ArchiveError, RunConflictError
 from mana_migration.files import new_file
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.services import logs
 
 SCHEMA: Final = 1
 
@@ -110,6 +112,54 @@ def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
             checker.take(part)
             out.write(json.dumps(part, default=str, separators=(",", ":")).encode() + b"\n")
         return checker.archive()
+
+
+@dataclass(frozen=True, slots=True)
+class LogCopy:
+    """A daily log file in an archive folder: its compressed copy, and the number of its lines."""
+
+    path: Path
+    lines: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {"file": str(self.path), "lines": self.lines}
+
+
+def write_logs(runs: Sequence[int], folder: Path, *, using: str = "default") -> list[LogCopy]:
+    """Copy this machine's log files of the days of these runs into a folder, compressed, and compare each copy.
+
+    A copy that is there already and has the same content is kept.  The name of the copy of today's file, which is still
+    growing, says until when it goes (UTC).
+
+    Raises:
+        ArchiveError: a copy cannot be read back as it was written.
+        ReportError: another file has a copy's name, or the folder cannot be written.
+    """
+    days: set[str] = set()
+    for run in MigrationRun.objects.using(using).filter(pk__in=runs):
+        first, last = run.created_at.astimezone(UTC), (run.finished_at or run.created_at).astimezone(UTC)
+        days |= {f"{first + timedelta(days=n):%Y-%m-%d}" for n in range((last.date() - first.date()).days + 1)}
+    now = datetime.now(UTC)
+    copies = []
+    for path in logs.files_of_days(days):
+        growing = f".until-{now:%H%M%S}" if f"{now:%Y-%m-%d}" in path.name else ""
+        copies.append(_copy_log(path, folder / f"{path.stem}{growing}.log.gz"))
+    return copies
+
+
+def _copy_log(source: Path, target: Path) -> LogCopy:
+    content = source.read_bytes()
+    if not target.exists():
+        with new_file(target, make_folder=True) as stream, _compressed(stream) as out:
+            out.write(content)
+    try:
+        copied = gzip.decompress(target.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ArchiveError(f"{target} cannot be read back ({error}): remove it and archive again") from error
+    if copied != content:
+        raise ArchiveError(f"{target} is there already and differs from {source.name}: move it away and archive again")
+    return LogCopy(target, content.count(b"\n"))
 
 
 def verify(path: Path, *, expected: str = "") -> Archive:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,18 +92,25 @@ class DailyFileHandler(logging.Handler):
         os.fchmod(descriptor, 0o600)
         self.close_file()
         self._descriptor, self._day = descriptor, f"{moment:%Y-%m-%d}"
-        self._remove_old(moment)
+        for name in self._remove_old(moment):
+            message = f"removed {name}, older than {conf.log_days()} days (MANA_MIGRATION_LOG_DAYS)"
+            record = logging.LogRecord(_log.name, logging.INFO, __file__, 0, message, None, None)
+            record.created = moment.timestamp()
+            self.emit(record)
 
-    def _remove_old(self, moment: datetime) -> None:
-        """Remove this tool's files of days longer ago than the site keeps them; other files are not its business."""
+    def _remove_old(self, moment: datetime) -> list[str]:
+        """Remove this tool's files of days longer ago than the site keeps them, nothing else; return their names."""
         kept = conf.log_days()
         if not kept:
-            return
+            return []
         oldest = f"{moment - timedelta(days=kept):%Y-%m-%d}"
-        for entry in self.folder.iterdir():
+        removed = []
+        for entry in sorted(self.folder.iterdir()):
             if (dated := _DATED.fullmatch(entry.name)) and dated["day"] < oldest:
                 with suppress(OSError):  # another process was faster, or it is not ours to remove
                     entry.unlink()
+                    removed.append(entry.name)
+        return removed
 
     def _close_to_others(self) -> None:
         """Take a folder that was there before away from others, if it holds nothing but our files.
@@ -164,6 +171,15 @@ def configure(kind: str, level: str, *, database: str | None = None, needed: boo
     logger.setLevel(LEVELS[level])
     logger.propagate = False
     return handler
+
+
+def files_of_days(days: Collection[str]) -> list[Path]:
+    """Return this machine's log files of these days (YYYY-MM-DD, UTC), in the order of their names."""
+    folder = conf.log_dir()
+    if not folder.is_dir():
+        return []
+    dated = ((path, _DATED.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return [path for path, match in dated if match and match["day"] in days]
 
 
 def release() -> None:

@@ -79,8 +79,13 @@ class Command(MigrationCommand):
         for run in chosen:
             done.append(archive.write(run, options["output"], using=using))
             self.notice(_line(done[-1]))
+        copies = archive.write_logs(chosen, options["output"], using=using)
+        for copy in copies:
+            self.notice(f"log: {copy.lines:,} line{'s' * (copy.lines != 1)}, {copy.path}")
         if self.json_output:
-            self.print_json({"archives": [each.as_dict() for each in done]})
+            self.print_json(
+                {"archives": [each.as_dict() for each in done], "logs": [copy.as_dict() for copy in copies]}
+            )
         elif not done:
             self.stdout.write("no run ended before that: nothing to archive")
         return DONE

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import stat
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.db import connection
 
 from mana_migration import guards
+from mana_migration.errors import ArchiveError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import archive
 from tests.mana_migration.engine.one_batch import open_run
@@ -72,6 +75,43 @@ def test_an_archive_is_checked_by_itself_and_against_a_head_kept_elsewhere(run: 
         assert f"run {each['run']} (" in text.out
         assert "the head that was given is link 2: all before it is as it was" in text.out
         assert "has no link" in refusal(run_command("archive_runs", "--verify", each["file"], "--chain-head", "a" * 64))
+
+
+def test_the_log_files_of_the_runs_days_are_copied_and_compared(
+    run: int, tmp_path: Path, settings: LazySettings
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    settings.MANA_MIGRATION_LOG_DIR = folder
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    MigrationRun.objects.filter(pk=run).update(created_at=datetime.now(UTC) - timedelta(days=1))
+    yesterday = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
+    for name in (f"migration-{yesterday}.log", f"rollback-{yesterday}.log", "migration-2020-01-01.log", "other.log"):
+        (folder / name).write_text(f"{name}\n")
+    found = told(run_command("archive_runs", "--format", "json", "--run", run, "--output", tmp_path / "archive"))
+    names = [Path(copy["file"]).name for copy in found["logs"]]
+    assert [re.sub(r"until-\d{6}", "until-", name) for name in names] == [
+        f"migration-{yesterday}.log.gz",
+        f"migration-{today}.until-.log.gz",
+        f"rollback-{yesterday}.log.gz",
+    ]
+    copy = tmp_path / "archive" / f"rollback-{yesterday}.log.gz"
+    assert gzip.decompress(copy.read_bytes()) == f"rollback-{yesterday}.log\n".encode()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_a_log_copy_that_differs_is_refused(run: int, tmp_path: Path, settings: LazySettings) -> None:
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path
+    MigrationRun.objects.filter(pk=run).update(
+        created_at=datetime(2026, 1, 1, tzinfo=UTC), finished_at=datetime(2026, 1, 1, 1, tzinfo=UTC)
+    )
+    (tmp_path / "migration-2026-01-01.log").write_text("one\n")
+    target = tmp_path / "archive"
+    assert [copy.lines for copy in archive.write_logs([run], target)] == [1]
+    assert [copy.lines for copy in archive.write_logs([run], target)] == [1]  # the same again
+    (tmp_path / "migration-2026-01-01.log").write_text("two\n")
+    with pytest.raises(ArchiveError, match="differs from migration-2026"):
+        archive.write_logs([run], target)
 
 
 def test_all_runs_that_ended_before_a_date_are_archived(run: int, tmp_path: Path) -> None:
