@@ -10,8 +10,9 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import reverse
 from django.views.decorators.cache import never_cache
+
+from mana_migration.views import frame
 
 VIEW: Final = "mana_migration.view_migrationrun"
 
@@ -31,9 +32,10 @@ def staff_only(*permissions: str) -> Callable[[View], View]:
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return _anonymous(request)
-            if not (request.user.is_active and request.user.is_staff):
+            # A user model may lack is_staff; the permissions decide there, asked one by one as the admin asks.
+            if not (request.user.is_active and getattr(request.user, "is_staff", True)):
                 raise PermissionDenied
-            if not request.user.has_perms([VIEW, *permissions]):
+            if not all(request.user.has_perm(permission) for permission in (VIEW, *permissions)):
                 raise PermissionDenied
             return view(request, *args, **kwargs)
 
@@ -47,7 +49,7 @@ def _anonymous(request: HttpRequest) -> HttpResponseBase:
         return HttpResponse(headers={"HX-Refresh": "true"})
     if request.method not in ("GET", "HEAD"):
         raise PermissionDenied
-    return redirect_to_login(request.get_full_path(), login_url=reverse("admin:login"))
+    return redirect_to_login(request.get_full_path(), login_url=frame.sign_in_address())
 
 
 def alias_of(request: HttpRequest) -> str:

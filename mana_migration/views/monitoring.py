@@ -64,7 +64,7 @@ def _refuse(request: HttpRequest) -> HttpResponse | None:
     if scheme.lower() == "bearer" and token and constant_time_compare(given.strip(), token):
         return None
     if not scheme and request.user.is_authenticated:
-        if request.user.is_active and request.user.is_staff and request.user.has_perm(VIEW_METRICS):
+        if request.user.is_active and getattr(request.user, "is_staff", True) and request.user.has_perm(VIEW_METRICS):
             return None
         return HttpResponse("not allowed\n", content_type="text/plain", status=403)
     return HttpResponse("unauthorized\n", content_type="text/plain", status=401, headers={"WWW-Authenticate": "Bearer"})

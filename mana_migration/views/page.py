@@ -1,11 +1,10 @@
-"""What all pages of the staff have in common: the admin's frame around them."""
+"""What all pages of the staff have in common: the frame around them."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.contrib import admin
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import Http404, HttpRequest
 from django.template.response import TemplateResponse
@@ -13,6 +12,7 @@ from django.template.response import TemplateResponse
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import RunNotFoundError
 from mana_migration.selectors.runs import run_snapshot
+from mana_migration.views import frame
 from mana_migration.views.access import alias_of
 
 #: The permissions that buttons ask for, by the name that templates know them under.
@@ -26,6 +26,7 @@ ACTION_PERMISSIONS: Final = {
         "rollback_run",
         "rollback_user",
         "export_report",
+        "view_usermigration",
     )
 }
 
@@ -38,17 +39,16 @@ def render(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> TemplateResponse:
-    """Render a page in the admin's look."""
+    """Render a page in the frame of the site's admin, or in our own where there is none."""
     alias = alias_of(request)
-    frame = {
-        **admin.site.each_context(request),
-        "is_nav_sidebar_enabled": False,
+    page = {
+        **frame.context(request),
         "may": {name: request.user.has_perm(permission) for name, permission in ACTION_PERMISSIONS.items()},
         "alias": alias,
         "aliases": list(connections),
         "alias_query": "" if alias == DEFAULT_DB_ALIAS else f"?{urlencode({'database': alias})}",
     }
-    return TemplateResponse(request, f"mana_migration/{template}", frame | context, status=status, headers=headers)
+    return TemplateResponse(request, f"mana_migration/{template}", page | context, status=status, headers=headers)
 
 
 def snapshot_or_404(request: HttpRequest, run_id: int) -> RunSnapshot:
