@@ -61,7 +61,7 @@ class Stage:
         from wishes import guards as wishes_guards
 
         call_command("migrate", verbosity=0, skip_checks=True)
-        lacking = [*wishes_guards.missing(connection), *guards.missing(connection)]
+        lacking = [*wishes_guards.faults(connection), *guards.faults(connection)]
         expect(not lacking, f"migrate did not install {', '.join(lacking)}")
         with closing(self.connect()) as site:
             self.rules = rules_in_force(site)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from wishes import guards
+from wishes.guards import Guard
 
 RECORD_IS_FINAL: Final = (
     "a user migration is a record of what happened: only its reversal may be added; use rollback_migration"
@@ -40,51 +42,25 @@ def _record_changed(differs: str) -> str:
     )
 
 
-def statements(vendor: str) -> list[tuple[str, str, str]]:
-    """Return (trigger, table, SQL) of the guards on the migration's tables."""
-    found: list[tuple[str, str, str]] = []
+def statements(vendor: str) -> list[Guard]:
+    """Return the guards on the migration's tables."""
     record = "mana_migration_usermigration"
     if vendor == "postgresql":
-        found.append(
-            (
-                f"{record}_final",
-                record,
-                f"CREATE TRIGGER {record}_final BEFORE UPDATE ON {record} FOR EACH ROW "
-                f"WHEN ({_record_changed('IS DISTINCT FROM')}) EXECUTE FUNCTION wishes_refuse('{RECORD_IS_FINAL}')",
-            )
-        )
-        found += [
-            (
-                f"{table}_kept",
-                table,
-                f"CREATE TRIGGER {table}_kept BEFORE DELETE ON {table} "
-                f"FOR EACH ROW EXECUTE FUNCTION wishes_refuse('{NEVER_DELETED}')",
-            )
-            for table in _HISTORY
+        changed = _record_changed("IS DISTINCT FROM")
+        return [
+            guards.row_guard(f"{record}_final", record, "UPDATE", RECORD_IS_FINAL, changed),
+            *(guards.row_guard(f"{table}_kept", table, "DELETE", NEVER_DELETED) for table in _HISTORY),
         ]
-        return found
-    found.append(
-        (
-            f"{record}_final",
-            record,
-            f"CREATE TRIGGER {record}_final BEFORE UPDATE ON {record} WHEN {_record_changed('IS NOT')} "
-            f"BEGIN SELECT RAISE(ABORT, '{RECORD_IS_FINAL}'); END",
-        )
-    )
-    found += [
-        (
-            f"{table}_kept",
-            table,
-            f"CREATE TRIGGER {table}_kept BEFORE DELETE ON {table} BEGIN SELECT RAISE(ABORT, '{NEVER_DELETED}'); END",
-        )
-        for table in _HISTORY
+    found = [
+        guards.sqlite_guard(f"{record}_final", record, "UPDATE", RECORD_IS_FINAL, _record_changed("IS NOT")),
+        *(guards.sqlite_guard(f"{table}_kept", table, "DELETE", NEVER_DELETED) for table in _HISTORY),
     ]
     for table, columns in _INTEGER_COLUMNS.items():
-        found += list(guards.integer_triggers(table, columns))
+        found += guards.integer_guards(table, columns)
     return found
 
 
-def install(connection: Any, execute: Any = None) -> None:
+def install(connection: Any, execute: Callable[[str], Any] | None = None) -> None:
     """Create the guards on this connection's database."""
     guards.run_statements(connection, statements(connection.vendor), execute)
 
@@ -94,6 +70,6 @@ def uninstall(connection: Any) -> None:
     guards.drop_triggers(connection, statements(connection.vendor))
 
 
-def missing(connection: Any) -> list[str]:
-    """Return the names of the guards that this database lacks."""
-    return guards.missing_triggers(connection, statements(connection.vendor))
+def faults(connection: Any) -> dict[str, str]:
+    """Return what keeps a guard from being in force, by its name; empty when all are."""
+    return guards.faulty_triggers(connection, statements(connection.vendor))

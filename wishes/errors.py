@@ -106,3 +106,14 @@ class ReferenceConflictError(WishesError):
             f"the reference {reference!r} already stands for {booked}, not for {asked}; nothing was changed. "
             "Give every operation a reference of its own, and the same one only to its retries."
         )
+
+
+class ReversalNotAllowedError(WishesError):
+    """The database role of this process may not reverse conversions; nothing was changed."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        super().__init__(
+            f"the database role {role} may not reverse conversions; nothing was changed. Use the role of the migration "
+            "commands, or grant it: GRANT INSERT ON wishes_guard TO the role"
+        )

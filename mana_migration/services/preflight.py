@@ -1,6 +1,8 @@
-"""Is this database fit for a run at all?  Asked before anything is read or written."""
+"""Check that this database is fit for a run, before anything is read or written."""
 
 from __future__ import annotations
+
+from typing import Any, Final
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
@@ -8,24 +10,31 @@ from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.migrations.executor import MigrationExecutor
 
 from mana_migration import guards
-from mana_migration.engine import failures
+from mana_migration.engine import failures, foreign
+from mana_migration.engine.foreign import Attachment
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
+from wishes import constraints
 from wishes import guards as wishes_guards
+from wishes.errors import ReversalNotAllowedError
 
-SUPPORTED = ("postgresql", "sqlite")
+SUPPORTED: Final = ("postgresql", "sqlite")
 
 #: The apps whose schema must be complete.
-APPS = ("wishes", "mana_migration")
+APPS: Final = ("wishes", "mana_migration")
 
 
-def check(using: str = "default", *, read_only: bool = False) -> None:
-    """Refuse a database that a run could not finish on.
+def check(using: str = "default", *, read_only: bool = False, reverses: bool = False) -> None:
+    """Refuse a database that a run could not finish on, or whose rows it could not see.
 
-    ``read_only``: the caller only reads, so that a standby will do.
+    Args:
+        using: database alias.
+        read_only: the caller only reads, so that a standby will do.
+        reverses: the caller reverses conversions, which not every role of the database may.
 
     Raises:
         DatabaseUnavailableError: it cannot be reached, or takes no writes.
-        PreflightError: it is neither PostgreSQL nor SQLite, or lacks a schema migration, a table or a guard.
+        PreflightError: it is neither PostgreSQL nor SQLite; it lacks a schema migration, a table, a guard or a
+            constraint; rows are hidden from this role; its sequences lag behind; its role may not reverse.
     """
     connection = connections[using]
     if connection.vendor not in SUPPORTED:
@@ -36,19 +45,69 @@ def check(using: str = "default", *, read_only: bool = False) -> None:
         connection.ensure_connection()
         _check_schema(using)
         _check_tables(using)
+        _check_hidden_rows(using)
         if not read_only:
             _check_writable(using)
-        missing = wishes_guards.missing(connection) + guards.missing(connection)
+        faults = _faults(connection)
+        lacks = constraints.lacking(connection, _models())
+        if not (read_only or faults or lacks):
+            _check_sequences(using)
+        if reverses:
+            wishes_guards.require_reversals(connection)
+    except ReversalNotAllowedError as error:
+        raise PreflightError(str(error)) from error
     except (DatabaseError, InterfaceError) as error:
         raise DatabaseUnavailableError(
             f"database {using!r} cannot be used: {failures.describe(error)}; "
             "check DATABASE_URL and that the server runs"
         ) from error
-    if missing:
+    if faults or lacks:
+        named = [*(f"{name} ({why})" for name, why in sorted(faults.items())), *(lack.name for lack in lacks)]
         raise PreflightError(
-            f"database {using!r} lacks the guards {', '.join(missing)}; "
-            "install them again with: python manage.py install_guards"
+            f"database {using!r} does not refuse what it must, because of: {', '.join(named)}; "
+            "install it again with: python manage.py install_guards"
         )
+
+
+def warnings(using: str = "default") -> list[str]:
+    """Return a sentence for each thing of the site's own that can change what is written to our tables."""
+    return [
+        f"{attached} is not this project's: what it drops, changes or adds is looked for in every batch"
+        for attached in _attachments(using)
+        if attached.kind in (foreign.TRIGGER, foreign.RULE) and attached.table != get_user_model()._meta.db_table
+    ]
+
+
+def check_visible(using: str = "default") -> None:
+    """Refuse to report on tables whose rows this role does not see.
+
+    Raises:
+        PreflightError: row-level security hides rows from it, or a view is in the place of a table.
+    """
+    _check_hidden_rows(using)
+
+
+def _models() -> list[type[Any]]:
+    return [
+        model
+        for label in APPS
+        for model in apps.get_app_config(label).get_models()
+        if model._meta.managed and not model._meta.proxy
+    ]
+
+
+def _tables() -> list[str]:
+    return [*(model._meta.db_table for model in _models()), get_user_model()._meta.db_table]
+
+
+def _faults(connection: Any) -> dict[str, str]:
+    return wishes_guards.faults(connection) | guards.faults(connection)
+
+
+def _attachments(using: str) -> list[Attachment]:
+    connection = connections[using]
+    own = {guard.name for module in (wishes_guards, guards) for guard in module.statements(connection.vendor)}
+    return foreign.attachments(connection, _tables(), own=own)
 
 
 def _check_schema(using: str) -> None:
@@ -69,13 +128,32 @@ def _check_schema(using: str) -> None:
 def _check_tables(using: str) -> None:
     connection = connections[using]
     with connection.cursor() as cursor:
-        present = set(connection.introspection.table_names(cursor))
-    models = [get_user_model(), *(model for label in APPS for model in apps.get_app_config(label).get_models())]
+        present = set(connection.introspection.table_names(cursor, include_views=True))
+    models = [get_user_model(), *_models()]
     missing = sorted({model._meta.db_table for model in models if model._meta.managed} - present)
     if missing:
         raise PreflightError(
             f"database {using!r} lacks the tables {', '.join(missing)}, although their schema migrations are applied: "
-            "somebody dropped them; restore the database from a backup"
+            "they were dropped or renamed; rename them back, or restore the database from a backup"
+        )
+
+
+def _check_hidden_rows(using: str) -> None:
+    connection = connections[using]
+    attached = _attachments(using)
+    users = get_user_model()._meta.db_table
+    views = sorted(each.table for each in attached if each.kind == foreign.VIEW and each.table != users)
+    if views:
+        raise PreflightError(
+            f"database {using!r} has a view in the place of {', '.join(views)}: what is written through it cannot be "
+            "proved; give the table its name back"
+        )
+    hidden = sorted(each.table for each in attached if each.kind == foreign.HIDDEN)
+    if hidden:
+        raise PreflightError(
+            f"row-level security can hide rows of {', '.join(hidden)} from the role "
+            f"{connection.settings_dict['USER'] or 'of this process'}, so that users would be overlooked; use a role "
+            "that sees every row (ALTER ROLE ... BYPASSRLS), or end it: ALTER TABLE ... DISABLE ROW LEVEL SECURITY"
         )
 
 
@@ -96,14 +174,41 @@ def _check_writable(using: str) -> None:
         cursor.execute("SELECT 1")
 
 
+def _check_sequences(using: str) -> None:
+    models = [*_models(), get_user_model()]
+    keys = [(model._meta.db_table, model._meta.pk.column) for model in models if model._meta.pk.remote_field is None]
+    behind = foreign.sequences_behind(connections[using], keys)
+    if behind:
+        cures = "; ".join(f"SELECT setval('{name}', {newest})" for name, newest in behind)
+        raise PreflightError(
+            f"database {using!r} has sequences behind their tables, as after a restore: new rows would be refused as "
+            f"duplicates. Nothing was done. Run with psql: {cures}; then give the command again"
+        )
+
+
 def install_missing_guards(using: str = "default") -> list[str]:
-    """Install the guards that the database lacks and return their names."""
+    """Install what the database must refuse and does not; return the names of what was installed.
+
+    Raises:
+        PreflightError: rows break a constraint, this role may not, or a setting lifts the guards.
+    """
     connection = connections[using]
-    with transaction.atomic(using=using):
-        missing = wishes_guards.missing(connection) + guards.missing(connection)
-        if missing:
-            wishes_guards.uninstall(connection)
-            guards.uninstall(connection)
-            wishes_guards.install(connection)
-            guards.install(connection)
-    return missing
+    _check_schema(using)
+    _check_tables(using)
+    _check_hidden_rows(using)
+    try:
+        lacks = constraints.lacking(connection, _models())
+        constraints.add(connection, lacks)
+        faults = _faults(connection)
+        with transaction.atomic(using=using):
+            if faults:
+                needed = [*wishes_guards.statements(connection.vendor), *guards.statements(connection.vendor)]
+                wishes_guards.reinstall(connection, needed, faults)
+    except DatabaseError as error:
+        raise PreflightError(f"the guards cannot be installed: {failures.describe(error)}") from error
+    left = _faults(connection)
+    if left:
+        raise PreflightError(
+            "the guards are installed but not in force: " + "; ".join(f"{name} {why}" for name, why in left.items())
+        )
+    return [*(lack.name for lack in lacks), *sorted(faults)]

@@ -579,4 +579,4 @@ def empty() -> None:
         cursor.execute("DELETE FROM sqlite_sequence")
         for _, sql in triggers:
             cursor.execute(sql)
-    assert not wishes_guards.missing(connection) + guards.missing(connection)
+    assert not wishes_guards.faults(connection) | guards.faults(connection)

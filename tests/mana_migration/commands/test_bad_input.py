@@ -169,7 +169,8 @@ UNFIT: dict[str, tuple[Callable[[], None], str]] = {
             "DROP TRIGGER wishes_wallet_no_stale_write"
             + (" ON wishes_wallet" if connection.vendor == "postgresql" else "")
         ),
-        "lacks the guards wishes_wallet_no_stale_write; install them again with: python manage.py install_guards",
+        "does not refuse what it must, because of: wishes_wallet_no_stale_write (missing); "
+        "install it again with: python manage.py install_guards",
     ),
     "all guards are missing": (
         lambda: (wishes_guards.uninstall(connection), guards.uninstall(connection))[0],

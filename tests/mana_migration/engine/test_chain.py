@@ -226,7 +226,7 @@ def test_a_database_from_before_the_chain_is_upgraded_and_its_old_batches_are_co
             cursor.execute("UPDATE mana_migration_migrationbatch SET status = 'done'")
     finally:
         call_command("migrate", "mana_migration", verbosity=0)
-    assert not guards.missing(connection)
+    assert not guards.faults(connection)
     migrate("--batch-size", 3)
     walk = chain.walk("default")
     assert (walk.breaks, walk.undigested, len(walk.heads)) == ([], 1, 1)
