@@ -60,6 +60,7 @@ class Forecast:
     seconds: float
     goes_on_with: int | None = None
     takes_back: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def promise(self) -> dict[str, Any]:
         """Return what is binding: options, rates, findings, users and sums."""

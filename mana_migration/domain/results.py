@@ -152,3 +152,4 @@ class RollbackForecast:
     seconds: float
     blocked: str = ""
     goes_on_with: int | None = None
+    warnings: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ def as_json(told: Forecast) -> dict[str, Any]:
     return summary.as_json(_as_summary(told)) | {
         "rates": told.rates,
         "blocked": told.blocked,
+        "warnings": list(told.warnings),
         "goes_on_with": told.goes_on_with,
         "takes_back": told.takes_back,
         "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in told.findings],
@@ -45,6 +46,8 @@ def as_lines(told: Forecast) -> Iterator[str]:
     yield "findings:"
     for finding in told.findings:
         yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}"
+    for sentence in told.warnings:
+        yield f"  warning: {sentence}"
     if told.largest:
         yield "largest conversions (user by primary key):"
     for row in told.largest:

@@ -18,6 +18,7 @@ def forecast_json(told: RollbackForecast) -> dict[str, Any]:
         ],
         "stops_run": told.stops_run,
         "blocked": told.blocked,
+        "warnings": list(told.warnings),
         "goes_on_with": told.goes_on_with,
     }
 
@@ -31,6 +32,8 @@ def forecast_lines(told: RollbackForecast, *, headline: str = "") -> Iterator[st
         yield f"  the open migration run {told.stops_run} would be stopped first"
     if told.goes_on_with is not None:
         yield f"  run {told.goes_on_with} is open: the same command goes on with it"
+    for sentence in told.warnings:
+        yield f"  warning: {sentence}"
     if told.shortfalls:
         yield "  largest shortfalls:"
     for record, credited, lacking in told.shortfalls:

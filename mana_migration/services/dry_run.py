@@ -70,6 +70,7 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
         seconds=time.monotonic() - begun,
         goes_on_with=None if goes_on_with is None else goes_on_with.pk,
         takes_back=takes_back,
+        warnings=tuple(preflight.warnings(using)),
     )
 
 

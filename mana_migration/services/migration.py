@@ -124,7 +124,7 @@ def migrate(
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
     using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    preflight.check(using)
+    preflight.check(using, reverses=not options.users, notice=notice)  # the breaker's rollback reverses
     if options.users:
         return migrate_selected(options, actor=actor, reason=reason, using=using, notice=notice)
     run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from django.apps import apps
@@ -13,6 +14,7 @@ from mana_migration import guards
 from mana_migration.engine import failures, foreign
 from mana_migration.engine.foreign import Attachment
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
+from mana_migration.services import logs, runs
 from wishes import constraints
 from wishes import guards as wishes_guards
 from wishes.errors import ReversalNotAllowedError
@@ -23,13 +25,16 @@ SUPPORTED: Final = ("postgresql", "sqlite")
 APPS: Final = ("wishes", "mana_migration")
 
 
-def check(using: str = "default", *, read_only: bool = False, reverses: bool = False) -> None:
+def check(
+    using: str = "default", *, read_only: bool = False, reverses: bool = False, notice: runs.Notice | None = None
+) -> None:
     """Refuse a database that a run could not finish on, or whose rows it could not see.
 
     Args:
         using: database alias.
         read_only: the caller only reads, so that a standby will do.
         reverses: the caller reverses conversions, which not every role of the database may.
+        notice: takes a warning for each trigger or rule of the site's own; None: they are not asked for.
 
     Raises:
         DatabaseUnavailableError: it cannot be reached, or takes no writes.
@@ -67,6 +72,10 @@ def check(using: str = "default", *, read_only: bool = False, reverses: bool = F
             f"database {using!r} does not refuse what it must, because of: {', '.join(named)}; "
             "install it again with: python manage.py install_guards"
         )
+    if notice is not None:
+        for sentence in warnings(using):
+            notice(f"warning: {sentence}")
+            logs.write(logging.WARNING, "a trigger or rule of the site's own is on our tables", what=sentence)
 
 
 def warnings(using: str = "default") -> list[str]:

@@ -13,7 +13,7 @@ from mana_migration.models import MigrationRun
 from mana_migration.selectors.details import RunDetails
 from mana_migration.selectors.reports import gather
 from mana_migration.selectors.runs import find_run
-from mana_migration.services import validation
+from mana_migration.services import preflight, validation
 
 
 @contextmanager
@@ -42,7 +42,9 @@ def report_to_come(
 
     Raises:
         RunNotFoundError: there is no such run, or none at all.
+        PreflightError: rows are hidden from this role.
     """
+    preflight.check_visible(using)
     with read_only_snapshot(using):
         run = find_run(using, run_id)
         if run is None:

@@ -90,6 +90,7 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
         RunConflictError: it is no migration.
     """
     preflight.check(using, read_only=True)
+    warnings = tuple(preflight.warnings(using))
     begun = time.monotonic()
     with read_only_snapshot(using):
         check_target(options, using)
@@ -104,7 +105,7 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 lacking += reversal.shortfalls(connection, terms, limit=largest, keys=(user, user))
             lacking = sorted(lacking, key=lambda row: -row[2])[:largest]
             blocked = "" if _somebody_named(options, using) else nothing_words(options)
-            return RollbackForecast(whole, lacking, None, time.monotonic() - begun, blocked)
+            return RollbackForecast(whole, lacking, None, time.monotonic() - begun, blocked, warnings=warnings)
         whole = reversal.forecast(connection, terms)
         blocked, goes_on_with = _beside(open_run, options)
         if not blocked and goes_on_with is None and not whole.selected:
@@ -116,6 +117,7 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
             time.monotonic() - begun,
             blocked,
             goes_on_with,
+            warnings,
         )
 
 
@@ -164,7 +166,7 @@ def roll_back(
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
     using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    preflight.check(using)
+    preflight.check(using, reverses=True, notice=notice)
     if options.users:
         refuse_nothing(options, using)
         return selected_users.roll_back_selected(options, actor=actor, using=using)

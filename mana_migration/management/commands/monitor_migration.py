@@ -44,6 +44,7 @@ class Command(MigrationCommand):
         """Route to the one thing that the options mean."""
         refuse_contradictions(options)
         try:
+            preflight.check_visible(options["database"])
             if options["watch"]:
                 return self.watch(options)
             if options["run_id"] is None and find_run(options["database"]) is None:

@@ -51,7 +51,7 @@ def migrate_together(
     check_workers(workers, using)
     if workers == 1 or options.users:
         return migration.migrate(options, actor=actor, reason=reason, **context)
-    preflight.check(using)
+    preflight.check(using, reverses=True, notice=notice)
     return work_together(
         lambda: migration.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice),
         workers,
@@ -81,7 +81,7 @@ def roll_back_together(
     check_workers(workers, using)
     if workers == 1 or options.users:
         return rollback.roll_back(options, actor=actor, **context)
-    preflight.check(using)
+    preflight.check(using, reverses=True, notice=notice)
     return work_together(
         lambda: rollback.open_or_join(options, actor=actor, using=using, notice=notice),
         workers,
