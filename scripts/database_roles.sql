@@ -8,11 +8,14 @@
 -- in: ALTER ROLE mana_app LOGIN PASSWORD '...';
 --
 --   mana_owner     owns the tables: schema changes ("manage.py migrate") and nothing in daily life
---   mana_app       the live site and its staff pages: wallets are opened and changed, entries added, none is ever changed
+--   mana_app       the live site and its staff pages: wallets are opened and changed, entries added, none is ever changed;
+--                  it may not reverse a conversion, so rollbacks of the staff pages need a worker with the migrator's role
 --   mana_migrator  the commands: import_balances, migrate_users, rollback_migration, validate_migration, work_migration
---   mana_auditor   reads wallets, ledgers and records, and changes nothing
+--   mana_auditor   reads wallets, ledgers, records and the keys of users, and changes nothing: validate_migration and
+--                  monitor_migration
 --
--- Nobody but the owner can switch a guard off; only a superuser can get around one.
+-- Only the owner can switch a guard off, and only the migrator can announce the reversal that one lets through; a
+-- superuser can get around all of them.
 
 BEGIN;
 
@@ -23,6 +26,9 @@ DECLARE
     migrator text := COALESCE(NULLIF(current_setting('mana.migrator', true), ''), 'mana_migrator');
     auditor  text := COALESCE(NULLIF(current_setting('mana.auditor', true), ''), 'mana_auditor');
     users    text := (SELECT confrelid::regclass::text FROM pg_constraint
+                       WHERE conrelid = 'wishes_wallet'::regclass AND contype = 'f' LIMIT 1);
+    users_key text := (SELECT quote_ident(attname) FROM pg_constraint c
+                        JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = c.confkey[1]
                        WHERE conrelid = 'wishes_wallet'::regclass AND contype = 'f' LIMIT 1);
     role     text;
     item     record;
@@ -56,8 +62,12 @@ BEGIN
     EXECUTE format('GRANT INSERT, UPDATE ON wishes_wallet TO %I, %I', app, migrator);
     EXECUTE format('GRANT INSERT ON wishes_manaentry, wishes_wishentry TO %I, %I', app, migrator);
 
+    -- Whoever may write here may lift the guard of migrated wallets: see Note [Who may reverse] in wishes/guards.py.
+    EXECUTE format('GRANT INSERT ON wishes_guard TO %I', migrator);
+
     -- The migration; the site's staff pages ask for work, and convert on touch records it.
     EXECUTE format('GRANT SELECT, INSERT ON %s TO %I', users, migrator);
+    EXECUTE format('GRANT SELECT (%s) ON %s TO %I', users_key, users, auditor);  -- which users have no wallet
     EXECUTE format('GRANT INSERT, UPDATE ON mana_migration_migrationrun, mana_migration_migrationbatch, '
                    'mana_migration_usermigration TO %I, %I', app, migrator);
     EXECUTE format('GRANT INSERT ON mana_migration_runevent TO %I, %I', app, migrator);

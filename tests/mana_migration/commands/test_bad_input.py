@@ -153,8 +153,11 @@ def execute(sql: str) -> None:
 
 UNFIT: dict[str, tuple[Callable[[], None], str]] = {
     "a schema migration is not applied": (
-        lambda: execute("DELETE FROM django_migrations WHERE app = 'mana_migration' AND name = '0003_chain'"),
-        "lacks the schema migrations mana_migration.0003_chain, which this code needs; nothing was done.",
+        lambda: execute(
+            "DELETE FROM django_migrations WHERE app = 'mana_migration' AND name = "
+            "(SELECT MAX(name) FROM django_migrations WHERE app = 'mana_migration')"
+        ),
+        ", which this code needs; nothing was done.",
     ),
     "none is applied": (
         lambda: execute("DELETE FROM django_migrations WHERE app IN ('wishes', 'mana_migration')"),
