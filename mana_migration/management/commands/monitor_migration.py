@@ -44,9 +44,9 @@ class Command(MigrationCommand):
         """Route to the one thing that the options mean."""
         refuse_contradictions(options)
         try:
-            preflight.check_visible(options["database"])
             if options["watch"]:
                 return self.watch(options)
+            preflight.check_visible(options["database"])
             if options["run_id"] is None and find_run(options["database"]) is None:
                 return self.nothing_yet()
             if options["export"]:
@@ -98,6 +98,7 @@ class Command(MigrationCommand):
         using, chosen, since = options["database"], options["run_id"], options["since"]
 
         def read() -> RunSnapshot | None:
+            preflight.check_visible(using)
             if since is None:
                 return run_snapshot(using, chosen)
             run = find_run(using, since=since)
