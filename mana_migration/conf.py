@@ -91,3 +91,8 @@ def notify() -> str | list[str]:
 def site_url() -> str:
     """Return where the site is served (``https://site.example``), for links in notifications; empty: no links."""
     return str(_get("SITE_URL", ""))
+
+
+def checklist_hours() -> int:
+    """Return how old, in hours, the checklist may be that a mass run needs; 0: none is needed."""
+    return int(_get("CHECKLIST_HOURS", 0))

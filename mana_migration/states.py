@@ -40,6 +40,7 @@ class EventKind(models.TextChoices):
     CHECKED = "checked", "Checked"
     FINISHED = "finished", "Finished"
     ROLLED_BACK = "rolled_back", "Rolled back"
+    CHECKLIST = "checklist", "Checklist"
 
 
 class Action(enum.StrEnum):

@@ -11,6 +11,7 @@ from django.core.management.base import CommandParser
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
+from mana_migration.services.checklist import QUESTIONS
 
 
 def add_migration_options(parser: CommandParser) -> None:
@@ -111,6 +112,33 @@ def add_migration_options(parser: CommandParser) -> None:
     )
 
 
+def add_checklist_options(parser: CommandParser) -> None:
+    """Add the go or no-go before a migration."""
+    group = parser.add_argument_group("before the migration")
+    group.add_argument(
+        "--checklist",
+        action="store_true",
+        help="Go through the checklist before a migration and keep it; exit code 0 for go, 3 for no go. No user is "
+        "migrated.",
+    )
+    group.add_argument(
+        "--backup",
+        type=arguments.text,
+        default="",
+        metavar="REF",
+        help="With --checklist: the backup that was made, such as its name or ticket (default: none, which is no go).",
+    )
+    group.add_argument(
+        "--confirm",
+        action="append",
+        choices=tuple(QUESTIONS),
+        default=[],
+        metavar="QUESTION",
+        help="With --checklist: answer a question that only a person can answer with yes, so that it is not asked: "
+        f"{', '.join(QUESTIONS)}. May be repeated.",
+    )
+
+
 def add_control_options(parser: CommandParser) -> None:
     """Add what may be done to an open run from another terminal."""
     group = parser.add_argument_group("an open run, from another terminal (RUN: its number; default: the open one)")
@@ -171,6 +199,10 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         UsageError: there are such options.
     """
     control, _ = asked_control(options)
+    if options["checklist"]:
+        _allow("--checklist", options, "checklist", "backup", "confirm", "executor")
+    elif options["backup"] or options["confirm"]:
+        raise UsageError("--backup and --confirm answer questions of the checklist: add --checklist")
     if control is not None or options["set"]:
         _allow(f"--{control or 'set'}", options, "reason", "set", "pause", "resume", "stop")
     elif options["join"] is not None:
@@ -189,6 +221,9 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
 
 #: The options of this command, by destination, that can stand in each other's way.
 _FLAGS: Final = {
+    "checklist": "--checklist",
+    "backup": "--backup",
+    "confirm": "--confirm",
     "user_ids": "--user-id",
     "dry_run": "--dry-run",
     "validate_only": "--validate-only",

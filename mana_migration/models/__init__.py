@@ -1,8 +1,9 @@
 """The records of the migration; all written by services and the engine, never by hand."""
 
 from mana_migration.models.batch import MigrationBatch
+from mana_migration.models.checklist import Checklist
 from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.record import UserMigration
 from mana_migration.models.run import MigrationRun, RunEvent
 
-__all__ = ["IntegrityFix", "MigrationBatch", "MigrationRun", "RunEvent", "UserMigration"]
+__all__ = ["Checklist", "IntegrityFix", "MigrationBatch", "MigrationRun", "RunEvent", "UserMigration"]

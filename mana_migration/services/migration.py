@@ -22,7 +22,7 @@ from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, logs, preflight, rollback, runs, selected_users, validation
+from mana_migration.services import autofix, checklist, logs, preflight, rollback, runs, selected_users, validation
 from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.runs import Actor
 from mana_migration.services.worker import throttle
@@ -188,6 +188,7 @@ def start(
         FindingsError: error-level findings stand in the way.
         RunConflictError: another mass run is open, or the rates differ from those of live conversions.
     """
+    checklist.require(using)
     rates = wishes_conf.rates()
     refuse_other_rates(rates, using)
     failed = _failed_before(options, rates, using) if options.retry_failed else None
@@ -217,6 +218,7 @@ def start(
     )
     if fixes is not None:
         autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)
+    checklist.attach(run, actor=actor, using=using)
     notice(f"run {run.pk} is open on {actor.host}: about {run.expected:,} users to migrate")
     return run
 

@@ -55,6 +55,7 @@ class MigrationCommand(BaseCommand):
     """Whether the command is refused where its log file cannot be written."""
     requires_system_checks = ("mana_migration",)
     exit_code = DONE
+    dry_run = False
     using = DEFAULT_DB_ALIAS
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -105,6 +106,7 @@ class MigrationCommand(BaseCommand):
         """Run the command; known errors become one line and an exit code."""
         self.json_output = options["format"] == "json"
         self.using = options["database"]
+        self.dry_run = bool(options.get("dry_run"))
         log = None
         try:
             log = logs.configure(self.log_kind, options["log_level"], database=self.using, needed=self.needs_log)
@@ -146,6 +148,7 @@ class MigrationCommand(BaseCommand):
             "the command ended",
             command=type(self).__module__.rpartition(".")[2],
             exit_code=code,
+            **({"dry_run": True} if self.dry_run else {}),
             **({"error_class": type(known).__name__} if known is not None else {}),
         )
 
@@ -204,6 +207,15 @@ class MigrationCommand(BaseCommand):
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() != "yes":
             raise MigrationError(on_no)
+
+    def ask(self, options: Mapping[str, Any], question: str) -> bool | None:
+        """Ask a yes-or-no question on a terminal; return None without a terminal or a clear answer."""
+        if options["no_input"] or not (sys.stdin is not None and sys.stdin.isatty()):
+            return None
+        self.stderr.write(f"{question} [yes/no] ", ending="")
+        self.stderr.flush()
+        answer = sys.stdin.readline().strip().lower()
+        return {"yes": True, "y": True, "no": False, "n": False}.get(answer)
 
     @contextmanager
     def stop_on_signals(self, *, following: bool = False) -> Iterator[StopFlag]:

@@ -12,6 +12,7 @@ from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOpti
 from mana_migration.errors import NothingToMigrateError
 from mana_migration.management.commands._base import DONE, PARTLY, left_behind, run_code
 from mana_migration.management.migration_options import (
+    add_checklist_options,
     add_control_options,
     add_migration_options,
     asked_control,
@@ -19,12 +20,13 @@ from mana_migration.management.migration_options import (
     refuse_contradictions,
 )
 from mana_migration.management.rollback_base import RollbackCommand
+from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import dry_run, plans, runs
-from mana_migration.services.executors import celery, local, processes
+from mana_migration.services import checklist, dry_run, plans, runs
+from mana_migration.services.executors import celery, celery_broker, local, processes
 from mana_migration.states import RunStatus
 
 
@@ -37,6 +39,7 @@ class Command(RollbackCommand):
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``migrate_users``."""
         add_migration_options(parser)
+        add_checklist_options(parser)
         add_control_options(parser)
 
     def run(self, **options: Any) -> int:
@@ -53,10 +56,24 @@ class Command(RollbackCommand):
         users = tuple(str(key) for key in resolve_users(options["user_ids"], using=using))
         if options["rollback"]:
             return self.roll_back(users, options)
+        if options["checklist"]:
+            return self.checklist(options)
         asked = read_options(users, options)
-        if options["dry_run"] or options["validate_only"]:
-            return self.tell(asked, options)
-        return self.migrate(asked, options)
+        told = options["dry_run"] or options["validate_only"]
+        return self.tell(asked, options) if told else self.migrate(asked, options)
+
+    def checklist(self, options: dict[str, Any]) -> int:
+        """Go through the checklist, keep it and print it."""
+        found = checklist.examine(
+            using=options["database"],
+            backup=options["backup"],
+            ask=partial(self.ask, options),
+            answers=dict.fromkeys(options["confirm"], True),
+            check_workers=celery_broker.check if options["executor"] == CELERY else None,
+        )
+        checklist.record(found, actor=runs.current_actor(), using=options["database"])
+        self.print_result(found.as_dict(), checklist_report.as_lines(found.items, go=found.go, backup=found.backup))
+        return DONE if found.go else PARTLY
 
     def migrate(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Convert those who were asked for, by a saved plan if one is named."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
+from mana_migration.models import Checklist, IntegrityFix, MigrationRun, UserMigration
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.mana_migration.running import (
     balanced,
@@ -518,3 +518,19 @@ def test_every_batch_size_ends_alike(size: str) -> None:
         done = migrate("--batch-size", size)
     assert (done["users"]["migrated"], done["wishes"]) == (40, {"green": 780, "blue": 80, "red": 39})
     assert done["mana"] == 7_800 + 8_000 + 39_000
+
+
+def test_a_checklist_is_kept_and_binding_where_the_site_wants_one(settings: Any) -> None:
+    settings.MANA_MIGRATION_CHECKLIST_HOURS = 8
+    WalletFactory()
+    assert "only after a checklist" in refusal(run_command("migrate_users"))
+    no_go = run_command("migrate_users", "--checklist", "--no-input")
+    assert no_go.code == 3
+    assert no_go.out.startswith("Checklist before the migration: NO GO: ")
+    kept = Checklist.objects.get()
+    assert (kept.go, kept.backup) == (False, "")
+    assert "says no go" in refusal(run_command("migrate_users"))
+    Checklist.objects.update(go=True)
+    run = migrate()["run"]
+    assert [event.kind for event in MigrationRun.objects.get(pk=run).events.all()][:2] == ["started", "checklist"]
+    assert "add --checklist" in refusal(run_command("migrate_users", "--backup", "dump 17"), 2)

@@ -1,0 +1,35 @@
+"""What was checked and answered before a mass run."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models.functions import Now
+
+from mana_migration.models.run import MigrationRun
+from wishes.moments import MomentField
+
+
+class Checklist(models.Model):
+    """One go or no-go before a migration: every question with its answer, who gave it and when."""
+
+    go = models.BooleanField(help_text="Whether every question was answered with yes.")
+    items = models.JSONField(help_text="The questions in their order: id, question, answer, detail, who answered.")
+    backup = models.CharField(max_length=200, blank=True, help_text="The backup that was named.")
+    actor = models.CharField(max_length=150, help_text="Who went through it: operating-system user or staff account.")
+    host = models.CharField(max_length=255, help_text="The machine that it was made on.")
+    run = models.ForeignKey(
+        MigrationRun,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="checklists",
+        help_text="The run that was started on it; empty: none yet.",
+    )
+    created_at = MomentField(db_default=Now(), always_aware=True)
+
+    class Meta:
+        ordering = ("-id",)
+        get_latest_by = "id"
+
+    def __str__(self) -> str:
+        return f"checklist {self.pk}: {'go' if self.go else 'no go'}"
