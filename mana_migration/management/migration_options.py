@@ -124,7 +124,6 @@ def add_checklist_options(parser: CommandParser) -> None:
     group.add_argument(
         "--backup",
         type=arguments.text,
-        default="",
         metavar="REF",
         help="With --checklist: the backup that was made, such as its name or ticket (default: none, which is no go).",
     )

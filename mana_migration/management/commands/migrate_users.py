@@ -66,7 +66,7 @@ class Command(RollbackCommand):
         """Go through the checklist, keep it and print it."""
         found = checklist.examine(
             using=options["database"],
-            backup=options["backup"],
+            backup=options["backup"] or "",
             ask=partial(self.ask, options),
             answers=dict.fromkeys(options["confirm"], True),
             check_workers=celery_broker.check if options["executor"] == CELERY else None,
