@@ -11,7 +11,7 @@ from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
 
 #: The version of the report's data in every format; it grows when a reader of the old one would go wrong.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 #: Failed or skipped users shown as examples of one class, and shortfalls listed one by one.
 EXAMPLES, SHORTFALLS = 5, 100
@@ -23,27 +23,34 @@ SLOWEST: Final = 10
 class UserDetail(NamedTuple):
     """What one run did to one user, by record id; names are never part of it.
 
-    ``run`` is the run of the record: in the report of a rollback, that of the conversion it took back.
-    ``error`` is the class of a failure or the reason of a skip.  ``reversal_run``, ``mana_debited``
-    and ``shortfall`` are None where nothing was taken back.
+    ``run`` is the run of the record: in the report of a rollback, that of the conversion it reversed.
+    ``error`` is the class of a failure or the reason of a skip.  Times are ISO 8601 in UTC, to the second.
+    None means the same in every format: there is no such thing, as there is no error of a migrated user.
     """
 
     record: int
     run: int
     status: str
+    handled_at: str
     green: int
     blue: int
     red: int
     mana_before: int
     mana_credited: int
-    error: str
+    error: str | None
+    message: str | None
     reversal_run: int | None
+    reversed_at: str | None
     mana_debited: int | None
     shortfall: int | None
 
 
+#: Columns of a user that are amounts, which spreadsheets round beyond 15 digits.
+AMOUNTS: Final = ("green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall")
+
+
 class UserDetails(Protocol):
-    """All users of a run, read anew at each use, in the order of the users' keys and in constant memory."""
+    """All users of a run, read anew at each use, in the order of the records' ids and in constant memory."""
 
     def __iter__(self) -> Iterator[UserDetail]:
         """Yield every user's line."""
@@ -166,6 +173,8 @@ class StatusSum:
     red: int
     mana_before: int
     mana_credited: int
+    mana_debited: int
+    shortfall: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +229,7 @@ class RunReport:
     """One run in full.  ``details`` streams its users; all else is small, whatever the run's size.
 
     ``records_deleted`` counts users whose records a rollback with --no-preserve-logs has deleted.
+    ``since`` limits ``details`` to what was done to users from then on, and ``listed`` sums those up by outcome.
     ``validation`` is what the integrity checks found when the report was made, None if not asked for.
     """
 
@@ -239,7 +249,14 @@ class RunReport:
     shortfall_users: int
     reconciliation: Reconciliation
     validation: ValidationReport | None
+    since: datetime | None
+    listed: Sequence[StatusSum]
     details: UserDetails
+
+    @property
+    def users_listed(self) -> int:
+        """Return how many users ``details`` yields."""
+        return sum(part.users for part in self.listed)
 
 
 @dataclass(frozen=True, slots=True)

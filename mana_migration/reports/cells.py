@@ -5,13 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from mana_migration.reports.sections import Cell
+from mana_migration.reports.sections import SPREADSHEET_MAX, Cell
 
 #: What makes a spreadsheet take text for a formula, ASCII and full-width; selectors.details has the same in SQL.
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "|", "%", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")  # noqa: RUF001
-
-#: The largest whole number that a spreadsheet, which computes in floating point, keeps exactly.
-SPREADSHEET_MAX: Final = 10**15
 
 
 def safe_text(text: str) -> str:
@@ -26,6 +23,16 @@ def csv_cell(value: Cell) -> str | int | float:
         return ""
     if isinstance(value, str):
         return safe_text(value)
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def text_amount(value: Cell) -> str | int | float:
+    """Return a cell for CSV in which whole numbers beyond 15 digits are text, as an apostrophe makes them."""
+    return f"'{value}" if isinstance(value, int) and abs(value) > SPREADSHEET_MAX else csv_cell(value)
+
+
+def json_cell(value: Cell) -> int | float | str | None:
+    """Return a cell for JSON; moments are ISO 8601."""
     return value.isoformat() if isinstance(value, datetime) else value
 
 

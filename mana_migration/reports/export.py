@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from mana_migration.domain.report import ReportToCome, RunReport
 from mana_migration.files import free_name, new_file, refuse_taken
-from mana_migration.reports import report_csv, report_html, report_json
-
-Writer = Callable[[RunReport, BinaryIO], None]
-
-
-def _write_xlsx(report: RunReport, stream: BinaryIO) -> None:
-    # its library alone would be a fifth of the start of every command
-    from mana_migration.reports import report_xlsx  # noqa: PLC0415
-
-    report_xlsx.write(report, stream)
-
-
-_WRITERS: Final[Mapping[str, Writer]] = {
-    "json": report_json.write,
-    "csv": report_csv.write_users,
-    "html": report_html.write,
-    "xlsx": _write_xlsx,
-}
 
 #: The formats a report can be written in.
-FORMATS: Final = tuple(_WRITERS)
+FORMATS: Final = ("json", "csv", "html", "xlsx")
 
 #: What a browser is told about each format.
 CONTENT_TYPES: Final = {
@@ -65,7 +47,7 @@ def refuse_names_taken(path: Path, format_: str, *, make_folder: bool = False) -
         refuse_taken(each, make_folder=make_folder)
 
 
-def write_report(report: ReportToCome, format_: str, path: Path) -> list[Path]:
+def write_report(report: ReportToCome, format_: str, path: Path, *, text_amounts: bool = False) -> list[Path]:
     """Write a report to new files and return them; none is there before it is complete.
 
     Raises:
@@ -73,16 +55,26 @@ def write_report(report: ReportToCome, format_: str, path: Path) -> list[Path]:
     """
     paths = paths_of(path, format_)
     with new_file(path) as stream:
-        if format_ == "csv":
-            report_csv.write_users(report, stream)  # while the rest is gathered
-        else:
-            _WRITERS[format_](report.whole(), stream)
+        write_stream(report, format_, stream, text_amounts=text_amounts)
         for summary in paths[1:]:
             with new_file(summary) as second:
-                report_csv.write_summary(report.whole(), second)
+                _module("csv").write_summary(report.whole(), second)
     return paths
+
+
+def write_stream(report: ReportToCome, format_: str, stream: BinaryIO, *, text_amounts: bool = False) -> None:
+    """Write a report's main file to a stream; of CSV that is the users, written while the rest is gathered."""
+    if format_ == "csv":
+        _module(format_).write(report, stream, text_amounts=text_amounts)
+    else:
+        _module(format_).write(report.whole(), stream)
 
 
 def write_to(report: RunReport, format_: str, stream: BinaryIO) -> None:
     """Write a report's main file to a stream, for a download."""
-    _WRITERS[format_](report, stream)
+    _module(format_).write(report, stream)
+
+
+def _module(format_: str) -> Any:
+    """Import a format when it is needed: their libraries together would be half of the start of every command."""
+    return import_module(f"mana_migration.reports.report_{format_}")

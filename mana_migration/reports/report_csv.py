@@ -1,38 +1,48 @@
-"""A report as CSV: the users in one file, all other tables in a second, in UTF-8 and with plain line feeds."""
+"""A report as CSV: the users in one file, all other tables in a second, in UTF-8 and with plain line feeds.
+
+# Note [One tidy table]
+Each line of the second file is one cell: the one in column ``figure`` of row ``row`` of table ``section``.  No two
+lines have the same three keys, so that a pivot over them gives each table back.  ``item`` is the row's first cell.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+import tablib
 
 from mana_migration.domain.report import ReportToCome, RunReport
-from mana_migration.reports.cells import csv_cell, safe_text
+from mana_migration.reports.cells import csv_cell, text_amount
+from mana_migration.reports.databook import databook, user_sets
 from mana_migration.reports.sections import USER_COLUMNS, sections
 
-SUMMARY_COLUMNS = ("section", "item", "figure", "value")
+SUMMARY_COLUMNS: Final = ("section", "row", "item", "figure", "value")
 
 
-def write_users(report: RunReport | ReportToCome, stream: BinaryIO) -> None:
-    """Write one line per user; the database does it itself where it can, in no particular order."""
+def write(report: RunReport | ReportToCome, stream: BinaryIO, *, text_amounts: bool = False) -> None:
+    """Write one line per user; the database does it itself where it can.
+
+    ``text_amounts``: numbers of more than 15 digits become text, which a spreadsheet does not round.
+    """
     stream.write(f"{','.join(USER_COLUMNS)}\n".encode())
-    if report.details.copy_csv(stream):
+    if not text_amounts and report.details.copy_csv(stream):
         return
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=False)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(line._replace(error=safe_text(line.error)) if line.error else line for line in report.details)
-    text.flush()
-    text.detach()
+    for users in user_sets(report.details):
+        users.add_formatter(None, text_amount if text_amounts else csv_cell)
+        users.headers = None  # written once
+        stream.write(_csv(users))
 
 
 def write_summary(report: RunReport, stream: BinaryIO) -> None:
-    """Write all other tables, one figure a line: section, item (its row), figure (its column), value."""
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SUMMARY_COLUMNS)
-    for section in sections(report):
-        for row in section.rows:
-            for column, value in zip(section.columns[1:], row[1:], strict=True):
-                writer.writerow((section.key, csv_cell(row[0]), column, csv_cell(value)))
-    text.flush()
-    text.detach()
+    """Write all other tables as one; see Note [One tidy table]."""
+    found, tidy = sections(report), tablib.Dataset(headers=SUMMARY_COLUMNS)
+    for section, sheet in zip(found, databook(found, csv_cell).sheets(), strict=True):
+        for number, row in enumerate(sheet.dict, 1):
+            (_, item), *cells = row.items()
+            tidy.extend((section.key, number, item, figure, value) for figure, value in cells)
+    stream.write(_csv(tidy))
+
+
+def _csv(table: tablib.Dataset) -> bytes:
+    text: str = table.export("csv", lineterminator="\n")
+    return text.encode()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,11 +20,12 @@ from django.utils.html import escape
 from django.utils.timezone import get_current_timezone
 
 from mana_migration.domain.report import RunReport, UserDetail
+from mana_migration.reports.databook import databook
 from mana_migration.reports.formatting import duration, number, percent, when
 from mana_migration.reports.report_charts import report_charts
 from mana_migration.reports.report_text import text_cell
 from mana_migration.reports.run_lines import headline
-from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections
+from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections, verdict
 from mana_migration.states import RunStatus, Tone
 
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.
@@ -32,6 +33,9 @@ USERS_LISTED: Final = 5_000
 
 #: Tables whose rows are problems.
 PROBLEMS: Final = ("errors", "skipped", "shortfalls")
+
+#: Columns of a user that are no numbers.
+_TEXTS: Final = ("status", "handled_at", "error", "message", "reversed_at")
 
 _STYLES: Final = ("charts.css", "report.css")
 _STATIC: Final = Path(__file__).resolve().parent.parent / "static" / "mana_migration"
@@ -91,8 +95,9 @@ def context(report: RunReport) -> dict[str, Any]:
     """Return what the template shows; every value is text."""
     seen = report.snapshot
     listed, problems_first = _listed(report)
-    # sorted() keeps the order of equals
-    tables = [_table(section) for section in sorted(sections(report), key=_is_calm)]
+    found = sorted(sections(report), key=_is_calm)  # sorted() keeps the order of equals
+    book = databook(found, partial(text_cell, zone=get_current_timezone()))
+    tables = [_table(section, sheet.dict) for section, sheet in zip(found, book.sheets(), strict=True)]
     return {
         "policy": content_security_policy(),
         "style": style(),
@@ -108,11 +113,14 @@ def context(report: RunReport) -> dict[str, Any]:
         "charts": report_charts(report),
         "tables": tables,
         "users": {
-            "columns": [(name.replace("_", " "), name not in ("status", "error")) for name in USER_COLUMNS],
-            "rows": [[(text_cell(cell), not isinstance(cell, str)) for cell in line] for line in listed],
+            "columns": [(name.replace("_", " "), name not in _TEXTS) for name in USER_COLUMNS],
+            "rows": [
+                [(text_cell(cell), name not in _TEXTS) for name, cell in zip(USER_COLUMNS, line, strict=True)]
+                for line in listed
+            ],
             "listed": number(len(listed)),
-            "all": number(report.records),
-            "cut": len(listed) < report.records,
+            "all": number(report.users_listed),
+            "cut": len(listed) < report.users_listed,
             "problems_first": problems_first,
         },
     }
@@ -152,7 +160,7 @@ def _of_expected(report: RunReport) -> str:
 
 def _listed(report: RunReport) -> tuple[list[UserDetail], bool]:
     """Return the users to list, and whether those with problems were put first because not all fit."""
-    if report.records <= USERS_LISTED:
+    if report.users_listed <= USERS_LISTED:
         return list(report.details), False
     listed = report.details.problems(USERS_LISTED)
     known = {line.record for line in listed}
@@ -165,8 +173,7 @@ def _is_calm(section: Section) -> bool:
     return section.ok is not False and not (section.rows and section.key in PROBLEMS)
 
 
-def _table(section: Section) -> Table:
-    zone = get_current_timezone()
+def _table(section: Section, rows: Sequence[Mapping[str, str]]) -> Table:
     numeric = [
         bool(section.rows) and all(_is_number(row[place]) for row in section.rows)
         for place in range(len(section.columns))
@@ -176,11 +183,9 @@ def _table(section: Section) -> Table:
         title=section.title,
         note=section.note,
         tone=Tone.PLAIN if section.ok is None else Tone.GOOD if section.ok else Tone.BAD,
-        verdict="" if section.ok is None else "OK" if section.ok else "NOT OK",
+        verdict=verdict(section),
         columns=list(zip(section.columns, numeric, strict=True)),
-        rows=[
-            [(text_cell(cell, zone), right) for cell, right in zip(row, numeric, strict=True)] for row in section.rows
-        ],
+        rows=[list(zip(row.values(), numeric, strict=True)) for row in rows],
     )
 
 

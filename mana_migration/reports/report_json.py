@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable
 from typing import Any, BinaryIO, Final
 
-from mana_migration.domain.report import SCHEMA_VERSION, ProblemClass, RunReport, UserDetail
+from mana_migration.domain.report import SCHEMA_VERSION, ProblemClass, RunReport
+from mana_migration.reports.cells import json_cell
+from mana_migration.reports.databook import databook, user_sets
+from mana_migration.reports.sections import sections
 from mana_migration.reports.snapshot_json import snapshot_json
 
 #: Who started or changed a run is for the monitor and the admin; reports carry no names.
 _PERSONAL: Final = ("actor", "host", "standstill")
-
-#: Users per write.
-CHUNK: Final = 2_000
 
 
 def write(report: RunReport, stream: BinaryIO) -> None:
@@ -25,17 +25,10 @@ def write(report: RunReport, stream: BinaryIO) -> None:
     head = json.dumps(summary(report), indent=1, default=str)
     stream.write(head.removesuffix("\n}").encode())
     stream.write(b',\n "users": [')
-    texts: dict[str, str] = {}
-    lines: list[str] = []
     separator = "\n  "
-    for line in report.details:
-        lines.append(_user(line, texts))
-        if len(lines) == CHUNK:
-            stream.write((separator + ",\n  ".join(lines)).encode())
-            separator = ",\n  "
-            lines.clear()
-    if lines:
-        stream.write((separator + ",\n  ".join(lines)).encode())
+    for users in user_sets(report.details):
+        stream.write((separator + ",\n  ".join(map(json.dumps, users.dict))).encode())
+        separator = ",\n  "
     stream.write(b"\n ]\n}\n")
 
 
@@ -52,6 +45,8 @@ def summary(report: RunReport) -> dict[str, Any]:
             "records_deleted": report.records_deleted,
             "by_status": [_fields(part) for part in report.statuses],
             "by_size": [_fields(size) for size in report.sizes],
+            "listed_since": None if report.since is None else report.since.isoformat(),
+            "listed": [_fields(part) for part in report.listed],
         },
         "errors": _problems(report.errors),
         "skipped": _problems(report.skips),
@@ -85,6 +80,7 @@ def summary(report: RunReport) -> dict[str, Any]:
             "agreements": [_fields(line) | {"ok": line.ok} for line in books.agreements],
         },
         "integrity": None if report.validation is None else report.validation.as_dict(),
+        "tables": json.loads(databook(sections(report), json_cell).export("json")),
     }
 
 
@@ -105,19 +101,3 @@ def _problems(problems: Iterable[ProblemClass]) -> list[dict[str, Any]]:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _user(line: UserDetail, texts: dict[str, str]) -> str:
-    """Write one user; by hand, since this is done a million times."""
-    status, error = line.status, line.error
-    if error not in texts:
-        texts[error] = json.dumps(error)
-    tail = "null" if line.reversal_run is None else line.reversal_run
-    debited = "null" if line.mana_debited is None else line.mana_debited
-    shortfall = "null" if line.shortfall is None else line.shortfall
-    return (
-        f'{{"record": {line.record}, "run": {line.run}, "status": "{status}", "green": {line.green}, '
-        f'"blue": {line.blue}, "red": {line.red}, "mana_before": {line.mana_before}, '
-        f'"mana_credited": {line.mana_credited}, "error": {texts[error]}, "reversal_run": {tail}, '
-        f'"mana_debited": {debited}, "shortfall": {shortfall}}}'
-    )

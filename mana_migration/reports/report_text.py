@@ -9,7 +9,7 @@ from typing import Final
 from mana_migration.domain.report import RunReport
 from mana_migration.reports.formatting import number, when
 from mana_migration.reports.run_lines import headline
-from mana_migration.reports.sections import Cell, Section, sections
+from mana_migration.reports.sections import Cell, Section, sections, verdict
 
 #: Rows of one table shown before the rest is left to the exports.
 ROWS: Final = 20
@@ -22,7 +22,7 @@ def as_lines(report: RunReport, zone: tzinfo | None = None) -> Iterator[str]:
     yield "=" * len(title)
     for section in sections(report):
         yield ""
-        yield section.title + verdict(section)
+        yield f"{section.title}: {verdict(section)}".removesuffix(": ")
         if section.note:
             yield f"  {section.note}"
         if section.rows:
@@ -32,13 +32,6 @@ def as_lines(report: RunReport, zone: tzinfo | None = None) -> Iterator[str]:
         f"The {number(report.records)} users one by one: --export json, csv, xlsx or html "
         "(by record id, which only the admin resolves)."
     )
-
-
-def verdict(section: Section) -> str:
-    """Return what a comparing table comes to, to stand behind its title."""
-    if section.ok is None:
-        return ""
-    return ": OK" if section.ok else ": NOT OK"
 
 
 def text_cell(value: Cell, zone: tzinfo | None = None) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from mana_migration.domain.progress import rates_over_time
-from mana_migration.domain.report import ProblemClass, RunReport, SizeClass, Stage, UserDetail
+from mana_migration.domain.report import AMOUNTS, ProblemClass, RunReport, SizeClass, Stage, UserDetail
 from mana_migration.domain.validation import BY_ID, errors_in_words
 from mana_migration.reports.formatting import number, one_line
 from mana_migration.reports.run_lines import controls_words
@@ -20,6 +20,21 @@ Cell = int | float | str | datetime | None
 
 #: Lines of the table of users over time; the JSON has all points.
 SPEED_ROWS: Final = 20
+
+#: The largest whole number that a spreadsheet, which computes in floating point, keeps exactly.
+SPREADSHEET_MAX: Final = 10**15
+
+#: What is said beside users whose amounts a spreadsheet would round.
+SPREADSHEET_NOTE: Final = (
+    "Numbers of more than 15 digits are text here, because a spreadsheet would round them. "
+    "SUM leaves text out: the exact sums are in the table 'Totals of the users'."
+)
+
+#: The same of a CSV file, which a spreadsheet may open.
+CSV_NOTE: Final = (
+    "Some numbers have more than 15 digits: a spreadsheet rounds them when it opens the file. "
+    "--text-amounts keeps them; the exact sums are in the summary, section totals."
+)
 
 #: Columns that hold seconds, shares and moments are named so; all other numbers are counts or amounts.
 USER_COLUMNS: Final = UserDetail._fields
@@ -60,8 +75,29 @@ def sections(report: RunReport) -> list[Section]:
         _rollbacks(report),
         _shortfalls(report),
         _events(report),
+        _listed(report),
     ]
     return [section for section in found if section.rows or section.key in ("reconciliation", "integrity", "errors")]
+
+
+def contents(report: RunReport, found: Sequence[Section]) -> Section:
+    """Return the table of a report's tables, with what each comes to."""
+    rows: list[tuple[Cell, ...]] = [(section.title, verdict(section), section.note) for section in found]
+    rows.append(("Users", "", f"{number(report.users_listed)} users by record id. {spreadsheet_note(report)}".rstrip()))
+    return Section("contents", "Contents", "", ("table", "verdict", "note"), rows)
+
+
+def verdict(section: Section) -> str:
+    """Return what a comparing table comes to."""
+    return "" if section.ok is None else "OK" if section.ok else "NOT OK"
+
+
+def spreadsheet_note(report: RunReport) -> str:
+    """Say where amounts of the users are too long for a spreadsheet, and where their sums are; empty: nowhere."""
+    largest = max((abs(getattr(part, name)) for part in report.listed for name in AMOUNTS), default=0)
+    if largest <= SPREADSHEET_MAX:
+        return ""  # no single amount can be longer than the sum of all
+    return SPREADSHEET_NOTE
 
 
 def size_words(size: SizeClass) -> str:
@@ -88,6 +124,7 @@ def _run(report: RunReport) -> Section:
         ("head of the chain of digests", "" if seen.chain is None else seen.chain.head),
         ("links in the chain", None if seen.chain is None else seen.chain.links),
         ("report made", report.generated_at),
+        ("users listed since", report.since),
         ("time zone", report.time_zone),
     ]
     return Section("run", "Run", "", ("what", "value"), [row for row in rows if row[1] not in ("", None)])
@@ -108,7 +145,7 @@ def _users(report: RunReport) -> Section:
         rows.append(("records deleted by a rollback", report.records_deleted))
     rows += [(f"records now {part.status.replace('_', ' ')}", part.users) for part in report.statuses]
     note = "What the run did, from its batches; and how its users' records stand now, after any rollback."
-    return Section("users", "Users", note, ("outcome", "users"), [row for row in rows if row[1] is not None])
+    return Section("users", "Users by outcome", note, ("outcome", "users"), [row for row in rows if row[1] is not None])
 
 
 def _mana(report: RunReport) -> Section:
@@ -280,6 +317,19 @@ def _shortfalls(report: RunReport) -> Section:
 def _events(report: RunReport) -> Section:
     rows = [(event.at, event.label, one_line(event.message)) for event in report.snapshot.events]
     return Section("events", "Latest events", "", ("time", "event", "message"), rows)
+
+
+def _listed(report: RunReport) -> Section:
+    """Return the exact sums of the users' columns, which a spreadsheet cannot compute."""
+    columns = ("status", "users", *AMOUNTS)
+    rows: list[tuple[Cell, ...]] = [tuple(getattr(part, name) for name in columns) for part in report.listed]
+    total: tuple[Cell, ...] = (
+        "all",
+        *(sum(int(getattr(part, name)) for part in report.listed) for name in columns[1:]),
+    )
+    note = "Exact sums over the users listed one by one"
+    note += "." if report.since is None else f", those handled or rolled back since {report.since.isoformat()}."
+    return Section("totals", "Totals of the users", note, columns, [*rows, total] if rows else [])
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

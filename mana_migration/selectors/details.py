@@ -1,6 +1,6 @@
-"""Every user of a run, streamed: one page of the index on (user, run) at a time, never more in memory.
+"""Every user of a run, streamed in the order of the records' ids: one page at a time, never more in memory.
 
-A page begins after the last key of the page before, so that no cursor has to stay open on the server
+A page begins after the last id of the page before, so that no cursor has to stay open on the server
 (which a connection pooler in transaction mode would not allow).
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, Final
 
 from django.contrib.auth import get_user_model
@@ -23,19 +24,34 @@ from mana_migration.states import RunKind
 PAGE: Final = 5_000
 
 TABLE: Final = "mana_migration_usermigration"
-COLUMNS: Final = (
-    "id, run_id, status, green, blue, red, mana_before, mana_credited, error_class, "
-    "reversal_run_id, mana_debited, shortfall"
+
+#: A moment to the second in UTC, as text; the same on both databases, and made by them, a million times.
+_MOMENT: Final = {
+    "postgresql": """to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')""",
+    "sqlite": "strftime('%%Y-%%m-%%dT%%H:%%M:%%S+00:00', {})",
+}
+
+#: Text of errors can be a site's own: no cell starts a formula, and each is one line.
+_GUARDED: Final = (
+    r"CASE WHEN {0} ~ E'^[-=+@|%%\t\r\n\\uFF0B\\uFF0D\\uFF1D\\uFF20]' THEN '''' ELSE '' END "
+    r"|| regexp_replace({0}, E'[\\x01-\\x1f]', ' ', 'g')"
 )
 
-#: Text is short and ours, but a class of errors could be named by a site's own code: no cell starts a formula.
-#: Nearly everybody has none, and looking for a formula in nothing costs half as much as writing the whole line.
-_COPY_COLUMNS: Final = COLUMNS.replace(
-    "error_class",
-    "CASE error_class WHEN '' THEN '' ELSE "
-    "CASE WHEN error_class ~ E'^[-=+@|%%\\t\\r\\n\\\\uFF0B\\\\uFF0D\\\\uFF1D\\\\uFF20]' THEN '''' ELSE '' END "
-    "|| translate(error_class, E'\\t\\r\\n', '   ') END",
-)
+
+def columns(vendor: str, *, guarded: bool = False) -> str:
+    """Return the columns of ``UserDetail`` as SQL, for a statement with parameters.
+
+    ``guarded``: text as ``reports.cells.safe_text`` returns it, which PostgreSQL alone can write.
+    """
+    moment = _MOMENT[vendor].format
+    texts = {name: f"NULLIF({name}, '')" for name in ("error_class", "error_message")}
+    if guarded:  # nearly every user has none, and looking for a formula in nothing costs half as much as the whole line
+        texts = {name: f"CASE {name} WHEN '' THEN NULL ELSE {_GUARDED.format(name)} END" for name in texts}
+    return (
+        f"id, run_id, status, {moment('created_at')}, green, blue, red, mana_before, mana_credited, "
+        f"{texts['error_class']}, {texts['error_message']}, "
+        f"reversal_run_id, {moment('reversed_at')}, mana_debited, shortfall"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +65,57 @@ class RunDetails:
     run: int
     using: str
     condition: str
-    parameters: tuple[int, ...]
+    parameters: tuple[Any, ...]
     bounds: tuple[Any, Any] | None
 
     @classmethod
-    def of(cls, run: MigrationRun, using: str) -> RunDetails:
-        """Return the users of a run: its records, and for a rollback also those that it took back."""
-        condition, parameters = records_of(run)
+    def of(cls, run: MigrationRun, using: str, since: datetime | None = None) -> RunDetails:
+        """Return the users of a run: its records, and for a rollback also those that it reversed.
+
+        ``since`` keeps those who were handled, or whose conversion was reversed, at that moment or later.
+        """
+        condition, parameters = records_of(run, using, since)
         return cls(run.pk, using, condition, parameters, _bounds(run, using))
 
     def __iter__(self) -> Iterator[UserDetail]:
-        """Yield every user's line in the order of the users' keys."""
+        """Yield every user's line in the order of the records' ids."""
+        wanted = columns(connections[self.using].vendor)
         where, values = self._where()
-        key: Any = None
         record = 0
         while True:
-            after = "" if key is None else " AND (user_id, id) > (%s, %s)"
             with connections[self.using].cursor() as cursor:
                 cursor.execute(
-                    f"SELECT user_id, {COLUMNS} FROM {TABLE} WHERE {where}{after} ORDER BY user_id, id LIMIT %s",
-                    [*values, *([] if key is None else [key, record]), PAGE],
+                    f"SELECT {wanted} FROM {TABLE} WHERE {where} AND id > %s ORDER BY id LIMIT %s",
+                    [*values, record, PAGE],
                 )
                 rows = cursor.fetchall()
-            for row in rows:
-                yield UserDetail._make(row[1:])
+            yield from map(UserDetail._make, rows)
             if len(rows) < PAGE:
                 return
-            key, record = rows[-1][:2]
+            record = rows[-1][0]
 
     def problems(self, limit: int) -> list[UserDetail]:
         """Return the first ``limit`` users who failed or were skipped."""
         with connections[self.using].cursor() as cursor:
             cursor.execute(
-                f"SELECT {COLUMNS} FROM {TABLE} WHERE run_id = %s AND status IN ('failed', 'skipped') "
-                "ORDER BY id LIMIT %s",
-                [self.run, limit],
+                f"SELECT {columns(connections[self.using].vendor)} FROM {TABLE} "
+                f"WHERE {self.condition} AND run_id = %s AND status IN ('failed', 'skipped') ORDER BY id LIMIT %s",
+                [*self.parameters, self.run, limit],
             )
             return [UserDetail._make(row) for row in cursor.fetchall()]
 
     def copy_csv(self, stream: BinaryIO) -> bool:
-        """Let PostgreSQL write all lines as CSV, in no particular order; return False on another database."""
+        """Let PostgreSQL write all lines as CSV; return False on another database."""
         connection = connections[self.using]
         if connection.vendor != "postgresql":
             return False
         where, values = self._where()
         with connection.cursor() as cursor:
             # COPY takes no parameters: the driver writes them into the text
-            query = cursor.mogrify(f"SELECT {_COPY_COLUMNS} FROM {TABLE} WHERE {where}", values).decode()
+            query = cursor.mogrify(
+                f"SELECT {columns('postgresql', guarded=True)} FROM {TABLE} WHERE {where} ORDER BY id",
+                values,
+            ).decode()
             cursor.copy_expert(f"COPY ({query}) TO STDOUT WITH (FORMAT csv)", stream)
         return True
 
@@ -105,11 +125,19 @@ class RunDetails:
         return f"{self.condition} AND user_id BETWEEN %s AND %s", [*self.parameters, *self.bounds]
 
 
-def records_of(run: MigrationRun) -> tuple[str, tuple[int, ...]]:
-    """Return the condition, and its parameters, of the records that a run is about."""
+def records_of(run: MigrationRun, using: str, since: datetime | None = None) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition, and its parameters, of the records that a run is about.
+
+    ``since`` keeps those that were written, or reversed, at that moment or later.
+    """
+    condition, parameters = "run_id = %s", tuple[Any, ...]((run.pk,))
     if run.kind == RunKind.ROLLBACK:
-        return "(run_id = %s OR reversal_run_id = %s)", (run.pk, run.pk)
-    return "run_id = %s", (run.pk,)
+        condition, parameters = "(run_id = %s OR reversal_run_id = %s)", (run.pk, run.pk)
+    if since is not None:
+        moment = connections[using].ops.adapt_datetimefield_value(since)
+        condition = f"{condition} AND (created_at >= %s OR reversed_at >= %s)"
+        parameters = (*parameters, moment, moment)
+    return condition, parameters
 
 
 def _bounds(run: MigrationRun, using: str) -> tuple[Any, Any] | None:

@@ -7,6 +7,7 @@ passes that take time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -14,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain.report import RecordSum, SizeClass, UserDetail
 from mana_migration.engine import dialect
 from mana_migration.models import MigrationRun
-from mana_migration.selectors.details import COLUMNS, TABLE, records_of
+from mana_migration.selectors.details import TABLE, columns, records_of
 from mana_migration.states import UserStatus
 
 #: Conversions of 10**DIGITS mana and more are one class.
@@ -36,9 +37,9 @@ class RecordFigures(NamedTuple):
     shortfalls: int
 
 
-def record_sums(connection: BaseDatabaseWrapper, run: MigrationRun) -> RecordFigures:
-    """Sum up the records that a run is about, in one pass."""
-    condition, parameters = records_of(run)
+def record_sums(connection: BaseDatabaseWrapper, run: MigrationRun, since: datetime | None = None) -> RecordFigures:
+    """Sum up the records that a run is about, in one pass; ``since``: of the users handled or reversed from then on."""
+    condition, parameters = records_of(run, connection.alias, since)
     sums = ", ".join(dialect.exact_sum(connection.vendor, column) for column in _MONEY)
     cases = " ".join(f"WHEN mana_credited < {10**digits} THEN {digits}" for digits in range(1, DIGITS + 1))
     digits = f"CASE WHEN mana_credited = 0 THEN 0 {cases} ELSE {DIGITS + 1} END"
@@ -95,10 +96,11 @@ def _of_kind(vendor: str, kind: str, run_id: int) -> str:
 
 def largest_shortfalls(connection: BaseDatabaseWrapper, run: MigrationRun, limit: int) -> list[UserDetail]:
     """Return those of a run's records with the largest shortfalls."""
-    condition, parameters = records_of(run)
+    condition, parameters = records_of(run, connection.alias)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT {COLUMNS} FROM {TABLE} WHERE {condition} AND shortfall > 0 ORDER BY shortfall DESC, id LIMIT %s",
+            f"SELECT {columns(connection.vendor)} FROM {TABLE} "
+            f"WHERE {condition} AND shortfall > 0 ORDER BY shortfall DESC, id LIMIT %s",
             [*parameters, limit],
         )
         return [UserDetail._make(row) for row in cursor.fetchall()]

@@ -50,8 +50,17 @@ CLASSES: Final = 50
 STAGES: Final = 50
 
 
-def gather(run: MigrationRun, using: str, details: UserDetails, validation: ValidationReport | None) -> RunReport:
-    """Gather the report of a run inside the caller's read-only snapshot, from which ``details`` are streamed."""
+def gather(
+    run: MigrationRun,
+    using: str,
+    details: UserDetails,
+    validation: ValidationReport | None,
+    since: datetime | None = None,
+) -> RunReport:
+    """Gather the report of a run inside the caller's read-only snapshot, from which ``details`` are streamed.
+
+    ``since``: the moment from which on ``details`` list what was done to users.
+    """
     connection = connections[using]
     dialect.read_whole_tables(connection)
     seen = snapshot_of(run, using)
@@ -74,6 +83,8 @@ def gather(run: MigrationRun, using: str, details: UserDetails, validation: Vali
         shortfall_users=shortfalls,
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
+        since=since,
+        listed=_statuses(sums if since is None else record_sums.record_sums(connection, run, since).sums),
         details=details,
     )
 
@@ -92,7 +103,7 @@ def _books(run: MigrationRun, seen: RunSnapshot, sums: Sequence[RecordSum], usin
 def _statuses(sums: Sequence[RecordSum]) -> list[StatusSum]:
     found: dict[str, StatusSum] = {}
     for part in sums:
-        before = found.get(part.status, StatusSum(part.status, 0, 0, 0, 0, 0, 0))
+        before = found.get(part.status, StatusSum(part.status, *[0] * 8))
         found[part.status] = StatusSum(
             part.status,
             before.users + part.users,
@@ -101,6 +112,8 @@ def _statuses(sums: Sequence[RecordSum]) -> list[StatusSum]:
             before.red + part.red,
             before.mana_before + part.mana_before,
             before.mana_credited + part.mana_credited,
+            before.mana_debited + part.mana_debited,
+            before.shortfall + part.shortfall,
         )
     return [found[status] for status in UserStatus.values if status in found]
 

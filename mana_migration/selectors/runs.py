@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from mana_migration.domain import progress as speed
@@ -94,10 +95,24 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     return runs.current()
 
 
+def find_migration(using: str) -> MigrationRun | None:
+    """Return the run that a report is about where none is named, with the database's time as ``now``.
+
+    That is the latest mass migration which selected users; else the run that ``find_run`` finds.  A run of selected
+    users, an empty one and the rollback of a migration whose breaker tripped are not what is asked for.
+    """
+    migrations = MigrationRun.objects.using(using).annotate(now=Now()).filter(kind=RunKind.MIGRATION).order_by("-id")
+    for run in migrations.iterator(chunk_size=100):
+        if not run.options.get("users") and (run.is_open or figures.run_totals(run, using).selected):
+            return run
+    return find_run(using)
+
+
 def runs_since(using: str, since: datetime) -> list[RunLine]:
-    """Return the runs that were started at that moment or later, the latest first, with their totals."""
+    """Return the runs that were at work at that moment or later, the latest first, with their totals."""
+    at_work = Q(created_at__gte=since) | Q(finished_at__gte=since) | Q(status__in=OPEN_STATUSES)
     with read_only_snapshot(using):
-        runs = list(MigrationRun.objects.using(using).filter(created_at__gte=since).order_by("-id"))
+        runs = list(MigrationRun.objects.using(using).filter(at_work).order_by("-id"))
         totals = totals_of(runs, using=using)
     return [
         RunLine(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from datetime import datetime
+from functools import cache, partial
 
 from mana_migration.domain.report import ReportToCome, RunReport, UserDetails
 from mana_migration.engine.snapshot import beside, read_only_snapshot
@@ -12,29 +13,37 @@ from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.selectors.details import RunDetails
 from mana_migration.selectors.reports import gather
-from mana_migration.selectors.runs import find_run
+from mana_migration.selectors.runs import find_migration, find_run
 from mana_migration.services import preflight, validation
 
 
 @contextmanager
-def run_report(using: str = "default", run_id: int | None = None, *, validate: bool = True) -> Iterator[RunReport]:
-    """Open the report of a run (without an id the open one, else the latest) for as long as the block lasts.
+def run_report(
+    using: str = "default", run_id: int | None = None, *, validate: bool = True, since: datetime | None = None
+) -> Iterator[RunReport]:
+    """Open the report of a run (without an id of the latest mass migration) for as long as the block lasts.
 
     Figures, checks and the users that the report streams are all of one read-only snapshot; on
     PostgreSQL vacuum cannot clean up behind it for as long.  The cost grows with the run: every record
     is read once by the database and once while it is written.  Without ``validate``, whose checks read
-    every wallet, record and entry, the report says that it was not checked.
+    every wallet, record and entry, the report says that it was not checked.  ``since`` limits the users that
+    are listed to those handled or rolled back from then on.
 
     Raises:
         RunNotFoundError: there is no such run, or none at all.
     """
-    with report_to_come(using, run_id, validate=validate) as report:
+    with report_to_come(using, run_id, validate=validate, since=since) as report:
         yield report.whole()
 
 
 @contextmanager
 def report_to_come(
-    using: str = "default", run_id: int | None = None, *, validate: bool = True, at_once: bool = False
+    using: str = "default",
+    run_id: int | None = None,
+    *,
+    validate: bool = True,
+    since: datetime | None = None,
+    at_once: bool = False,
 ) -> Iterator[ReportToCome]:
     """Open the report of a run as ``run_report`` does, whose users can be read before the rest is gathered.
 
@@ -46,15 +55,17 @@ def report_to_come(
     """
     preflight.check_visible(using)
     with read_only_snapshot(using):
-        run = find_run(using, run_id)
+        run = find_run(using, run_id) if run_id is not None else find_migration(using)
         if run is None:
             raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
-        details = RunDetails.of(run, using)
-        rest = partial(_gather, run, using, details, validate=validate)
+        details = RunDetails.of(run, using, since)
+        rest = partial(_gather, run, using, details, validate=validate, since=since)
         with beside(using, rest) if at_once else nullcontext(rest) as whole:
-            yield ReportToCome(run.pk, run.now, details, whole)  # type: ignore[attr-defined]
+            yield ReportToCome(run.pk, run.now, details, cache(whole))  # type: ignore[attr-defined]
 
 
-def _gather(run: MigrationRun, using: str, details: UserDetails, *, validate: bool) -> RunReport:
+def _gather(
+    run: MigrationRun, using: str, details: UserDetails, *, validate: bool, since: datetime | None
+) -> RunReport:
     checked = validation.check_run(using, run.pk) if validate else None
-    return gather(run, using, details, checked)
+    return gather(run, using, details, checked, since)

@@ -6,9 +6,10 @@ import argparse
 import math
 import os
 import signal
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 from django.core.management.base import CommandParser
 from django.db import DatabaseError, InterfaceError
@@ -16,6 +17,7 @@ from django.utils import timezone
 from rich.console import Console
 
 from mana_migration import conf
+from mana_migration.domain.report import ReportToCome
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
@@ -23,7 +25,7 @@ from mana_migration.management.commands._base import DONE, MigrationCommand
 from mana_migration.management.streams import TextSink, ended_by_sigterm
 from mana_migration.management.watching import NO_RUN, Watch
 from mana_migration.reports import console as screens
-from mana_migration.reports import export, report_json, report_text, snapshot_json
+from mana_migration.reports import export, report_text, sections, snapshot_json
 from mana_migration.reports.formatting import when
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
 from mana_migration.services import preflight, reporting
@@ -122,9 +124,11 @@ class Command(MigrationCommand):
         """Print reports: as text, or one as its JSON."""
         zone = timezone.get_current_timezone()
         for run_id in self.chosen_runs(options):
-            with reporting.run_report(options["database"], run_id, validate=options["validation"]) as report:
+            with reporting.run_report(
+                options["database"], run_id, validate=options["validation"], since=options["since"]
+            ) as report:
                 if self.json_output:
-                    report_json.write(report, TextSink(self.stdout))
+                    export.write_to(report, "json", TextSink(self.stdout))
                 else:
                     for line in report_text.as_lines(report, zone):
                         self.stdout.write(line)
@@ -138,15 +142,45 @@ class Command(MigrationCommand):
         written: list[dict[str, Any]] = []
         with ended_by_sigterm():
             for run_id in runs:
-                run, files = write_export(
-                    options["database"], run_id, options["export"], output, validate=options["validation"]
-                )
-                written.append({"run": run, "format": options["export"], "files": [str(file) for file in files]})
+                with self.report_to_come(run_id, options) as report:
+                    if output == STANDARD_OUTPUT:
+                        export.write_stream(
+                            report, options["export"], self.binary_output(options), text_amounts=options["text_amounts"]
+                        )
+                        return DONE
+                    files = write_files(report, options["export"], output, text_amounts=options["text_amounts"])
+                    rounded = options["export"] == "csv" and bool(sections.spreadsheet_note(report.whole()))
+                written.append({"run": report.run, "format": options["export"], "files": [str(file) for file in files]})
                 if not self.json_output:
-                    self.stdout.write(f"Report of run {run}: {', '.join(map(str, files))}")
+                    self.stdout.write(f"Report of run {report.run}: {', '.join(map(str, files))}")
+                    if rounded and not options["text_amounts"]:
+                        self.stdout.write(sections.CSV_NOTE)
         if self.json_output:
             self.print_json({"reports": written})
         return DONE
+
+    def report_to_come(self, run_id: int | None, options: dict[str, Any]) -> AbstractContextManager[ReportToCome]:
+        """Open the report of one run for an export, with names that are taken refused before any work."""
+        if options["output"] not in (None, STANDARD_OUTPUT):
+            export.refuse_names_taken(options["output"], options["export"])
+        return reporting.report_to_come(
+            options["database"],
+            run_id,
+            validate=options["validation"],
+            since=options["since"],
+            at_once=options["export"] == "csv",
+        )
+
+    def binary_output(self, options: dict[str, Any]) -> BinaryIO:
+        """Return standard output for the bytes of an export.
+
+        Raises:
+            UsageError: it is a terminal, which a workbook would garble.
+        """
+        if options["export"] == "xlsx" and self.stdout.isatty():
+            raise UsageError("--output - would write a workbook to the terminal: redirect it to a file")
+        self.stdout.flush()
+        return getattr(self.stdout._out, "buffer", None) or TextSink(self.stdout)
 
     def chosen_runs(self, options: dict[str, Any]) -> list[int | None]:
         """Return the runs to report: those since a date, the oldest first; else one, None for the open or latest."""
@@ -167,19 +201,14 @@ class Command(MigrationCommand):
         return bool(self.stdout.isatty()) and os.environ.get("TERM", "") not in ("", "dumb")
 
 
-def write_export(
-    using: str, run_id: int | None, format_: str, output: Path | None, *, validate: bool = True
-) -> tuple[int, list[Path]]:
-    """Write one run's report, by default into the reports' folder; return the run and the files."""
-    if output is not None:
-        export.refuse_names_taken(output, format_)  # before any work
-    with reporting.report_to_come(using, run_id, validate=validate, at_once=format_ == "csv") as report:
-        path = output
-        if path is None:
-            zone = timezone.get_current_timezone()
-            path = export.default_path(conf.report_dir(), report.run, format_, report.generated_at, zone)
-            export.refuse_names_taken(path, format_, make_folder=True)
-        return report.run, export.write_report(report, format_, path)
+def write_files(report: ReportToCome, format_: str, output: Path | None, *, text_amounts: bool) -> list[Path]:
+    """Write one run's report, by default into the reports' folder; return the files."""
+    path = output
+    if path is None:
+        zone = timezone.get_current_timezone()
+        path = export.default_path(conf.report_dir(), report.run, format_, report.generated_at, zone)
+        export.refuse_names_taken(path, format_, make_folder=True)
+    return export.write_report(report, format_, path, text_amounts=text_amounts)
 
 
 def refuse_contradictions(options: dict[str, Any]) -> None:
@@ -193,6 +222,10 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise UsageError("--run names one run and --since many: give one of them")
     if options["output"] is not None and not options["export"]:
         raise UsageError(f"--output says where --export writes: give --export {'|'.join(export.FORMATS)} as well")
+    if options["output"] == STANDARD_OUTPUT and json_text:
+        raise UsageError("--output - writes the report itself to standard output: leave --format json out")
+    if options["text_amounts"] and options["export"] != "csv":
+        raise UsageError("--text-amounts is about --export csv: give that as well")
     if not (options["validation"] or options["report"] or options["export"]):
         raise UsageError("--no-validation is about --report and --export: give one of them as well")
     if options["watch"] and options["export"]:
@@ -227,8 +260,14 @@ def add_monitor_options(parser: CommandParser) -> None:
         "--output",
         type=path,
         metavar="PATH",
-        help="Where --export writes, never over an existing file (default: migration-report-DATE-runN.FORMAT in the "
-        "folder that MANA_MIGRATION_REPORT_DIR names).",
+        help="Where --export writes, never over an existing file; '-' is standard output, which of CSV gets the users "
+        "alone (default: migration-report-DATE-runN.FORMAT in the folder that MANA_MIGRATION_REPORT_DIR names).",
+    )
+    parser.add_argument(
+        "--text-amounts",
+        action="store_true",
+        help="In --export csv, put an apostrophe before numbers of more than 15 digits, which a spreadsheet would "
+        "round otherwise (default: every number as it is).",
     )
     parser.add_argument(
         "--no-validation",
@@ -242,14 +281,16 @@ def add_monitor_options(parser: CommandParser) -> None:
         type=arguments.whole_number,
         metavar="ID",
         dest="run_id",
-        help="Show this run (default: the open one, else the latest).",
+        help="Show this run (default: the open one, else the latest; of --report and --export the latest mass "
+        "migration).",
     )
     parser.add_argument(
         "--since",
         type=arguments.moment,
         metavar="DATE",
-        help="List the runs started since then, or report or export each of them: YYYY-MM-DD or an ISO date-time, in "
-        "the configured time zone (default: one run).",
+        help="List the runs that were at work since then, or report or export each of them with the users that it "
+        "handled or rolled back since then: YYYY-MM-DD or an ISO date-time, in the configured time zone (default: one "
+        "run, all its users).",
     )
     parser.add_argument(
         "--interval",
@@ -258,6 +299,10 @@ def add_monitor_options(parser: CommandParser) -> None:
         metavar="SECONDS",
         help="Seconds between two looks of --watch, above 0 (default: %(default)g).",
     )
+
+
+#: The --output that is no file.
+STANDARD_OUTPUT: Final = Path("-")
 
 
 def seconds(value: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -26,12 +27,13 @@ from openpyxl import load_workbook
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import snapshot
 from mana_migration.management.watching import Watch
+from mana_migration.reports import sections
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import validation
 from mana_migration.states import EventKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.history import NOON, after, done, make_batch, make_event, make_history, make_run
-from tests.mana_migration.running import migrate, roll_back
+from tests.mana_migration.running import keys_of, migrate, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command
 from wishes.models import Wallet
 
@@ -160,6 +162,8 @@ def monitor_json_since(value: str) -> str:
         (["--export", "json", "--output", ""], "the path of a file"),
         (["--export", "json", "--output", "folder/"], "the path of a file"),
         (["--output", "x.json"], "give --export"),
+        (["--export", "json", "--output", "-", "--format", "json"], "leave --format json out"),
+        (["--export", "json", "--text-amounts"], "is about --export csv"),
         (["--watch", "--report"], "not allowed with"),
         (["--watch", "--export", "json"], "give one of them"),
         (["--watch", "--format", "json"], "--watch prints for people"),
@@ -209,7 +213,7 @@ def test_the_report_is_printed_with_its_sections() -> None:
     migrate()
     out = monitor("--report")
     for title in (
-        "Users",
+        "Users by outcome",
         "Wishes and mana",
         "Reconciliation: OK",
         "Sources compared: OK",
@@ -243,9 +247,9 @@ def test_a_report_without_validation_says_so_in_every_format(tmp_path: Path) -> 
             monitor("--export", format_, "--no-validation", "--output", tmp_path / f"without.{format_}")
     assert not any("LEFT JOIN" in query["sql"] for query in queries)  # nobody's wallet was held against the ledger
     assert json.loads((tmp_path / "without.json").read_text())["integrity"] is None
-    assert "integrity,all checks,findings,not made\n" in (tmp_path / "without-summary.csv").read_text()
+    assert "integrity,1,all checks,findings,not made\n" in (tmp_path / "without-summary.csv").read_text()
     assert "Not checked for this report." in (tmp_path / "without.html").read_text()
-    sheet = load_workbook(tmp_path / "without.xlsx")["Summary"]
+    sheet = load_workbook(tmp_path / "without.xlsx")["Data integrity"]
     assert ("all checks", "not made") in {row[:2] for row in sheet.iter_rows(values_only=True)}
     assert "Data integrity\n  Not checked for this report.\n" in monitor("--report", "--no-validation")
 
@@ -282,8 +286,8 @@ def test_the_files_are_the_same_whether_or_not_a_second_session_gathers_the_summ
     assert [thread.name for thread in threading.enumerate()] == names
     assert (tmp_path / "beside.csv").read_bytes() == (tmp_path / "after.csv").read_bytes()
     summaries = [(tmp_path / f"{name}-summary.csv").read_text().splitlines() for name in ("beside", "after")]
-    differ = {one.rpartition(",")[0] for one, other in zip(*summaries, strict=True) if one != other}
-    assert differ <= {"run,report made,value", "run,duration,value"}
+    differ = {one.split(",")[2] for one, other in zip(*summaries, strict=True) if one != other}
+    assert differ <= {"report made", "seconds", "seconds without pauses"}
     assert any(line.startswith("integrity,") and not line.endswith(",0") for line in summaries[0])
 
 
@@ -291,6 +295,54 @@ def test_a_screen_that_checks_nothing_needs_no_option_for_it() -> None:
     for what in ([], ["--watch"]):
         error = monitor(*what, "--no-validation", code=2)
         assert error.endswith("--no-validation is about --report and --export: give one of them as well\n")
+
+
+@pytest.mark.parametrize("format_", ["json", "csv", "html"])
+def test_an_export_to_standard_output_is_the_file_and_nothing_else(tmp_path: Path, format_: str) -> None:
+    make_history(5)
+    monitor("--export", format_, "--output", tmp_path / "report")
+    out = monitor("--export", format_, "--output", "-")
+    one, other = (text.splitlines() for text in (out, (tmp_path / "report").read_text()))
+    assert len(one) == len(other) > 5
+    differ = [(here, there) for here, there in zip(one, other, strict=True) if here != there]
+    assert all(re.sub(r"[0-9:.-]", "", here) == re.sub(r"[0-9:.-]", "", there) for here, there in differ)  # times
+
+
+@pytest.mark.once
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_workbook_can_be_piped() -> None:
+    history = make_history(5)
+    piped = subprocess.run(
+        [sys.executable, "manage.py", "monitor_migration", "--export", "xlsx", "--output", "-"],
+        cwd=PROJECT,
+        env=manage_environment(),
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    sheet = load_workbook(io.BytesIO(piped.stdout))["Users"]
+    assert [row[0].value for row in sheet.iter_rows(min_row=2)] == [record.pk for record in history.records]
+    assert piped.stderr == b""
+
+
+def test_amounts_that_a_spreadsheet_would_round_are_said_and_can_be_text(tmp_path: Path) -> None:
+    make_wallets([(1, 0, 9 * 10**13)])
+    migrate()
+    assert sections.CSV_NOTE in monitor("--export", "csv", "--output", tmp_path / "numbers.csv")
+    out = monitor("--export", "csv", "--text-amounts", "--output", tmp_path / "texts.csv")
+    assert sections.CSV_NOTE not in out
+    assert "'90000000000000010" in (tmp_path / "texts.csv").read_text()
+
+
+def test_the_default_report_is_about_the_latest_mass_migration() -> None:
+    keys = keys_of(make_wallets([(1, 1, 1)] * 4))
+    run = migrate("--limit", 3)["run"]
+    migrate("--user-id", f"pk:{keys[3]}")
+    roll_back("--user-id", f"pk:{keys[0]}")
+    make_run(status=RunStatus.COMPLETED)  # selected nobody
+    assert monitor_json("--report")["run"]["run"] == run
+    assert monitor("--report").startswith(f"Report of run {run}: migration, completed\n")
 
 
 def test_a_second_export_on_the_same_day_gets_a_number(reports: Path) -> None:

@@ -7,16 +7,21 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jsonschema
 import pytest
 from openpyxl import load_workbook
 
-from mana_migration.domain.report import SCHEMA_VERSION, RunReport, UserDetail
+from mana_migration.domain.report import AMOUNTS, SCHEMA_VERSION, RunReport, StatusSum, UserDetail
+from mana_migration.models import UserMigration
 from mana_migration.reports import cells, export, report_csv, report_html, report_json, report_text, report_xlsx
+from mana_migration.reports.sections import SPREADSHEET_NOTE, sections
+from mana_migration.selectors.details import RunDetails
 from mana_migration.services.reporting import run_report
 from tests.factories import WalletFactory, make_wallets
+from tests.mana_migration.history import after, make_history, rewrite_records
 from tests.mana_migration.reports.pages import Page
 from tests.mana_migration.running import cure, keys_of, migrate, refuse_records, roll_back
 from tests.support.commands import PROJECT
@@ -66,8 +71,8 @@ def summary_of(content: bytes) -> dict[tuple[str, str, str], str]:
     return {(row["section"], row["item"], row["figure"]): row["value"] for row in csv_rows(content)}
 
 
-def as_texts(users: list[dict[str, Any]]) -> set[tuple[str, ...]]:
-    return {tuple("" if value is None else str(value) for value in user.values()) for user in users}
+def as_texts(users: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [tuple("" if value is None else str(value) for value in user.values()) for user in users]
 
 
 def test_the_story_is_what_it_claims(migration: int) -> None:
@@ -98,24 +103,24 @@ def test_the_schema_notices_a_changed_report(migration: int, broken: str) -> Non
 
 def test_csv_and_json_list_the_same_users(migration: int) -> None:
     told = as_json(migration)["users"]
-    rows = csv_rows(rendered(migration, report_csv.write_users))
+    rows = csv_rows(rendered(migration, report_csv.write))
     assert list(rows[0]) == list(UserDetail._fields) == list(told[0])
-    assert {tuple(row.values()) for row in rows} == as_texts(told)
+    assert [tuple(row.values()) for row in rows] == as_texts(told)
     assert len(rows) == len(told) == 40
 
 
 def test_xlsx_and_json_list_the_same_users(migration: int) -> None:
     book = load_workbook(io.BytesIO(rendered(migration, report_xlsx.write)))
     head, *rows = book["Users"].iter_rows(values_only=True)
-    assert head == UserDetail._fields
-    assert {tuple("" if cell is None else str(cell) for cell in row) for row in rows} == as_texts(
+    assert head == (*UserDetail._fields, SPREADSHEET_NOTE)
+    assert [tuple("" if cell is None else str(cell) for cell in row[:-1]) for row in rows] == as_texts(
         as_json(migration)["users"]
     )
 
 
 def test_html_and_json_list_the_same_users(migration: int) -> None:
     table = Page(rendered(migration, report_html.write).decode()).tables["users-one-by-one"]
-    assert {tuple(cell.replace(",", "") for cell in row) for row in table[1:]} == as_texts(as_json(migration)["users"])
+    assert [tuple(cell.replace(",", "") for cell in row) for row in table[1:]] == as_texts(as_json(migration)["users"])
 
 
 def test_all_formats_have_the_same_totals(migration: int) -> None:
@@ -226,7 +231,7 @@ def test_deleted_records_are_said_to_be_deleted() -> None:
 def test_a_run_without_any_user_makes_an_empty_report_in_every_format() -> None:
     run = migrate()["run"]
     jsonschema.validate(as_json(run), SCHEMA)
-    assert csv_rows(rendered(run, report_csv.write_users)) == []
+    assert csv_rows(rendered(run, report_csv.write)) == []
     for format_ in export.FORMATS:
         with run_report("default", run) as report:
             export.write_to(report, format_, io.BytesIO())
@@ -254,13 +259,18 @@ class Lines:
 
 
 def line(record: int = 1, **values: Any) -> UserDetail:
-    return UserDetail(record, 1, "migrated", 0, 0, 0, 0, 0, "", None, None, None)._replace(**values)
+    moment = "2026-11-23T12:00:00+00:00"
+    told = UserDetail(record, 1, "migrated", moment, 0, 0, 0, 0, 0, None, None, None, None, None, None)
+    return told._replace(**values)
 
 
 def with_lines(run: int, write: Callable[[RunReport, Any], None], *lines: UserDetail) -> bytes:
     with run_report("default", run) as report:
         stream = io.BytesIO()
-        write(replace(report, details=Lines(*lines), records=len(lines)), stream)
+        listed = StatusSum(
+            "migrated", len(lines), *(sum(getattr(each, name) or 0 for each in lines) for name in AMOUNTS)
+        )
+        write(replace(report, details=Lines(*lines), listed=[listed]), stream)
         return stream.getvalue()
 
 
@@ -273,32 +283,30 @@ def small() -> int:
 @pytest.mark.parametrize("text", FORMULAS, ids=ascii)
 def test_text_never_starts_a_formula_and_numbers_stay_numbers(small: int, text: str) -> None:
     user = line(error=text, green=-10)
-    (row,) = csv_rows(with_lines(small, report_csv.write_users, user))
+    (row,) = csv_rows(with_lines(small, report_csv.write, user))
     assert row["error"].startswith("'")
     assert row["error"][1:].strip() == text.replace("\0", " ").strip()
     assert row["green"] == "-10"
     book = load_workbook(io.BytesIO(with_lines(small, report_xlsx.write, user)))
-    cell = book["Users"].cell(2, 9)
+    cell = book["Users"].cell(2, 10)
     assert cell.data_type == "s"
     assert str(cell.value).startswith("'")
-    assert book["Users"].cell(2, 4).value == -10
+    assert book["Users"].cell(2, 5).value == -10
 
 
 @pytest.mark.parametrize("text", FORMULAS, ids=ascii)
 @pytest.mark.postgres
 def test_the_database_guards_text_like_python_does(text: str) -> None:
-    from django.db import connection
-
-    from mana_migration.selectors import details
-
     if "\0" in text:
         pytest.skip("PostgreSQL keeps no NUL")
-    expression = details._COPY_COLUMNS.split("mana_credited, ")[1].split(", reversal_run_id")[0]
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {expression} FROM (SELECT %s AS error_class) x", [text])
-        assert cursor.fetchone() == (cells.safe_text(text),)
-        cursor.execute(f"SELECT {expression} FROM (SELECT %s AS error_class) x", ["overflow"])
-        assert cursor.fetchone() == ("overflow",)
+    history = make_history(1)
+    message = f"{text} and\x01\x1fmore"
+    rewrite_records(history.records[0].pk, error_class=text, error_message=message)
+    copied = io.BytesIO()
+    assert RunDetails.of(history.run, "default").copy_csv(copied)
+    (row,) = csv.reader(io.StringIO(copied.getvalue().decode(), newline=""))
+    told = dict(zip(UserDetail._fields, row, strict=True))
+    assert (told["error"], told["message"]) == (cells.safe_text(text), cells.safe_text(message))
 
 
 def test_a_reason_that_looks_like_a_formula_opens_as_text() -> None:
@@ -310,8 +318,83 @@ def test_a_reason_that_looks_like_a_formula_opens_as_text() -> None:
 
 def test_numbers_that_a_spreadsheet_would_round_are_text_there_and_exact(small: int) -> None:
     book = load_workbook(io.BytesIO(with_lines(small, report_xlsx.write, line(mana_credited=2**63 - 1, green=10**15))))
-    assert book["Users"].cell(2, 8).value == str(2**63 - 1)
-    assert book["Users"].cell(2, 4).value == 10**15
+    assert book["Users"].cell(2, 9).value == str(2**63 - 1)
+    assert book["Users"].cell(2, 5).value == 10**15
+
+
+def test_where_amounts_are_text_the_sheet_says_so_and_the_exact_sums_are_in_the_book(small: int) -> None:
+    lines = [line(1, mana_credited=2**63 - 1), line(2, mana_credited=1)]
+    book = load_workbook(io.BytesIO(with_lines(small, report_xlsx.write, *lines)))
+    assert book["Users"].cell(1, len(UserDetail._fields) + 1).value == SPREADSHEET_NOTE
+    assert SPREADSHEET_NOTE in [row[2] for row in book["Contents"].values][-1]
+    head, *rows = book["Totals of the users"].values
+    assert dict(zip(head, rows[-1], strict=True))["mana_credited"] == str(2**63)
+    plain = load_workbook(io.BytesIO(with_lines(small, report_xlsx.write, line())))
+    assert [cell.value for cell in plain["Users"][1]] == list(UserDetail._fields)
+
+
+def test_csv_has_numbers_as_they_are_or_as_text_where_that_is_asked_for(small: int) -> None:
+    user = line(mana_credited=2**63 - 1, green=-(2**62), blue=7)
+    (plain,) = csv_rows(with_lines(small, report_csv.write, user))
+    assert (plain["mana_credited"], plain["green"], plain["blue"]) == (str(2**63 - 1), str(-(2**62)), "7")
+    (text,) = csv_rows(with_lines(small, partial(report_csv.write, text_amounts=True), user))
+    assert (text["mana_credited"], text["green"], text["blue"]) == (f"'{2**63 - 1}", f"'{-(2**62)}", "7")
+    assert {name: value for name, value in text.items() if name not in ("mana_credited", "green")} == {
+        name: value for name, value in plain.items() if name not in ("mana_credited", "green")
+    }
+
+
+def test_the_summary_is_one_tidy_table_without_duplicate_keys(migration: int) -> None:
+    with run_report("default", migration) as report:
+        stream = io.BytesIO()
+        report_csv.write_summary(report, stream)
+        found = sections(report)
+    rows = csv_rows(stream.getvalue())
+    keys = [(row["section"], row["row"], row["figure"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    pivot: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        pivot.setdefault((row["section"], row["row"]), {"": row["item"]})[row["figure"]] = row["value"]
+    for section in found:
+        table = [list(values.values()) for (key, _), values in pivot.items() if key == section.key]
+        assert table == [[str(cells.csv_cell(cell)) for cell in row] for row in section.rows], section.key
+
+
+def test_every_table_is_in_every_format(migration: int) -> None:
+    with run_report("default", migration) as report:
+        titles = [section.title for section in sections(report)]
+    assert [table["title"] for table in as_json(migration)["tables"]] == titles
+    book = load_workbook(io.BytesIO(rendered(migration, report_xlsx.write)))
+    assert book.sheetnames == ["Contents", *titles, "Users"]
+    page = rendered(migration, report_html.write).decode()
+    assert all(f"<h2>{title}" in page for title in titles)
+
+
+def test_a_report_since_a_moment_lists_the_users_from_then_on_in_every_format(migration: int) -> None:
+    records = UserMigration.objects.filter(run=migration).order_by("pk")
+    late = list(records.values_list("pk", flat=True)[3:6])
+    early = records.exclude(pk__in=late).values_list("pk", flat=True)
+    rewrite_records(*early, created_at=after(0), reversed_at=None)
+    rewrite_records(*late, created_at=after(60), reversed_at=None)
+
+    def since(write: Callable[[RunReport, Any], None]) -> bytes:
+        with run_report("default", migration, since=after(60)) as report:
+            stream = io.BytesIO()
+            write(report, stream)
+            return stream.getvalue()
+
+    told = json.loads(since(report_json.write))
+    jsonschema.validate(told, SCHEMA)
+    assert [user["record"] for user in told["users"]] == late
+    assert told["statistics"]["listed_since"] == after(60).isoformat()
+    assert sum(part["users"] for part in told["statistics"]["listed"]) == 3
+    assert [int(row["record"]) for row in csv_rows(since(report_csv.write))] == late
+    sheet = load_workbook(io.BytesIO(since(report_xlsx.write)))["Users"]
+    assert [row[0] for row in sheet.iter_rows(min_row=2, values_only=True)] == late
+    assert [
+        int(row[0].replace(",", "")) for row in Page(since(report_html.write).decode()).tables["users-one-by-one"][1:]
+    ] == late
+    assert told["run"]["users"]["selected"] == 40  # the run's own figures are those of all its users
 
 
 def test_more_users_than_a_sheet_holds_go_on_in_the_next(small: int) -> None:
@@ -319,7 +402,8 @@ def test_more_users_than_a_sheet_holds_go_on_in_the_next(small: int) -> None:
         report_xlsx.write(report, stream, sheet_rows=4)
 
     book = load_workbook(io.BytesIO(with_lines(small, write, *(line(record) for record in range(1, 8)))))
-    assert book.sheetnames == ["Summary", "Users", "Users 2", "Users 3"]
-    found = [[row[0] for row in book[name].iter_rows(min_row=2, values_only=True)] for name in book.sheetnames[1:]]
+    names = ["Users", "Users 2", "Users 3"]
+    assert book.sheetnames[-3:] == names
+    found = [[row[0] for row in book[name].iter_rows(min_row=2, values_only=True)] for name in names]
     assert found == [[1, 2, 3], [4, 5, 6], [7]]
-    assert all(book[name].cell(1, 1).value == "record" for name in book.sheetnames[1:])
+    assert all(book[name].cell(1, 1).value == "record" for name in names)

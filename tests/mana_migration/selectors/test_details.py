@@ -14,7 +14,7 @@ from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.selectors import details
 from mana_migration.selectors.details import RunDetails
 from tests.factories import make_wallets
-from tests.mana_migration.history import make_history
+from tests.mana_migration.history import NOON, after, make_history, rewrite_records
 from tests.mana_migration.running import keys_of, migrate, roll_back
 from wishes import services
 
@@ -57,9 +57,7 @@ def test_a_rollback_lists_the_users_it_took_back_and_those_it_skipped() -> None:
     services.spend_mana(keys[2], 1, reference="bought")
     rollback = roll_back("--run", run, "--batch-size", 2, code=3)["run"]
     lines = list(details_of(rollback))
-    assert [(line.status, line.run) for line in lines] == [("rolled_back", run)] * 2 + [("skipped", rollback)] + [
-        ("rolled_back", run)
-    ] * 3
+    assert [(line.status, line.run) for line in lines] == [("rolled_back", run)] * 5 + [("skipped", rollback)]
     assert [line.status for line in details_of(rollback).problems(10)] == ["skipped"]
 
 
@@ -102,7 +100,34 @@ def test_the_database_copies_what_would_be_streamed() -> None:
     assert details_of(history.run.pk).copy_csv(stream)
     copied: list[list[Any]] = list(csv.reader(io.StringIO(stream.getvalue().decode())))
     streamed = [["" if cell is None else str(cell) for cell in line] for line in details_of(history.run.pk)]
-    assert sorted(copied) == sorted(streamed)
+    assert copied == streamed
+
+
+def test_the_order_is_that_of_the_records_whatever_the_keys_of_the_users() -> None:
+    history = make_history(12)
+    record = history.records[0]
+    MigrationBatch.objects.filter(run=history.run).update(first_user="1", last_user="1000000000")
+    rewrite_records(record.pk, user=10**9)
+    assert [line.record for line in details_of(history.run.pk)] == [each.pk for each in history.records]
+
+
+def test_since_keeps_those_who_were_handled_or_rolled_back_from_then_on() -> None:
+    history = make_history(6)
+    first, second, third, *_ = history.records
+    rewrite_records(second.pk, created_at=after(100))
+    rewrite_records(third.pk, reversed_at=after(100))
+    since = RunDetails.of(history.run, "default", after(100))
+    assert [line.record for line in since] == [second.pk, third.pk]
+    assert [line.record for line in RunDetails.of(history.run, "default", after(101))] == []
+    assert first.pk in [line.record for line in RunDetails.of(history.run, "default", NOON)]
+
+
+def test_times_are_utc_to_the_second_and_what_is_not_there_is_none() -> None:
+    history = make_history(5)
+    line, *_, failed = RunDetails.of(history.run, "default")
+    assert (line.handled_at, line.reversed_at) == ("2026-11-23T12:00:00+00:00", None)
+    assert (line.error, line.message, line.reversal_run, line.shortfall) == (None, None, None, None)
+    assert (failed.error, failed.message) == ("negative_balance", "a balance is negative")
 
 
 @pytest.mark.sqlite
