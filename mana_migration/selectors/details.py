@@ -19,6 +19,7 @@ from mana_migration.domain.report import UserDetail
 from mana_migration.engine import users
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import RunKind
+from wishes.moments import MomentField
 
 #: Users read at a time.
 PAGE: Final = 5_000
@@ -134,7 +135,7 @@ def records_of(run: MigrationRun, using: str, since: datetime | None = None) -> 
     if run.kind == RunKind.ROLLBACK:
         condition, parameters = "(run_id = %s OR reversal_run_id = %s)", (run.pk, run.pk)
     if since is not None:
-        moment = connections[using].ops.adapt_datetimefield_value(since)
+        moment = MomentField().get_db_prep_value(since, connections[using])
         condition = f"{condition} AND (created_at >= %s OR reversed_at >= %s)"
         parameters = (*parameters, moment, moment)
     return condition, parameters

@@ -25,6 +25,7 @@ from mana_migration.domain.timeline import spans
 from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.models.run import MigrationRunQuerySet
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from wishes.moments import MomentField
@@ -87,12 +88,16 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     Raises:
         RunNotFoundError: there is no run with that id.
     """
-    runs = MigrationRun.objects.using(using).annotate(now=Now(output_field=MomentField(always_aware=True)))
+    runs = _with_now(using)
     if run_id is not None:
         return runs.numbered(run_id)
     if since is not None:
         runs = runs.filter(created_at__gte=since)
     return runs.current()
+
+
+def _with_now(using: str) -> MigrationRunQuerySet:
+    return MigrationRun.objects.using(using).annotate(now=Now(output_field=MomentField(always_aware=True)))
 
 
 def find_migration(using: str) -> MigrationRun | None:
@@ -101,8 +106,7 @@ def find_migration(using: str) -> MigrationRun | None:
     That is the latest mass migration which selected users; else the run that ``find_run`` finds.  A run of selected
     users, an empty one and the rollback of a migration whose breaker tripped are not what is asked for.
     """
-    migrations = MigrationRun.objects.using(using).annotate(now=Now()).filter(kind=RunKind.MIGRATION).order_by("-id")
-    for run in migrations.iterator(chunk_size=100):
+    for run in _with_now(using).migrations().order_by("-id").iterator(chunk_size=100):
         if not run.options.get("users") and (run.is_open or figures.run_totals(run, using).selected):
             return run
     return find_run(using)
@@ -110,7 +114,7 @@ def find_migration(using: str) -> MigrationRun | None:
 
 def runs_since(using: str, since: datetime) -> list[RunLine]:
     """Return the runs that were at work at that moment or later, the latest first, with their totals."""
-    at_work = Q(created_at__gte=since) | Q(finished_at__gte=since) | Q(status__in=OPEN_STATUSES)
+    at_work = Q(created_at__gte=since) | Q(finished_at__gte=since) | Q(finished_at__isnull=True)
     with read_only_snapshot(using):
         runs = list(MigrationRun.objects.using(using).filter(at_work).order_by("-id"))
         totals = totals_of(runs, using=using)
