@@ -27,7 +27,7 @@ from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.models.run import MigrationRunQuerySet
 from mana_migration.selectors.run_list import totals_of
-from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
+from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus
 from wishes.moments import MomentField
 from wishes.rates import COLOURS
 
@@ -114,7 +114,7 @@ def find_migration(using: str) -> MigrationRun | None:
 
 def runs_since(using: str, since: datetime) -> list[RunLine]:
     """Return the runs that were at work at that moment or later, the latest first, with their totals."""
-    at_work = Q(created_at__gte=since) | Q(finished_at__gte=since) | Q(finished_at__isnull=True)
+    at_work = Q(created_at__gte=since) | Q(finished_at__gte=since) | Q(status__in=OPEN_STATUSES)
     with read_only_snapshot(using):
         runs = list(MigrationRun.objects.using(using).filter(at_work).order_by("-id"))
         totals = totals_of(runs, using=using)
