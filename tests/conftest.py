@@ -116,10 +116,10 @@ def pytest_report_header(config: pytest.Config) -> str:
     if SERVER in config.stash:
         server = config.stash[SERVER]
         return f"database: PostgreSQL {server.version} ({server.bin})"
-    import psycopg2
+    from tests.support.driver import psycopg
 
-    with psycopg2.connect(os.environ["TEST_DATABASE_URL"]) as connection:
-        return f"database: PostgreSQL {connection.server_version // 10_000} (TEST_DATABASE_URL)"
+    with psycopg.connect(os.environ["TEST_DATABASE_URL"]) as connection:
+        return f"database: PostgreSQL {connection.info.server_version // 10_000} (TEST_DATABASE_URL)"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

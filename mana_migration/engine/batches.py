@@ -56,7 +56,7 @@ from django.db.backends.utils import CursorWrapper
 
 from mana_migration.domain import chain as encoding
 from mana_migration.domain.results import FIGURES, Totals
-from mana_migration.engine import chain, dialect, failures, users
+from mana_migration.engine import chain, dialect, driver, users
 from mana_migration.engine.prepared import Prepared, session_of
 from wishes import guards
 from wishes.rates import BIGINT_MAX
@@ -74,9 +74,6 @@ _PLANNER: Final = {**dialect.KEYED_PLANS, "enable_nestloop": "off", "plan_cache_
 
 #: See Note [One flush].
 _COMMIT_UNFLUSHED: Final = "SET LOCAL synchronous_commit = off; "
-
-#: psycopg2's TRANSACTION_STATUS_INERROR; a site on SQLite need not have psycopg2.
-_IN_ERROR: Final = 3
 
 
 class BatchTooLargeError(DatabaseError):
@@ -170,8 +167,11 @@ class BatchStatement:
                 return self._in_sequence(connection, cursor, task, values)
             if self._writes.locks_first:
                 cursor.execute(self._writes.locks_first, values)
-            told = _told_sql(of_running_run=task.of_running_run)
-            cursor.execute(f"{self._text(task)}; {told}", {**values, "batches": [task.batch]})
+            cursor.execute(self._text(task), values)
+            if cursor.fetchone() is None:
+                return None
+            told = _told_sql(of_running_run=task.of_running_run, by_message=False)
+            cursor.execute(told, {**values, "batches": [task.batch]})
             return _read(cursor.fetchone())
 
     def run_alone(
@@ -182,7 +182,7 @@ class BatchStatement:
         Raises:
             django.db.Error: the database refused; nothing was done.
         """
-        if self._vendor == "postgresql" and not connection.in_atomic_block:
+        if driver.sends_messages(connection) and not connection.in_atomic_block:
             return self._as_message(connection, task, {**parameters, **_parameters(connection, task)}, limits)
         with transaction.atomic(using=connection.alias, durable=True):
             dialect.set_timeouts(connection, lock_ms=limits.lock_ms, statement_ms=limits.statement_ms)
@@ -200,7 +200,7 @@ class BatchStatement:
         Raises:
             django.db.Error: the database refused one of them; ``done_by`` tells which are done.
         """
-        if len(tasks) > 1 and self._vendor == "postgresql" and not connection.in_atomic_block:
+        if len(tasks) > 1 and driver.sends_messages(connection) and not connection.in_atomic_block:
             message = self._message(tasks[0], limits)
             connection.ensure_connection()
             session = session_of(connection)
@@ -228,11 +228,11 @@ class BatchStatement:
         with connection.cursor() as cursor:
             try:
                 # the last one's transaction is that of the message, for the answer must be its last statement
-                cursor.execute(f"{each}{works[-1]}; {told_by}", values)
+                rows = driver.execute_message(cursor, f"{each}{works[-1]}; {told_by}", values)
             except DatabaseError:
                 _leave_transaction(connection)
                 raise
-            told = {row[0]: _read(row) for row in cursor.fetchall()}
+            told = {row[0]: _read(row) for row in rows}
         if told and tasks[-1].batch not in told:
             _flush(connection, next(iter(told)))
         return [told.get(task.batch) for task in tasks]
@@ -248,15 +248,15 @@ class BatchStatement:
             while session.prepares:
                 known = message.name in session.known
                 try:
-                    cursor.execute(f"{'' if known else message.prepare}{'; '.join(message.executes)}", values)
+                    text = f"{'' if known else message.prepare}{'; '.join(message.executes)}"
+                    rows = driver.execute_message(cursor, text, values)
                 except DatabaseError as error:
-                    if not session.mistook(message.name, failures.sqlstate(error)):
+                    if not session.mistook(message.name, driver.sqlstate(error)):
                         raise
                 else:
                     session.known.add(message.name)
-                    return _read(cursor.fetchone())
-            cursor.execute(message.plain, values)
-            return _read(cursor.fetchone())
+                    return _read(next(iter(rows), None))
+            return _read(next(iter(driver.execute_message(cursor, message.plain, values)), None))
 
     def _message(self, task: Task, limits: Limits) -> Prepared:
         """Return all statements of a batch in a transaction of its own, its limits and settings among them."""
@@ -454,9 +454,8 @@ def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
     Raises:
         django.db.Error: the connection is lost.
     """
-    raw = connection.connection
-    if raw is not None and raw.info.transaction_status == _IN_ERROR:
-        with connection.wrap_database_errors, raw.cursor() as cursor:
+    if driver.aborted(connection):
+        with connection.wrap_database_errors, connection.connection.cursor() as cursor:
             cursor.execute("ROLLBACK")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
+from typing import Final
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
+
+from mana_migration.engine import driver
 
 
 class Failure(enum.Enum):
@@ -63,15 +65,9 @@ _REFUSED: Final = ("authentication failed", "does not exist", "pg_hba.conf", "no
 _CLASSES: Final = {"22003": "overflow", "23505": "duplicate", "23514": "constraint", "57014": "statement_timeout"}
 
 
-def sqlstate(error: BaseException) -> str:
-    """Return the SQLSTATE of a PostgreSQL error, empty text where there is none."""
-    cause: Any = error.__cause__ or error
-    return getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or ""
-
-
 def judge(error: BaseException) -> Failure:
     """Say what a database error means for the work."""
-    state = sqlstate(error)
+    state = driver.sqlstate(error)
     text = str(error)
     if state in _TRANSIENT or "database is locked" in text or "database table is locked" in text:
         return Failure.TRANSIENT
@@ -97,12 +93,12 @@ def _judge_words(error: BaseException, text: str, *, of_server: bool) -> Failure
 def _is_of_libpq(error: BaseException) -> bool:
     """Say whether the client library made this error: one without SQLSTATE, hence about the connection."""
     wrapped = isinstance(error, OperationalError) or type(error) is DatabaseError
-    return wrapped and type(error.__cause__).__module__.partition(".")[0] == "psycopg2"
+    return wrapped and driver.is_of_client(error)
 
 
 def classify(error: BaseException) -> str:
     """Return the error class kept on the record of the one user that a database error is about."""
-    state = sqlstate(error)
+    state = driver.sqlstate(error)
     if state in _CLASSES:
         return _CLASSES[state]
     text = str(error)
@@ -119,7 +115,5 @@ def classify(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Return one short line about a database error, without the row's contents that DETAIL would show."""
-    diagnostics = getattr(error.__cause__ or error, "diag", None)
-    primary = getattr(diagnostics, "message_primary", None)
-    text = primary or str(error).strip().splitlines()[0] if str(error).strip() or primary else type(error).__name__
-    return str(text)[:300]
+    said = driver.message_of(error) or str(error).strip() or type(error).__name__
+    return said.splitlines()[0][:300]

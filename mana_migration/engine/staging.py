@@ -16,6 +16,7 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.legacy import BadRow, GoodRow, RowParser
+from mana_migration.engine import driver
 from mana_migration.engine.new_users import UserTemplate
 from mana_migration.engine.sources import LegacySource
 
@@ -144,7 +145,7 @@ def _copy(
 ) -> int:
     stream = _CopyStream(_chunks(rows), template, connection, on_rows)
     with connection.cursor() as cursor:
-        cursor.copy_expert(f"COPY {TABLE} ({_columns(template)}) FROM STDIN", stream)
+        driver.copy_from(cursor, f"COPY {TABLE} ({_columns(template)}) FROM STDIN", stream)
     if stream.error is not None:
         raise stream.error
     return stream.count
@@ -153,7 +154,7 @@ def _copy(
 class _CopyStream:
     """Give COPY its next lines each time it reads.
 
-    An error while reading is kept and ends the stream: psycopg2 would wrap it and send its text to the server.
+    An error while reading is kept and ends the stream: the driver would send its text to the server.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import connections
 
 from mana_migration.domain.report import UserDetail
-from mana_migration.engine import users
+from mana_migration.engine import driver, users
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import RunKind
 from wishes.moments import MomentField
@@ -112,12 +112,8 @@ class RunDetails:
             return False
         where, values = self._where()
         with connection.cursor() as cursor:
-            # COPY takes no parameters: the driver writes them into the text
-            query = cursor.mogrify(
-                f"SELECT {columns('postgresql', guarded=True)} FROM {TABLE} WHERE {where} ORDER BY id",
-                values,
-            ).decode()
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT WITH (FORMAT csv)", stream)
+            query = f"SELECT {columns('postgresql', guarded=True)} FROM {TABLE} WHERE {where} ORDER BY id"
+            driver.copy_to(cursor, query, values, stream, "FORMAT csv")
         return True
 
     def _where(self) -> tuple[str, list[Any]]:

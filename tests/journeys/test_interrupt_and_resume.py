@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import psycopg2
 import pytest
 from django.db import connection
 
@@ -16,6 +15,7 @@ from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMi
 from mana_migration.services.worker import failures
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, events, keys_of, planted, records, status, wallet
+from tests.support.driver import psycopg
 from tests.support.oracle import assert_books_balance, endowment
 from tests.support.processes import doomed, manage, run
 from wishes.models import ManaEntry, Wallet
@@ -286,7 +286,7 @@ def test_a_mass_rollback_stops_a_running_migration_and_takes_it_back() -> None:
 def other_session() -> Iterator[Any]:
     """Yield a cursor of a second session on the test's PostgreSQL database, inside a transaction."""
     values = connection.settings_dict
-    session = psycopg2.connect(
+    session = psycopg.connect(
         host=values["HOST"], port=values["PORT"] or None, user=values["USER"], password=values["PASSWORD"],
         dbname=values["NAME"],
     )  # fmt: skip

@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg2
-import psycopg2.errors
 import pytest
 
 from tests.support.commands import run_manage
+from tests.support.driver import psycopg
 from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.postgres]
@@ -54,7 +53,7 @@ def site() -> Iterator[str]:
     with Postgres() as server:
         url = server.url("postgres")
         assert run_manage("migrate", "--verbosity", "0", env={"DATABASE_URL": url}).code == 0
-        with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        with psycopg.connect(url) as connection, connection.cursor() as cursor:
             script = SCRIPT.read_text()
             cursor.execute(script)
             cursor.execute(script)  # twice is as good as once
@@ -75,9 +74,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("role", "sql"), REFUSALS)
 def test_is_refused_for_want_of_the_right(site: str, role: str, sql: str) -> None:
-    connection = psycopg2.connect(as_role(site, role))
+    connection = psycopg.connect(as_role(site, role))
     try:
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege), connection.cursor() as cursor:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.cursor() as cursor:
             cursor.execute(sql)
     finally:
         connection.close()
@@ -86,7 +85,7 @@ def test_is_refused_for_want_of_the_right(site: str, role: str, sql: str) -> Non
 @pytest.mark.parametrize("table", MATRIX)
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_may_do_what_the_table_says_and_no_more(site: str, role: str, table: str) -> None:
-    with psycopg2.connect(site) as connection, connection.cursor() as cursor:
+    with psycopg.connect(site) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT letter FROM unnest(%s, %s) AS p(letter, name) WHERE has_table_privilege(%s, %s, name)",
             [list(PRIVILEGES), list(PRIVILEGES.values()), role, table],
@@ -97,7 +96,7 @@ def test_each_role_may_do_what_the_table_says_and_no_more(site: str, role: str, 
 
 
 def test_the_table_names_every_table_of_this_project(site: str) -> None:
-    with psycopg2.connect(site) as connection, connection.cursor() as cursor:
+    with psycopg.connect(site) as connection, connection.cursor() as cursor:
         cursor.execute(r"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(wishes|mana_migration)_'")
         assert {name for (name,) in cursor.fetchall()} <= set(MATRIX)
     connection.close()
@@ -105,7 +104,7 @@ def test_the_table_names_every_table_of_this_project(site: str) -> None:
 
 @pytest.mark.parametrize(("role", "allowed"), [("mana_app", False), ("mana_migrator", True)])
 def test_the_announcement_of_a_reversal_counts_for_the_migrator_alone(site: str, role: str, allowed: bool) -> None:
-    connection = psycopg2.connect(site)
+    connection = psycopg.connect(site)
     with connection.cursor() as cursor:
         cursor.execute(
             "SET LOCAL session_replication_role = replica; INSERT INTO wishes_wallet (user_id, migrated_at) "
@@ -117,7 +116,7 @@ def test_the_announcement_of_a_reversal_counts_for_the_migrator_alone(site: str,
             cursor.execute(reverse)
             assert cursor.rowcount == 1
         else:
-            with pytest.raises(psycopg2.errors.IntegrityConstraintViolation, match="migrated to mana"):
+            with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="migrated to mana"):
                 cursor.execute(reverse)
     connection.rollback()
     connection.close()
@@ -149,7 +148,7 @@ def test_the_commands_work_as_the_migrator_and_the_auditor_sees_the_result(site:
     for command in (["validate_migration"], ["monitor_migration", "--report"], ["migrate_users", "--dry-run"]):
         result = run_manage(*command, env=environment)
         assert result.code == 0, f"{command}: {result.out}{result.err}"
-    auditor = psycopg2.connect(as_role(site, "mana_auditor"))
+    auditor = psycopg.connect(as_role(site, "mana_auditor"))
     with auditor, auditor.cursor() as cursor:
         cursor.execute(
             "SELECT w.mana, count(e.id) FROM wishes_wallet w JOIN wishes_manaentry e USING (user_id) GROUP BY 1"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psycopg2
 from django.db import connections
-from psycopg2 import sql
+
+from tests.support.driver import psycopg, sql
 
 _numbers = itertools.count(1)
 
@@ -40,7 +40,7 @@ def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]
     template = sql.Identifier(settings["NAME"] if copy else "template0")
     if copy:
         connections["default"].close()
-    server = psycopg2.connect(
+    server = psycopg.connect(
         host=settings["HOST"], port=settings["PORT"] or None, user=settings["USER"], password=settings["PASSWORD"],
         dbname="postgres",
     )  # fmt: skip
@@ -53,7 +53,7 @@ def own_database(folder: Path, *, copy: bool = False) -> Iterator[dict[str, Any]
                     "WHERE datname = %s AND pid <> pg_backend_pid()",
                     [settings["NAME"]],
                 )
-            how = sql.SQL(how_to_copy(server.server_version))
+            how = sql.SQL(how_to_copy(server.info.server_version))
             cursor.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}{}").format(sql.Identifier(name), template, how))
         yield {key: settings[key] for key in ("ENGINE", "HOST", "PORT", "USER", "PASSWORD")} | {"NAME": name}
         with server.cursor() as cursor:

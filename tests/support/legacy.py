@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg2
+from tests.support.driver import psycopg
 
 SCRIPT = Path(__file__).with_name("legacy_users.sql")
 
@@ -36,7 +36,7 @@ def legacy_database(server: str, *, users: int = 0, dirty: bool = False, sql: st
 
 def legacy_rows(address: str, query: str) -> list[tuple[object, ...]]:
     """Return what a query on a legacy database gives."""
-    connection = psycopg2.connect(address)
+    connection = psycopg.connect(address)
     try:
         with connection.cursor() as cursor:
             cursor.execute(query)
@@ -46,7 +46,7 @@ def legacy_rows(address: str, query: str) -> list[tuple[object, ...]]:
 
 
 def _execute(address: str, sql: str) -> None:
-    connection = psycopg2.connect(address)
+    connection = psycopg.connect(address)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg2
 import pytest
 
+from tests.support.driver import psycopg
 from tests.support.postgres import NOBODY
 
 #: Names the socket; PgBouncer listens on no other address.
@@ -103,7 +103,7 @@ class PgBouncer:
 
     def ask(self, command: str) -> list[dict[str, Any]]:
         """Return the rows with which PgBouncer's own console answers a command; most have none."""
-        console = psycopg2.connect(host=str(self.folder), port=self.port, user="postgres", dbname="pgbouncer")
+        console = psycopg.connect(host=str(self.folder), port=self.port, user="postgres", dbname="pgbouncer")
         try:
             console.autocommit = True  # it knows no transactions
             with console.cursor() as cursor:

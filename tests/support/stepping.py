@@ -63,7 +63,7 @@ class Actor:
     def _live(self) -> None:
         try:
             connection.ensure_connection()
-            self.pid = connection.connection.get_backend_pid()
+            self.pid = connection.connection.info.backend_pid
             while True:
                 self._go.acquire()
                 if self._closing:

@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg2
-
 from tests.support.databases import how_to_copy
+from tests.support.driver import psycopg
 from tests.support.memory import folder_in_memory
 from tests.torture.zygote import ChildError, Ended, Zygote
 
@@ -124,13 +123,13 @@ class Lab:
 
     def _how(self) -> str:
         if self._strategy is None:
-            connection = psycopg2.connect(self.url)
+            connection = psycopg.connect(self.url)
             self._strategy = how_to_copy(connection.server_version)
             connection.close()
         return self._strategy
 
     def _administrate(self, sql: str) -> None:
-        connection = psycopg2.connect(self.url)
+        connection = psycopg.connect(self.url)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

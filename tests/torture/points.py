@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-import psycopg2
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
+
+from tests.support.driver import psycopg
 
 PROJECT: Final = str(Path(__file__).resolve().parent.parent.parent)
 PRODUCT: Final = (f"{PROJECT}/mana_migration/", f"{PROJECT}/wishes/")
@@ -32,11 +33,11 @@ BEFORE, AFTER = "before", "after"
 LOST, AFTERWARDS = "lost", "afterwards"
 #: What PostgreSQL can answer to any statement.
 POSTGRES_CODES: Final = {
-    "40001": (psycopg2.errors.SerializationFailure, "could not serialize access due to concurrent update"),
-    "40P01": (psycopg2.errors.DeadlockDetected, "deadlock detected"),
-    "55P03": (psycopg2.errors.LockNotAvailable, "canceling statement due to lock timeout"),
-    "57014": (psycopg2.errors.QueryCanceled, "canceling statement due to statement timeout"),
-    "53100": (psycopg2.errors.DiskFull, "could not extend file: No space left on device"),
+    "40001": (psycopg.errors.SerializationFailure, "could not serialize access due to concurrent update"),
+    "40P01": (psycopg.errors.DeadlockDetected, "deadlock detected"),
+    "55P03": (psycopg.errors.LockNotAvailable, "canceling statement due to lock timeout"),
+    "57014": (psycopg.errors.QueryCanceled, "canceling statement due to statement timeout"),
+    "53100": (psycopg.errors.DiskFull, "could not extend file: No space left on device"),
 }
 SQLITE_TEXTS: Final = {
     "locked": "database is locked",
@@ -151,9 +152,11 @@ class Saboteur:
             raise sqlite3.OperationalError(SQLITE_TEXTS[self.error])
         if self.error in (LOST, AFTERWARDS):
             connection.connection.close()
-            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
         base, text = POSTGRES_CODES[self.error]
-        raise type(base.__name__, (base,), {"pgcode": self.error})(text)  # read-only on psycopg2's own errors
+        raise type(base.__name__, (base,), {"pgcode": self.error, "sqlstate": self.error})(
+            text
+        )  # read-only on the drivers' own
 
 
 @contextmanager

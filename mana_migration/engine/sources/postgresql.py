@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-import psycopg2
-from psycopg2 import errors, sql
-from psycopg2.extensions import parse_dsn
-
 from mana_migration.domain.legacy import COLUMNS, Typing
+from mana_migration.engine import driver
+from mana_migration.engine.driver import errors, sql
 from mana_migration.engine.sources.base import LegacySource, SourceRow, positions
 from mana_migration.engine.sources.databases import CHUNK, table_name
 from mana_migration.errors import SourceError
@@ -50,14 +48,13 @@ class PostgresqlSource(LegacySource):
     def __init__(self, address: str, *, table: str | None, columns: Mapping[str, str]) -> None:
         self._table = table_name(table)
         self._label = _label(address)
-        seconds = int(parse_dsn(address).get("connect_timeout", _CONNECT_SECONDS))
-        try:
-            self._connection = psycopg2.connect(address, connect_timeout=seconds, client_encoding="UTF8")
-        except (psycopg2.Error, UnicodeError, ValueError) as error:
-            raise SourceError(f"{self._label} cannot be opened: {_cause(str(error))}") from None
+        seconds = int(driver.address_parts(address).get("connect_timeout", _CONNECT_SECONDS))
         try:
             # one snapshot for all rows, and the server itself refuses any write
-            self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            self._connection = driver.connect_read_only(address, seconds=seconds)
+        except (driver.Error, UnicodeError, ValueError) as error:
+            raise SourceError(f"{self._label} cannot be opened: {_cause(str(error))}") from None
+        try:
             self._open(columns)
         except BaseException:
             self.close()
@@ -75,7 +72,7 @@ class PostgresqlSource(LegacySource):
             raise SourceError(f"{where}: there is no such table; name it with --table") from None
         except errors.InsufficientPrivilege:
             raise SourceError(f"{where}: this user may not read it; grant SELECT to the user") from None
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise SourceError(f"{where} cannot be read: {_sentence(error)}") from None
         positions(found, columns, where=where)
         self._query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
@@ -98,7 +95,7 @@ class PostgresqlSource(LegacySource):
                     count += len(chunk)
         except UnicodeDecodeError:
             raise SourceError(f"{self._label}: behind row {count:,} stands text that is not UTF-8; mend it") from None
-        except psycopg2.Error as error:
+        except driver.Error as error:
             raise SourceError(f"{self._label}: lost behind row {count:,} ({_sentence(error)}); try again") from None
 
     def close(self) -> None:
@@ -119,11 +116,11 @@ def _label(address: str) -> str:
             "write special characters of the password as %40 for @, %2F for / and so on"
         )
     try:
-        parts = parse_dsn(address)
+        parts = driver.address_parts(address)
         _ = [
             int(number) for name in ("port", "connect_timeout") for number in parts.get(name, "0").split(",") if number
         ]
-    except (psycopg2.Error, ValueError, UnicodeError):
+    except (driver.Error, ValueError, UnicodeError):
         raise SourceError(
             "the address of the legacy database cannot be read; give postgres://USER:PASSWORD@HOST:PORT/NAME "
             "with special characters percent-encoded (it is not shown here)"
@@ -136,6 +133,6 @@ def _cause(message: str) -> str:
     return next((cause for word, cause in _CAUSES if word in message), "the connection failed")
 
 
-def _sentence(error: psycopg2.Error) -> str:
+def _sentence(error: BaseException) -> str:
     """Return the server's own first sentence; it is about the query, which holds no value."""
-    return error.diag.message_primary or "the connection broke"
+    return driver.message_of(error) or "the connection broke"

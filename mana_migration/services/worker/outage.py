@@ -8,7 +8,7 @@ import time
 
 from django.db import DatabaseError, InterfaceError
 
-from mana_migration.engine import failures
+from mana_migration.engine import driver, failures
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import logs, notifications, runs
 from mana_migration.services.worker.context import WorkerContext
@@ -37,7 +37,7 @@ class Outage:
         run_id = self._context.run_id
         verdict = failures.judge(error)
         if verdict is failures.Failure.ENVIRONMENT:
-            logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=failures.sqlstate(error))
+            logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=driver.sqlstate(error))
             raise DatabaseUnavailableError(
                 f"the database refuses the work: {failures.describe(error)}; run {run_id} stays open: "
                 "cure the cause and give the same command again"

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import psycopg2
 import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -24,6 +23,7 @@ from mana_migration.domain.legacy import REASONS
 from mana_migration.models import MigrationRun
 from mana_migration.services import imports
 from tests.support.commands import PROJECT, database_url, manage_environment, run_command, run_manage
+from tests.support.driver import psycopg
 from tests.support.oracle import assert_nothing_changes
 from tests.support.processes import Running, manage, run
 from wishes.models import Wallet
@@ -222,7 +222,7 @@ def test_an_import_is_committed(export: Any) -> None:
 @contextmanager
 def held(sql: str) -> Iterator[None]:
     """Hold what this statement locks, from a connection of its own, until the block ends."""
-    other = psycopg2.connect(database_url())
+    other = psycopg.connect(database_url())
     try:
         with other.cursor() as cursor:
             cursor.execute(sql)
@@ -376,7 +376,7 @@ def test_no_temporary_table_is_left_outside_a_transaction_either(export: Any) ->
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_a_user_who_signs_up_meanwhile_makes_the_import_fail_as_a_whole(export: Any) -> None:
-    other = psycopg2.connect(database_url())
+    other = psycopg.connect(database_url())
     with other.cursor() as cursor:
         cursor.execute(SIGN_UP)
         with waiting_import(export(GOOD)) as process:
@@ -392,7 +392,7 @@ def test_a_user_who_signs_up_meanwhile_makes_the_import_fail_as_a_whole(export: 
 @pytest.mark.postgres
 @pytest.mark.django_db(transaction=True)
 def test_a_run_that_starts_meanwhile_makes_the_import_fail(export: Any) -> None:
-    other = psycopg2.connect(database_url())
+    other = psycopg.connect(database_url())
     with other.cursor() as cursor:
         cursor.execute(
             "INSERT INTO mana_migration_migrationrun (kind, status, options, rates, controls, actor, host, reason, "

@@ -250,8 +250,8 @@ def test_the_callers_transaction_gets_no_settings_and_no_prepared_statement() ->
     task = task_of(plan(run, keys))
     with transaction.atomic(), CaptureQueriesContext(connection) as seen:
         assert conversion.convert(connection, ConversionTerms(run=run.pk, rates=RATES), task) is not None
-    assert len(seen.captured_queries) == 1
-    assert not any(word in seen.captured_queries[0]["sql"] for word in ("set_config", "PREPARE", "EXECUTE"))
+    sent = " ".join(query["sql"] for query in seen.captured_queries)
+    assert not any(word in sent for word in ("set_config", "PREPARE", "EXECUTE"))
     assert wallet(keys[0])[4]
 
 
@@ -267,7 +267,8 @@ def test_no_table_is_read_as_a_whole() -> None:
         lines = []
         for name, values in ((work, [0, "x", keys[0], keys[1], "w"]), (told, [[0], "w"])):
             given = ", ".join(["%s"] * len(values))
-            cursor.execute(f"BEGIN; {dialect.settings_sql(batches._PLANNER)}; EXPLAIN EXECUTE {name} ({given})", values)
+            cursor.execute(f"BEGIN; {dialect.settings_sql(batches._PLANNER)}")
+            cursor.execute(f"EXPLAIN EXECUTE {name} ({given})", values)
             lines += [line for (line,) in cursor.fetchall()]
             cursor.execute("ROLLBACK")
     # an index scan or a bitmap of the index, as the table's size has it

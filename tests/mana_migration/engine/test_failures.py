@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import sqlite3
 
-import psycopg2
 import pytest
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from mana_migration.engine.failures import Failure, classify, describe, judge
+from tests.support.driver import psycopg
 
 CONNECT = 'connection to server at "db.example" (192.0.2.7), port 5432 failed: '
 
@@ -47,33 +47,33 @@ def wrapped(cause: Exception, kind: type[Exception] = OperationalError) -> Excep
     return error
 
 
-def of_server(state: str, base: type[psycopg2.Error] = psycopg2.OperationalError) -> psycopg2.Error:
+def of_server(state: str, base: type[psycopg.Error] = psycopg.OperationalError) -> psycopg.Error:
     """Return an error of the server with its SQLSTATE."""
-    return type("ServerError", (base,), {"pgcode": state})("a text that nobody reads")
+    return type("ServerError", (base,), {"pgcode": state, "sqlstate": state})("a text that nobody reads")
 
 
 @pytest.mark.parametrize("text", LOST)
 def test_an_error_of_the_connection_is_no_failure_of_anybody(text: str) -> None:
-    assert judge(wrapped(psycopg2.OperationalError(text))) is Failure.CONNECTION
+    assert judge(wrapped(psycopg.OperationalError(text))) is Failure.CONNECTION
 
 
 def test_a_connection_lost_while_a_result_was_read_is_no_failure_of_anybody() -> None:
     text = "error with status PGRES_TUPLES_OK and no message from the libpq"
-    assert judge(wrapped(psycopg2.DatabaseError(text), DatabaseError)) is Failure.CONNECTION
-    assert judge(wrapped(psycopg2.InterfaceError("connection already closed"), InterfaceError)) is Failure.CONNECTION
+    assert judge(wrapped(psycopg.DatabaseError(text), DatabaseError)) is Failure.CONNECTION
+    assert judge(wrapped(psycopg.InterfaceError("connection already closed"), InterfaceError)) is Failure.CONNECTION
 
 
-def test_what_psycopg2_says_of_a_closed_port_is_no_failure_of_anybody() -> None:
+def test_what_the_driver_says_of_a_closed_port_is_no_failure_of_anybody() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        with pytest.raises(psycopg2.OperationalError) as caught:
-            psycopg2.connect(host="127.0.0.1", port=taken.getsockname()[1], connect_timeout=5)
+        with pytest.raises(psycopg.OperationalError) as caught:
+            psycopg.connect(host="127.0.0.1", port=taken.getsockname()[1], connect_timeout=5)
     assert judge(wrapped(caught.value)) is Failure.CONNECTION
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_server_that_will_not_have_us_is_not_waited_for(text: str) -> None:
-    assert judge(wrapped(psycopg2.OperationalError(text))) is Failure.ENVIRONMENT
+    assert judge(wrapped(psycopg.OperationalError(text))) is Failure.ENVIRONMENT
 
 
 @pytest.mark.parametrize(

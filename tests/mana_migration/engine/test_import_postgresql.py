@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg2
 import pytest
 from django.contrib.auth import get_user_model
-from psycopg2 import sql
 
 from mana_migration.domain.import_results import ImportOptions, ImportSummary
 from mana_migration.domain.legacy import COLUMNS, UnpaidFlag
@@ -16,6 +14,7 @@ from mana_migration.errors import SourceError
 from mana_migration.services import imports
 from mana_migration.services.runs import Actor
 from tests.support.commands import database_url
+from tests.support.driver import psycopg
 from tests.support.legacy import legacy_database, legacy_rows
 from tests.support.oracle import assert_books_balance
 from tests.support.postgres import Postgres
@@ -92,7 +91,7 @@ def test_nothing_can_be_written_to_a_legacy_database(legacy: str) -> None:
     with open_source(legacy, table=None, columns=COLUMNS) as source:
         next(source.rows())
         connection = source._connection  # type: ignore[attr-defined]
-        with connection.cursor() as cursor, pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+        with connection.cursor() as cursor, pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             cursor.execute("DELETE FROM users")
 
 
@@ -100,13 +99,14 @@ def test_rows_that_appear_while_reading_are_not_seen(legacy: str) -> None:
     with open_source(legacy, table=None, columns=COLUMNS) as source:
         rows = source.rows()
         next(rows)
-        writer = psycopg2.connect(legacy)
+        writer = psycopg.connect(legacy)
+        writer.autocommit = True
         try:
-            with writer, writer.cursor() as cursor:
+            with writer.cursor() as cursor:
                 cursor.execute("INSERT INTO users (id) VALUES ('ffffffff-ffff-ffff-ffff-ffffffffffff')")
             assert sum(1 for _ in rows) == 1_999
         finally:
-            with writer, writer.cursor() as cursor:
+            with writer.cursor() as cursor:
                 cursor.execute("DELETE FROM users WHERE id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'")
             writer.close()
 
@@ -120,7 +120,7 @@ def test_rows_are_fetched_a_few_at_a_time(legacy: str, monkeypatch: pytest.Monke
 
 
 def test_a_table_in_a_schema_with_an_odd_name_is_found(server: str) -> None:
-    names = [sql.Identifier(name).string for name in COLUMNS.values()]
+    names = [f'"{name}"' for name in COLUMNS.values()]
     table = f'CREATE SCHEMA old; CREATE TABLE old."We""ird%s" ({", ".join(f"{name} text" for name in names)})'
     with (
         legacy_database(server, sql=table) as address,
@@ -137,7 +137,7 @@ def test_what_is_not_there_is_refused_in_one_line(legacy: str, server: str) -> N
 
 
 def test_an_unreadable_table_is_refused(legacy: str) -> None:
-    owner = psycopg2.connect(legacy)
+    owner = psycopg.connect(legacy)
     owner.autocommit = True
     with owner.cursor() as cursor:
         cursor.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")

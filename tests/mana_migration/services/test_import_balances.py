@@ -415,7 +415,7 @@ def test_a_dry_run_cannot_write_even_by_mistake(export: Any, monkeypatch: pytest
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM wishes_wallet")
 
-    monkeypatch.setattr(imports.arrivals, "classify", write_by_mistake)
+    monkeypatch.setattr(imports.import_load, "classify", write_by_mistake)
     with pytest.raises(imports.DatabaseUnavailableError, match="read-only transaction"), transaction.atomic():
         bring_in(export(*ROWS), dry_run=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg2
 import pytest
 from django.db import connection, transaction
 
@@ -15,6 +14,7 @@ from mana_migration.services import migration, rollback, runs, selected_users
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunKind, RunStatus
 from tests.mana_migration.running import balanced, entries, people, refuse_records, wallet
+from tests.support.driver import psycopg
 from tests.support.oracle import assert_nothing_changes
 
 pytestmark = pytest.mark.django_db
@@ -124,7 +124,7 @@ def test_a_wallet_that_is_held_for_too_long_changes_nothing(monkeypatch: pytest.
     keys = people(3)
     monkeypatch.setattr("mana_migration.conf.lock_timeout_ms", lambda: 2)
     values = connection.settings_dict
-    other = psycopg2.connect(host=values["HOST"], port=values["PORT"] or None, user=values["USER"],
+    other = psycopg.connect(host=values["HOST"], port=values["PORT"] or None, user=values["USER"],
                              password=values["PASSWORD"], dbname=values["NAME"])  # fmt: skip
     try:
         with other.cursor() as cursor, assert_nothing_changes():
