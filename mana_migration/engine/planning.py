@@ -117,6 +117,28 @@ def plan_migration(
     )
 
 
+def spread_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, parts: int, count: int) -> list[str]:
+    """Return so many keys (text) spread evenly over the users that the migration has to handle, the first empty.
+
+    Args:
+        connection: the database.
+        terms: which users those are.
+        parts: keys to return, from 1.
+        count: how many users there are.
+    """
+    numbered = (
+        "SELECT w.user_id, ROW_NUMBER() OVER (ORDER BY w.user_id) AS position FROM wishes_wallet w "
+        f"WHERE {selection_sql(terms)}"
+    )
+    positions = sorted({count * part // parts for part in range(1, parts)} - {0})
+    if not positions:
+        return [""]
+    with connection.cursor() as cursor:
+        marks = ", ".join(str(position) for position in positions)
+        cursor.execute(f"SELECT user_id FROM ({numbered}) n WHERE position IN ({marks}) ORDER BY position", {})
+        return ["", *(users.to_text(users.from_sql(connection, row[0])) for row in cursor.fetchall())]
+
+
 #: Limits the records ``r`` that are looked at to those of the users of ``keys_between``.
 RECORDS_BETWEEN: Final = " AND r.user_id BETWEEN %(first)s AND %(last)s"
 

@@ -30,6 +30,11 @@ def whole_number(value: str) -> int:
     return number
 
 
+def number(value: str) -> int:
+    """Read a whole number from 0."""
+    return 0 if value.strip() == "0" else whole_number(value)
+
+
 def text(value: str) -> str:
     """Accept text that the database can store: bytes of the command line that are not UTF-8 cannot be, nor NUL."""
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):

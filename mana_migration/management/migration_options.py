@@ -12,6 +12,7 @@ from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.services.checklist import QUESTIONS
+from mana_migration.services.rehearsal import SAMPLE
 
 
 def add_migration_options(parser: CommandParser) -> None:
@@ -116,6 +117,16 @@ def add_checklist_options(parser: CommandParser) -> None:
     """Add the go or no-go before a migration."""
     group = parser.add_argument_group("before the migration")
     group.add_argument(
+        "--rehearse",
+        type=arguments.number,
+        nargs="?",
+        const=SAMPLE,
+        metavar="N",
+        help="Convert and reverse N users with the real statements, verify every rule, and roll each transaction back "
+        f"(default: {SAMPLE:,} users, spread over all keys; 0: all; --user-id and --cohort choose others). Exit code "
+        "3 if users would fail.",
+    )
+    group.add_argument(
         "--checklist",
         action="store_true",
         help="Go through the checklist before a migration and keep it; exit code 0 for go, 3 for no go. No user is "
@@ -198,7 +209,9 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         UsageError: there are such options.
     """
     control, _ = asked_control(options)
-    if options["checklist"]:
+    if options["rehearse"] is not None:
+        _allow("--rehearse", options, "rehearse", "user_ids", "cohort", "batch_size", "skip_invalid", "retry_failed")
+    elif options["checklist"]:
         _allow("--checklist", options, "checklist", "backup", "confirm", "executor")
     elif options["backup"] or options["confirm"]:
         raise UsageError("--backup and --confirm answer questions of the checklist: add --checklist")
@@ -220,6 +233,7 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
 
 #: The options of this command, by destination, that can stand in each other's way.
 _FLAGS: Final = {
+    "rehearse": "--rehearse",
     "checklist": "--checklist",
     "backup": "--backup",
     "confirm": "--confirm",

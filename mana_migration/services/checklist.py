@@ -14,7 +14,9 @@ from django.db import connections
 from django.utils import timezone
 
 from mana_migration import conf
+from mana_migration.domain import words
 from mana_migration.domain.pressure import Pressure, Usual, judge
+from mana_migration.domain.rehearsal import GROWTH_PER_USER
 from mana_migration.engine.health import read_health
 from mana_migration.errors import MigrationError
 from mana_migration.models import Checklist, MigrationRun
@@ -23,9 +25,6 @@ from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
-
-#: Bytes by which the tables grow for each migrated user, and as much again for a rollback (docs/performance.md).
-GROWTH_PER_USER: Final = 550
 
 #: How old a dry run may be.
 DRY_RUN_HOURS: Final = 24
@@ -202,13 +201,13 @@ def _parsed(line: str) -> dict[str, Any]:
 def _disk_room(using: str, users: int) -> Item:
     """Compare the growth that a migration and its rollback need with what is free, where that can be known."""
     needed = 2 * users * GROWTH_PER_USER
-    question = f"Is there room for {_size(needed)} of growth (a migration and its rollback)?"
+    question = f"Is there room for {words.size(needed)} of growth (a migration and its rollback)?"
     folder = _data_folder(using)
     if folder is None:
         return _item("disk_room", question, None, "the server's disk cannot be seen from here; ask its administrator")
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
-    return _item("disk_room", question, free > needed, f"{_size(free)} free")
+    return _item("disk_room", question, free > needed, f"{words.size(free)} free")
 
 
 def _data_folder(using: str) -> Path | None:
@@ -267,7 +266,3 @@ def _notifications() -> Item:
 def _asked(name: str, question: str, known: Mapping[str, bool], ask: Callable[[str], bool | None]) -> Item:
     answer = known[name] if name in known else ask(question)
     return _item(name, question, answer, "answered by hand" if answer is not None else f"answer with --confirm {name}")
-
-
-def _size(amount: int) -> str:
-    return f"{amount / 1_000_000_000:.1f} GB" if amount >= 1_000_000_000 else f"{amount / 1_000_000:.1f} MB"

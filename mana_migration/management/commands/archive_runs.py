@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from mana_migration.domain.words import counted
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, MigrationCommand
@@ -81,7 +82,7 @@ class Command(MigrationCommand):
             self.notice(_line(done[-1]))
         copies = archive.write_logs(chosen, options["output"], using=using)
         for copy in copies:
-            self.notice(f"log: {copy.lines:,} line{'s' * (copy.lines != 1)}, {copy.path}")
+            self.notice(f"log: {counted(copy.lines, 'line')}, {copy.path}")
         if self.json_output:
             self.print_json(
                 {"archives": [each.as_dict() for each in done], "logs": [copy.as_dict() for copy in copies]}

@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.errors import NothingToMigrateError
-from mana_migration.management.commands._base import DONE, PARTLY, left_behind, run_code
+from mana_migration.management.commands._base import DONE, PARTLY, left_behind, run_code, signal_code
 from mana_migration.management.migration_options import (
     add_checklist_options,
     add_control_options,
@@ -22,10 +22,11 @@ from mana_migration.management.migration_options import (
 from mana_migration.management.rollback_base import RollbackCommand
 from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
+from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import checklist, dry_run, plans, runs
+from mana_migration.services import checklist, dry_run, plans, rehearsal, runs
 from mana_migration.services.executors import celery, celery_broker, local, processes
 from mana_migration.states import RunStatus
 
@@ -56,9 +57,9 @@ class Command(RollbackCommand):
         users = tuple(str(key) for key in resolve_users(options["user_ids"], using=using))
         if options["rollback"]:
             return self.roll_back(users, options)
-        if options["checklist"]:
-            return self.checklist(options)
         asked = read_options(users, options)
+        if options["checklist"] or options["rehearse"] is not None:
+            return self.checklist(options) if options["checklist"] else self.rehearse(asked, options)
         told = options["dry_run"] or options["validate_only"]
         return self.tell(asked, options) if told else self.migrate(asked, options)
 
@@ -74,6 +75,24 @@ class Command(RollbackCommand):
         checklist.record(found, actor=runs.current_actor(), using=options["database"])
         self.print_result(found.as_dict(), checklist_report.as_lines(found.items, go=found.go, backup=found.backup))
         return DONE if found.go else PARTLY
+
+    def rehearse(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
+        """Rehearse on real users and keep nothing but the result."""
+        with (
+            self.stop_on_signals() as stop,
+            ProgressDisplay(self.progress_stream, verb="rehearsed") as progress,
+        ):
+            found = rehearsal.rehearse(
+                asked,
+                sample=options["rehearse"],
+                actor=runs.current_actor(),
+                using=options["database"],
+                stop=stop,
+                progress=progress,
+                expecting=progress.expect,
+            )
+        self.print_result(found.as_dict(), rehearsal_report.as_lines(found))
+        return signal_code(stop, PARTLY if found.failed else DONE)
 
     def migrate(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Convert those who were asked for, by a saved plan if one is named."""
