@@ -108,6 +108,22 @@ class ReferenceConflictError(WishesError):
         )
 
 
+class WriteNotKeptError(WishesError):
+    """The database reported success and did not keep what was written; nothing was changed.
+
+    Attributes:
+        user: the user's primary key.
+    """
+
+    def __init__(self, user: object, what: str) -> None:
+        self.user = user
+        super().__init__(
+            f"the database did not keep what was written for user {user}: {what}; nothing was changed. A trigger, a "
+            "rule or row-level security of the site changes or hides rows: look at the tables wishes_wallet, "
+            "wishes_manaentry and wishes_wishentry"
+        )
+
+
 class ReversalNotAllowedError(WishesError):
     """The database role of this process may not reverse conversions; nothing was changed."""
 

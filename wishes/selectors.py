@@ -10,13 +10,13 @@ from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import connections, models
 from django.db.models import CharField, Value
 
 from wishes import conf
 from wishes.errors import UnknownUserError
 from wishes.hooks import hooks
-from wishes.models import ManaEntry, Wallet, WishEntry
+from wishes.models import Entry, ManaEntry, Wallet, WishEntry
 from wishes.rates import BIGINT_MAX, Rates
 
 #: A user of the site, or the primary key of one.
@@ -124,6 +124,26 @@ def rates_of(wallet: Wallet, *, using: str) -> Rates:
     if wallet.migrated_at is not None and hooks.rates_of_migrated is not None:
         return hooks.rates_of_migrated(wallet.pk, using) or conf.rates()
     return conf.rates()
+
+
+def read_back(wallet: Wallet, ledger: type[Entry], *, using: str) -> tuple[Any, ...]:
+    """Return a wallet's four balances, its flag and its newest entry of a ledger, as the database has them now.
+
+    The entry is its reference, kind, amount and balance after; all None where there is none.  In one query and without
+    the ORM's cost, because each booking pays it.
+    """
+    connection = connections[using]
+    quote = connection.ops.quote_name
+    wallets, entries = quote(Wallet._meta.db_table), quote(ledger._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT w.green, w.blue, w.red, w.mana, w.migrated_at IS NOT NULL, "
+            f"e.reference, e.kind, e.amount, e.balance_after FROM {wallets} w LEFT JOIN {entries} e ON e.id = "
+            f"(SELECT MAX(id) FROM {entries} WHERE user_id = w.user_id) WHERE w.user_id = %s",
+            [Wallet._meta.pk.get_db_prep_value(wallet.pk, connection)],
+        )
+        rows = cursor.fetchall()
+    return tuple(rows[0]) if len(rows) == 1 else ()
 
 
 def find_entry(reference: str, *, using: str) -> BookedEntry | None:

@@ -38,6 +38,7 @@ from wishes.errors import (
     InvalidReferenceError,
     ReferenceConflictError,
     UnknownUserError,
+    WriteNotKeptError,
 )
 from wishes.hooks import hooks
 from wishes.models import EntryKind, ManaEntry, Wallet, WishEntry
@@ -48,6 +49,7 @@ from wishes.selectors import (
     UserOrKey,
     find_entry,
     rates_of,
+    read_back,
     read_balance,
     read_balances,
     user_key,
@@ -232,7 +234,9 @@ def _lock(key: Any, using: str) -> Wallet:
         if not get_user_model()._default_manager.using(using).filter(pk=key).exists():
             raise UnknownUserError(key)
         Wallet.objects.using(using).bulk_create([Wallet(pk=key)], ignore_conflicts=True)
-        wallet = _locked(using).get(pk=key)
+        wallet = _locked(using).filter(pk=key).first()
+        if wallet is None:
+            raise WriteNotKeptError(key, "the new wallet is not there")
     return wallet
 
 
@@ -283,9 +287,42 @@ def _post(wallet: Wallet, order: _Order, reference: str, using: str) -> Receipt:
         "kind": order.kind,
         "reference": reference,
     }
-    if currency == "mana":
-        ManaEntry.objects.using(using).create(**fields)
-    else:
-        WishEntry.objects.using(using).create(**fields, colour=currency)
+    try:
+        if currency == "mana":
+            ManaEntry.objects.using(using).create(**fields)
+        else:
+            WishEntry.objects.using(using).create(**fields, colour=currency)
+    except TypeError as error:  # Django expects a row from INSERT ... RETURNING, which a trigger has dropped
+        raise WriteNotKeptError(wallet.pk, "the new entry is not there") from error
     Wallet.objects.using(using).filter(pk=wallet.pk).update(**{currency: balance, "updated_at": Now()})
-    return Receipt(reference, currency, change, balance)
+    receipt = Receipt(reference, currency, change, balance)
+    _check_kept(wallet, order.kind, receipt, using)
+    return receipt
+
+
+def _check_kept(wallet: Wallet, kind: EntryKind, receipt: Receipt, using: str) -> None:
+    """Compare the database with what was written: a trigger or a rule of the site's may have dropped or changed it.
+
+    Raises:
+        WriteNotKeptError: it differs; the savepoint of the booking is rolled back with it.
+    """
+    kept = read_back(wallet, ManaEntry if receipt.currency == "mana" else WishEntry, using=using)
+    balances = {name: int(getattr(wallet, name)) for name in (*COLOURS, "mana")} | {
+        receipt.currency: receipt.balance_after
+    }
+    written = (
+        *balances.values(),
+        wallet.migrated_at is not None,
+        receipt.reference,
+        kind,
+        receipt.amount,
+        receipt.balance_after,
+    )
+    if kept != written:
+        names = (*balances, "migrated", "reference", "kind", "amount", "balance after")
+        wrong = [
+            f"{name} is {there!r} instead of {wanted!r}"
+            for name, there, wanted in zip(names, kept, written, strict=False)
+            if there != wanted
+        ]
+        raise WriteNotKeptError(wallet.pk, ", ".join(wrong) or "the wallet is gone")
