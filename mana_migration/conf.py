@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 
@@ -12,24 +13,37 @@ def _get(name: str, default: Any) -> Any:
     return getattr(settings, f"MANA_MIGRATION_{name}", default)
 
 
+def _whole(name: str, default: int, minimum: int = 0) -> int:
+    value = _get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"give a whole number from {minimum}")
+    return value
+
+
+def _folder(name: str, default: str) -> Path:
+    """Return a folder; a relative one starts at the site's BASE_DIR, never where a command happens to be given."""
+    base = Path(getattr(settings, "BASE_DIR", None) or Path.home() / ".local" / "state" / "mana_migration")
+    return base / Path(_get(name, default)).expanduser()
+
+
 def large_conversion() -> int:
     """Return the worth, in mana, above which a conversion is pointed out (never blocked)."""
-    return int(_get("LARGE_CONVERSION", 100_000))
+    return _whole("LARGE_CONVERSION", 100_000)
 
 
 def log_dir() -> Path:
     """Return the folder of the daily log files."""
-    return Path(_get("LOG_DIR", Path("logs")))
+    return _folder("LOG_DIR", "logs")
 
 
 def log_days() -> int:
     """Return how many days the daily log files are kept; 0: for ever."""
-    return int(_get("LOG_DAYS", 0))
+    return _whole("LOG_DAYS", 0)
 
 
 def report_dir() -> Path:
     """Return the folder where reports go when no other path is asked for."""
-    return Path(_get("REPORT_DIR", Path("reports")))
+    return _folder("REPORT_DIR", "reports")
 
 
 def convert_on_first_use() -> bool:
@@ -49,17 +63,20 @@ def metrics_token() -> str:
 
 def lock_timeout_ms() -> int:
     """Return how long, in milliseconds, a batch waits for a wallet that somebody else holds."""
-    return int(_get("LOCK_TIMEOUT_MS", 1000))
+    return _whole("LOCK_TIMEOUT_MS", 1000)
 
 
 def statement_timeout_ms() -> int:
     """Return how long, in milliseconds, one statement of a batch may take; 0 means no limit."""
-    return int(_get("STATEMENT_TIMEOUT_MS", 60_000))
+    return _whole("STATEMENT_TIMEOUT_MS", 60_000)
 
 
 def executor() -> str:
     """Return who works on runs that staff pages open: ``work_migration`` processes, or ``celery``."""
-    return str(_get("EXECUTOR", "work_migration"))
+    value = str(_get("EXECUTOR", "work_migration"))
+    if value not in ("work_migration", "celery"):
+        raise ValueError("give work_migration or celery")
+    return value
 
 
 def celery_app() -> str:
@@ -74,12 +91,12 @@ def celery_queue() -> str:
 
 def celery_workers() -> int:
     """Return how many tasks a run that a staff page opens is handed over in."""
-    return int(_get("CELERY_WORKERS", 1))
+    return _whole("CELERY_WORKERS", 1, minimum=1)
 
 
 def celery_task_seconds() -> int:
     """Return after how many seconds a task hands its work on to a new one, so that no message is held for long."""
-    return int(_get("CELERY_TASK_SECONDS", 900))
+    return _whole("CELERY_TASK_SECONDS", 900, minimum=1)
 
 
 def notify() -> str | list[str]:
@@ -95,4 +112,26 @@ def site_url() -> str:
 
 def checklist_hours() -> int:
     """Return how old, in hours, the checklist may be that a mass run needs; 0: none is needed."""
-    return int(_get("CHECKLIST_HOURS", 0))
+    return _whole("CHECKLIST_HOURS", 0)
+
+
+#: Every setting by its name after the prefix, for the system checks and the reference in the documentation.
+READERS: Final[dict[str, Callable[[], Any]]] = {
+    "LARGE_CONVERSION": large_conversion,
+    "LOG_DIR": log_dir,
+    "LOG_DAYS": log_days,
+    "REPORT_DIR": report_dir,
+    "CONVERT_ON_TOUCH": convert_on_first_use,
+    "METRICS_ENABLED": metrics_enabled,
+    "METRICS_TOKEN": metrics_token,
+    "LOCK_TIMEOUT_MS": lock_timeout_ms,
+    "STATEMENT_TIMEOUT_MS": statement_timeout_ms,
+    "EXECUTOR": executor,
+    "CELERY_APP": celery_app,
+    "CELERY_QUEUE": celery_queue,
+    "CELERY_WORKERS": celery_workers,
+    "CELERY_TASK_SECONDS": celery_task_seconds,
+    "NOTIFY": notify,
+    "SITE_URL": site_url,
+    "CHECKLIST_HOURS": checklist_hours,
+}
