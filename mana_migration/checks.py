@@ -154,7 +154,7 @@ def _check_database(alias: str) -> list[CheckMessage]:
         # before the first migrate there is nothing to guard
         if not {"wishes_wallet", MigrationRun._meta.db_table} <= present:
             return found
-        missing = wishes_guards.missing(connection) + guards.missing(connection)
+        missing = sorted(wishes_guards.faults(connection) | guards.faults(connection))
     except (DatabaseError, InterfaceError):
         return found  # Django's own checks and commands report a database that cannot be reached
     if missing:

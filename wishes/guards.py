@@ -236,6 +236,21 @@ def reinstall(connection: Any, guards: Iterable[Guard], names: Collection[str]) 
         cursor.execute("DELETE FROM wishes_guard")
 
 
+def against_emptying(connection: Any, guards: Iterable[Guard]) -> list[Guard]:
+    """Return those of these guards that are installed and refuse Django's ``flush``, which truncates or deletes."""
+    event = "BEFORE TRUNCATE" if connection.vendor == "postgresql" else "BEFORE DELETE"
+    chosen = [guard for guard in guards if guard.name and event in guard.sql]
+    found = faulty_triggers(connection, chosen)
+    return [guard for guard in chosen if found.get(guard.name) != "missing"]
+
+
+def has_entries(connection: Any) -> bool:
+    """Say whether a ledger has an entry."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT " + " OR ".join(f"EXISTS (SELECT 1 FROM {table})" for table in LEDGERS))
+        return bool(cursor.fetchone()[0])
+
+
 #: How PostgreSQL's ``tgenabled`` reads where a trigger does not fire for ordinary sessions.
 _NOT_FIRING: Final = {"D": "disabled", "R": "fires on replicas only"}
 

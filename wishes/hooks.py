@@ -6,8 +6,10 @@ do nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from wishes.guards import Guard
 from wishes.rates import Rates
 
 
@@ -34,6 +36,8 @@ class _Hooks:
 
     before_spend: BeforeSpend | None = None
     rates_of_migrated: RatesOfMigrated | None = None
+    more_guards: Callable[[str], list[Guard]] = staticmethod(lambda vendor: [])
+    """Returns the guards that the app adds to those of the economy, by the vendor of the database."""
 
 
 hooks = _Hooks()

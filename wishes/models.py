@@ -17,6 +17,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
+from wishes.deletion import INSTEAD, protect_history
 from wishes.moments import MomentField
 
 
@@ -28,7 +29,7 @@ class Wallet(models.Model):
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL,
-        on_delete=models.PROTECT,
+        on_delete=protect_history,
         primary_key=True,
         related_name="wish_wallet",
     )
@@ -48,8 +49,11 @@ class Wallet(models.Model):
             ),
         )
 
+    is_protected = False
+    """Whether it was found to keep its user from being deleted."""
+
     def __str__(self) -> str:
-        return f"wallet of user {self.pk}"
+        return f"wallet of user {self.pk}" + (f" (it has a history: {INSTEAD})" if self.is_protected else "")
 
 
 class EntryKind(models.TextChoices):

@@ -13,13 +13,12 @@ from django.db.migrations.executor import MigrationExecutor
 from mana_migration import guards
 from mana_migration.engine import failures, foreign
 from mana_migration.engine.foreign import Attachment
+from mana_migration.engine.support import unsupported
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
 from mana_migration.services import logs, runs
 from wishes import constraints
 from wishes import guards as wishes_guards
 from wishes.errors import ReversalNotAllowedError
-
-SUPPORTED: Final = ("postgresql", "sqlite")
 
 #: The apps whose schema must be complete.
 APPS: Final = ("wishes", "mana_migration")
@@ -42,12 +41,10 @@ def check(
             constraint; rows are hidden from this role; its sequences lag behind; its role may not reverse.
     """
     connection = connections[using]
-    if connection.vendor not in SUPPORTED:
-        raise PreflightError(
-            f"database {using!r} is {connection.display_name}; this works on PostgreSQL and SQLite only"
-        )
     try:
-        connection.ensure_connection()
+        reason = unsupported(connection)
+        if reason:
+            raise PreflightError(f"database {using!r} is not supported: {reason}")
         _check_schema(using)
         _check_tables(using)
         _check_hidden_rows(using)

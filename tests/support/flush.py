@@ -6,7 +6,8 @@ Emptying every table and then writing permissions and content types anew is most
 tables that hold nothing are left alone, and those two, which no test changes, keep what ``migrate`` wrote.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.commands import flush
@@ -19,11 +20,25 @@ WRITTEN_BY_MIGRATE = frozenset({"auth_permission", "django_content_type"})
 SMALL = 1_000_000
 
 
+#: Django's own, for the tests of the command that sites have.
+ORIGINALS = (PostgresOperations.sql_flush, SQLiteOperations.sql_flush, flush.emit_post_migrate_signal)
+
+
 def allow_flush() -> None:
     """Replace the flush of both backends; call it once."""
     PostgresOperations.sql_flush = _on_postgres  # type: ignore[method-assign]
     SQLiteOperations.sql_flush = _on_sqlite  # type: ignore[method-assign]
     flush.emit_post_migrate_signal = _nothing
+
+
+@contextmanager
+def as_in_a_site() -> Iterator[None]:
+    """Flush within the block as a site without this module does."""
+    PostgresOperations.sql_flush, SQLiteOperations.sql_flush, flush.emit_post_migrate_signal = ORIGINALS  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        allow_flush()
 
 
 def _nothing(*args: Any, **options: Any) -> None:

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mana_migration import guards
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import FindingsError, NothingToMigrateError, NothingToRollBackError, RunConflictError
-from mana_migration.models import MigrationRun, UserMigration
+from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
 from mana_migration.services import autofix, migration, preflight, rollback, runs, validation
 from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus
@@ -32,7 +32,7 @@ from tests.torture.points import AFTER, BEFORE, Moment, watch
 from wishes import guards as wishes_guards
 from wishes import services
 from wishes.errors import InsufficientBalanceError
-from wishes.models import Wallet
+from wishes.models import ManaEntry, Wallet, WishEntry
 
 ACTOR = Actor("machine", "here")
 COLOURS = st.sampled_from(sorted(WORTH))
@@ -138,9 +138,14 @@ class MigrationMachine(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def delete(self, user: int) -> None:
-        """Delete somebody who has a wallet: refused, whatever is in it."""
+        """Delete a user with a history: refused."""
         account = get_user_model().objects.get(pk=self.people[user].key)
-        refused(ProtectedError, account.delete)
+        wallet = {"user": account, "green": 0, "blue": 0, "red": 0, "mana": 0, "migrated_at": None}
+        traces = (ManaEntry, WishEntry, UserMigration, IntegrityFix)
+        if not Wallet.objects.filter(**wallet).exists() or any(
+            trace.objects.filter(user=account).exists() for trace in traces
+        ):
+            refused(ProtectedError, account.delete)
 
     @rule()
     def sign_up_or_leave(self) -> None:
