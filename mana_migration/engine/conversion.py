@@ -106,9 +106,10 @@ def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
         if terms.retry_failed
         else ""
     )
+    # no NOT EXISTS: PostgreSQL may hash the records of all runs for it, where an index has the one that matters
     handled = (
-        " AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within})"
+        " AND (SELECT 1 FROM mana_migration_usermigration r "
+        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within} LIMIT 1) IS NULL"
         if terms.run != NO_RUN
         else ""
     )

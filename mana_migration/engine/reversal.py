@@ -56,8 +56,8 @@ def _selection(terms: ReversalTerms, *, within: str = "") -> str:
     """
     conditions = [
         "w.status = 'migrated'",
-        "NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within})",
+        "(SELECT 1 FROM mana_migration_usermigration r "  # by the index, as for a conversion
+        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within} LIMIT 1) IS NULL",
     ]
     if not terms.named:
         # users whom the old system had converted are none of a mass rollback's business

@@ -19,6 +19,7 @@ from mana_migration.domain.validation import in_the_way
 from mana_migration.engine import conversion, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
+from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
@@ -214,7 +215,7 @@ def start(
         actor=actor,
         reason=reason,
         expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
-        baseline=report.baseline,
+        baseline={**report.baseline, **quick.marks(connections[using])},
     )
     if fixes is not None:
         autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)

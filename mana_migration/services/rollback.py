@@ -16,6 +16,7 @@ from mana_migration.domain.options import MAX_SELECTED_USERS, RollbackOptions
 from mana_migration.domain.results import RollbackForecast, RunSummary, Totals
 from mana_migration.engine import records, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
+from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.engine.snapshot import read_only_snapshot
@@ -249,10 +250,19 @@ def open_rollback(
             reason=options.reason,
             target_run=options.run,
             expected=expected,
+            baseline=_read_from(using),
         )
     if open_run is not None:
         notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
     return run
+
+
+def _read_from(using: str) -> dict[str, str]:
+    """Return the marks of a rollback that begins now: it may reverse what was written since the earliest live run."""
+    connection = connections[using]
+    first = quick.first_live_run(connection)
+    known = {} if first is None else MigrationRun.objects.using(using).get(pk=first).baseline
+    return quick.marks(connection) | {name: known.get(name, "0") for name in (quick.RECORDS, quick.ENTRIES)}
 
 
 def describe_selection(options: RollbackOptions) -> str:

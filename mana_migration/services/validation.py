@@ -54,6 +54,7 @@ def validate(
     fixes: FixReport | None = None,
     chains: bool = True,
     chain_head: str = "",
+    quick_first: bool = False,
 ) -> ValidationReport:
     """Run the checks of a phase in one read-only snapshot.
 
@@ -69,6 +70,8 @@ def validate(
         fixes: what auto-fix has just done, or would do, for the counts.
         chains: in the post phase, follow the chains of digests as well, unless users are named.
         chain_head: a head of a chain that was kept elsewhere, which must be among the links.
+        quick_first: read the ledger since the run, or the latest pre-check, began; see Note [Suspicion first] in
+            ``engine.integrity.quick``.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -80,7 +83,7 @@ def validate(
         if not users:
             dialect.read_whole_tables(connections[using])
         scope = Scope(users=tuple(users), run=run)
-        look = look_at(using, connections[using], phase, scope, _terms(using, run))
+        look = look_at(using, connections[using], phase, scope, _terms(using, run), quick_first=quick_first)
         found = count(look)
         walk = chain.walk(using, run=run, expected=chain_head) if chains else None
         if walk is not None:
@@ -127,7 +130,7 @@ def _result(check: Check, remaining: int, fixes: FixReport | None) -> CheckResul
 
 def precheck(using: str = "default") -> ValidationReport:
     """Run all checks that come before a migration, and take the sums that it must preserve."""
-    return validate(using, phase=PRE)
+    return validate(using, phase=PRE, quick_first=True)
 
 
 def wallet_totals(using: str = "default") -> dict[str, int]:
@@ -144,7 +147,9 @@ def check_run(using: str, run_id: int) -> ValidationReport:
         RunNotFoundError: there is no such run.
     """
     run = MigrationRun.objects.using(using).numbered(run_id)
-    return validate(using, phase=POST, run=None if run.deletes_records else run_id, chains=False)
+    scope = None if run.deletes_records else run_id
+    found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
+    return found if found.ok else validate(using, phase=POST, run=scope, chains=False)
 
 
 def _terms(using: str, run: int | None) -> WalletTerms:

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.validation import POST, PRE, Finding
 from mana_migration.engine import dialect, users
-from mana_migration.engine.integrity import ledger, records, runs, wallets
+from mana_migration.engine.integrity import ledger, quick, records, runs, wallets
 from mana_migration.engine.integrity.records import RecordScan
 from mana_migration.engine.integrity.scope import Scope, rows
 from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums
@@ -32,7 +32,8 @@ SMALL_RUN = 10
 class Look:
     """What is looked at, and by which terms.
 
-    ``whole``: sums over everybody are taken, also where only a run is asked about.
+    ``whole``: sums over everybody are taken, also where only a run is asked about.  ``quick``: the ledger is read since
+    the run began, or since the latest pre-check; see Note [Suspicion first] in ``integrity.quick``.
     """
 
     using: str
@@ -41,6 +42,7 @@ class Look:
     scope: Scope
     terms: WalletTerms
     whole: bool
+    quick: bool = False
 
 
 @dataclass(slots=True)
@@ -53,14 +55,24 @@ class Counts:
     baseline: dict[str, str] = field(default_factory=dict)
 
 
-def look_at(using: str, connection: BaseDatabaseWrapper, phase: str, scope: Scope, terms: WalletTerms) -> Look:
-    """Choose how to look at a scope."""
+def look_at(
+    using: str,
+    connection: BaseDatabaseWrapper,
+    phase: str,
+    scope: Scope,
+    terms: WalletTerms,
+    *,
+    quick_first: bool = False,
+) -> Look:
+    """Choose how to look at a scope; ``quick_first`` only where a run begins or ends."""
     if scope.run is None:
-        return Look(using, connection, phase, scope, terms, whole=not scope.users)
-    known = MigrationRun.objects.using(using).get(pk=scope.run).baseline.get("wallets")
+        return Look(using, connection, phase, scope, terms, whole=not scope.users, quick=quick_first and phase == PRE)
+    baseline = MigrationRun.objects.using(using).get(pk=scope.run).baseline
+    known = baseline.get("wallets")
     scope, handled = _range_of_run(connection, scope)
     whole = known is None or handled * SMALL_RUN > int(known)
-    return Look(using, connection, phase, scope, terms, whole)
+    narrowed = quick.narrowed(scope, baseline) if quick_first else None
+    return Look(using, connection, phase, narrowed or scope, terms, whole, quick=narrowed is not None)
 
 
 def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope, int]:
@@ -90,7 +102,8 @@ def count(look: Look) -> Counts:
 
 def _count(look: Look) -> Counts:
     connection, scope = look.connection, look.scope
-    sums = ledger_sums(connection) if look.whole else None
+    since = _sums_from(look)
+    sums = ledger_sums(connection, after=since.entries) if look.whole else None
     wide = Scope() if look.whole else scope
     scan = wallets.scan(connection, look.terms, wide)
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
@@ -99,8 +112,11 @@ def _count(look: Look) -> Counts:
         found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
     negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
     found.numbers["negative_mana"] += negative
-    entries = None if sums is None else sums.entries
-    found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=look.phase == PRE, entries=entries)
+    if look.quick and scope.run is not None:
+        found.numbers["ledger_mismatch"] = _count_suspects(look, found, sums, since)
+    elif not (look.quick and sums is not None and _agrees(look, found, sums, since)):
+        entries = None if sums is None else sums.entries
+        found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=look.phase == PRE, entries=entries)
     if look.phase == PRE:
         found.numbers["migration_inconsistency"] = _count_flags(look, found)
     else:
@@ -108,8 +124,65 @@ def _count(look: Look) -> Counts:
     if scope.run is not None:
         _narrow(look, found)
     if sums is not None:
-        _compare_value(look, found, sums)
+        _compare_value(look, found, sums, since)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Since:
+    """After which entries of mana and of wishes sums are taken, and the run at whose start that was written down."""
+
+    entries: int = 0
+    wishes: int = 0
+    run: MigrationRun | None = None
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """Return both ids."""
+        return self.entries, self.wishes
+
+    @classmethod
+    def of(cls, run: MigrationRun) -> _Since:
+        """Return what a run's baseline says."""
+        return cls(int(run.baseline.get("booked_from", 0)), int(run.baseline.get("wishes_from", 0)), run)
+
+
+def _sums_from(look: Look) -> _Since:
+    """Return where the sums of a look start: at 0, the start of history, unless it is a quick one."""
+    if not look.quick:
+        return _Since()
+    run = _latest_that_agreed(look) if look.scope.run is None else _run_with_baseline(look)
+    if run is None:  # nothing was compared at its start, as for a rollback
+        return _Since(entries=look.scope.since or 0)
+    return _Since.of(run)
+
+
+def _latest_that_agreed(look: Look) -> MigrationRun | None:
+    """Return the latest run before which wallets and ledger were found to agree."""
+    return MigrationRun.objects.using(look.using).filter(baseline__agrees="1").order_by("-pk").first()
+
+
+def _sums_agree(found: Counts, sums: LedgerSums | None, since: _Since) -> bool:
+    """Say whether the mana of all wallets changed by as much as the ledger did since a run began; unknown is no."""
+    if sums is None or since.run is None or "entries_sum" not in since.run.baseline:
+        return False
+    change = found.totals["mana"] - int(since.run.baseline["mana"])
+    return change == sum(sums.sums.values()) - int(since.run.baseline["entries_sum"])
+
+
+def _count_suspects(look: Look, found: Counts, sums: LedgerSums | None, since: _Since) -> int:
+    """Count the users of a run whose wallets and entries may differ."""
+    return quick.count_suspects(look.connection, look.scope, trust_records=_sums_agree(found, sums, since))
+
+
+def _agrees(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> bool:
+    """Say whether no unmigrated wallet can hold mana that the ledger does not have; where so, it is counted as none."""
+    if not _sums_agree(found, sums, since):
+        return False
+    if quick.count_unbacked(look.connection):
+        return False
+    found.numbers["orphaned_mana"] = 0
+    return True
 
 
 def _narrow(look: Look, found: Counts) -> None:
@@ -122,7 +195,7 @@ def _narrow(look: Look, found: Counts) -> None:
         found.numbers["late_wishes"] = counts["late_wishes"]
         negative = ledger.count_negative_balances(look.connection, look.scope)
         found.numbers["negative_mana"] = counts["negative_mana"] + negative
-    if found.numbers["ledger_mismatch"]:
+    if found.numbers["ledger_mismatch"] and not look.quick:
         found.numbers |= ledger.count_balances(look.connection, look.scope, unmigrated_only=False)
 
 
@@ -180,15 +253,22 @@ def _count_scanned_flags(look: Look, found: Counts, scan: RecordScan) -> int:
     return records.count_inconsistencies(look.connection, look.scope)
 
 
-def _compare_value(look: Look, found: Counts, sums: LedgerSums) -> None:
+def _compare_value(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> None:
     """Keep the sums over everybody, and compare them with those of the last run's start."""
     rates = look.terms.rates.as_dict()
+    if look.quick and look.phase == PRE:
+        found.baseline = _baseline_of_next_run(look, found, sums, since)
+        return
+    booked = booked_value(look.connection, rates, sums, wishes_after=since.wishes)
     totals = found.totals
-    booked = booked_value(look.connection, rates, sums)
     found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
-    run = None if look.phase == PRE else _run_with_baseline(look)
+    run = None if look.phase == PRE else since.run or _run_with_baseline(look)
     if run is None or run.rates != rates:
         return
+    start = _Since.of(run)
+    if start.ids != since.ids:
+        sums = ledger_sums(look.connection, after=start.entries)
+        booked = booked_value(look.connection, rates, sums, wishes_after=start.wishes)
     before, booked_then = int(run.baseline["value"]), int(run.baseline["booked"])
     change = (totals["value"] - booked) - (before - booked_then)
     found.totals |= {"value_before": before, "booked_since": booked - booked_then}
@@ -202,6 +282,22 @@ def _compare_value(look: Look, found: Counts, sums: LedgerSums) -> None:
                 reason=f"since run {run.pk} began, {change:+,} mana of value came or went in no ledger",
             )
         )
+
+
+def _baseline_of_next_run(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> dict[str, str]:
+    """Return the sums that a run which begins now must preserve, those of the ledgers from its newest entries on."""
+    start = _Since(*quick.sums_from(look.connection))
+    if start.ids != since.ids:
+        sums = ledger_sums(look.connection, after=start.entries)
+    booked = booked_value(look.connection, look.terms.rates.as_dict(), sums, wishes_after=start.wishes)
+    figures = found.totals | {
+        "booked": booked,
+        "booked_from": start.entries,
+        "wishes_from": start.wishes,
+        "entries_sum": sum(sums.sums.values()),
+        "agrees": int(not found.numbers["orphaned_mana"]),
+    }
+    return {name: str(value) for name, value in figures.items()}
 
 
 def _run_with_baseline(look: Look) -> MigrationRun | None:

@@ -93,7 +93,10 @@ def _terms(connection: BaseDatabaseWrapper) -> str:
 def _of_run(scope: Scope) -> str:
     """Return the condition on record ``r``; for a run: its own records, and those that it took back."""
     people = scope.people().sql("r.user_id")
-    return people if scope.run is None else f"{people} AND (r.run_id = %(run)s OR r.reversal_run_id = %(run)s)"
+    if scope.run is None:
+        return people
+    since = "" if scope.records_after is None else " AND r.id > %(records_after)s"
+    return f"{people} AND (r.run_id = %(run)s OR r.reversal_run_id = %(run)s){since}"
 
 
 #: What is counted over records ``r`` of one status, their entries ``e`` and ``v`` and their migrated wallet ``w``.
@@ -121,8 +124,8 @@ def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
         f"{_terms(connection)} SELECT r.run_id, r.reversal_run_id, r.status, COUNT(*), {numbers}, "
         f"{', '.join(dialect.exact_sum(vendor, expression) for expression in expressions.values())} "
         "FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id "
-        f"{entry_of_record(vendor, 'conversion', 'e')} "
-        f"{entry_of_record(vendor, 'reversal', 'v')} AND r.status = 'rolled_back' "
+        f"{entry_of_record(vendor, 'conversion', 'e')}{scope.recent('e')} "
+        f"{entry_of_record(vendor, 'reversal', 'v')}{scope.recent('v')} AND r.status = 'rolled_back' "
         "LEFT JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NOT NULL "
         f"WHERE {_of_run(scope)} GROUP BY r.run_id, r.reversal_run_id, r.status",
         scope,

@@ -24,6 +24,8 @@ class Scope:
     """Users by key (as text), of one run, and in one range of keys (``after`` excluded, ``until`` included).
 
     ``first`` and ``last``, both included, are the keys between which the users of the run are known to be.
+    ``records_after`` and ``entries_after`` are ids below which neither the run's records nor their entries can be,
+    ``since`` the largest id of an entry when the run began; see Note [Suspicion first] in ``integrity.quick``.
     """
 
     users: tuple[str, ...] = ()
@@ -32,6 +34,9 @@ class Scope:
     last: str | None = None
     after: str | None = None
     until: str | None = None
+    records_after: int | None = None
+    entries_after: int | None = None
+    since: int | None = None
 
     @property
     def everybody(self) -> bool:
@@ -45,8 +50,10 @@ class Scope:
             names = ", ".join(f"%(user_{place})s" for place in range(len(self.users)))
             conditions.append(f"{column} IN ({names})")
         if self.run is not None:
-            between = " AND s.user_id BETWEEN %(first)s AND %(last)s" if self.first is not None else ""
-            conditions.append(f"{column} IN {_OF_RUN}{between})")
+            within = " AND s.user_id BETWEEN %(first)s AND %(last)s" if self.first is not None else ""
+            if self.records_after is not None:
+                within += " AND s.id > %(records_after)s"
+            conditions.append(f"{column} IN {_OF_RUN}{within})")
         if self.first is not None and self.last is not None:
             conditions.append(f"{column} BETWEEN %(first)s AND %(last)s")
         if self.after is not None:
@@ -60,7 +67,7 @@ class Scope:
         values: dict[str, Any] = {
             f"user_{place}": users.to_sql(connection, user) for place, user in enumerate(self.users)
         }
-        values["run"] = self.run
+        values |= {name: getattr(self, name) for name in ("run", "records_after", "entries_after", "since")}
         for name in ("first", "last", "after", "until"):
             key = getattr(self, name)
             values[name] = None if key is None else users.to_sql(connection, key)
@@ -68,7 +75,11 @@ class Scope:
 
     def people(self) -> Scope:
         """Return this scope without its run."""
-        return replace(self, run=None)
+        return replace(self, run=None, records_after=None)
+
+    def recent(self, entry: str) -> str:
+        """Return the condition, as ``AND ...``, that an entry can be one of the run's records'; empty where unknown."""
+        return "" if self.entries_after is None else f" AND {entry}.id > %(entries_after)s"
 
     def between(self, after: str | None, until: str | None) -> Scope:
         """Return the part of this scope in a range of keys."""

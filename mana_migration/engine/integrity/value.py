@@ -30,14 +30,15 @@ class LedgerSums:
         return sum(self.sums.get(kind, 0) for kind in kinds)
 
 
-def ledger_sums(connection: BaseDatabaseWrapper) -> LedgerSums:
-    """Sum up the mana ledger by kind, in one pass."""
+def ledger_sums(connection: BaseDatabaseWrapper, *, after: int = 0) -> LedgerSums:
+    """Sum up the mana ledger by kind, in one pass, or what of it has an id beyond ``after``."""
     vendor = connection.vendor
     found = rows(
         connection,
         "SELECT kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
-        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry GROUP BY kind",
+        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry {_beyond(after)} GROUP BY kind",
         Scope(),
+        after=after,
     )
     return LedgerSums(
         {kind: int(number) for kind, number, _, _, _ in found},
@@ -46,13 +47,24 @@ def ledger_sums(connection: BaseDatabaseWrapper) -> LedgerSums:
     )
 
 
-def booked_value(connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums) -> int:
-    """Return what services, imports, write-offs and fixes have added to all wallets, in mana at these rates."""
+def _beyond(after: int) -> str:
+    return "WHERE id > %(after)s" if after else ""
+
+
+def booked_value(
+    connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums, *, wishes_after: int = 0
+) -> int:
+    """Return what services, imports, write-offs and fixes have added to all wallets, in mana at these rates.
+
+    ``sums`` and ``wishes_after``: of the ledgers' entries only those that were summed up, and those beyond an id.
+    """
     vendor = connection.vendor
     wishes = rows(
         connection,
-        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry GROUP BY colour",
+        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry {_beyond(wishes_after)} "
+        "GROUP BY colour",
         Scope(),
+        after=wishes_after,
     )
     written_off = _sum(
         connection,

@@ -33,7 +33,7 @@ def test_wallets_are_locked_in_the_order_of_their_keys_and_judged_once() -> None
 
 def test_the_records_looked_at_are_those_of_the_batch() -> None:
     statement = reversal._statement("sqlite", ReversalTerms(run=5))
-    assert "r.run_id = 5 AND r.user_id BETWEEN %(first)s AND %(last)s)" in statement._writes.picked
+    assert "r.run_id = 5 AND r.user_id BETWEEN %(first)s AND %(last)s LIMIT 1)" in statement._writes.picked
     assert "w.user_id BETWEEN %(first)s AND %(last)s AND b.user_id BETWEEN %(first)s AND %(last)s" in (
         statement._writes.picked
     )

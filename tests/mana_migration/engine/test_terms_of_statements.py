@@ -125,8 +125,8 @@ def test_a_forecast_locks_nobody() -> None:
 def test_a_run_that_is_not_open_yet_has_handled_nobody() -> None:
     assert selection_sql(TERMS) == "w.migrated_at IS NULL"
     assert selection_sql(ConversionTerms(run=5, rates=RATES)) == (
-        "w.migrated_at IS NULL AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-        "WHERE r.user_id = w.user_id AND r.run_id = 5)"
+        "w.migrated_at IS NULL AND (SELECT 1 FROM mana_migration_usermigration r "
+        "WHERE r.user_id = w.user_id AND r.run_id = 5 LIMIT 1) IS NULL"
     )
 
 
