@@ -10,7 +10,7 @@ from mana_migration import guards
 from mana_migration.domain.validation import POST, PRE
 from mana_migration.engine.integrity import counting, quick
 from mana_migration.models import MigrationRun
-from mana_migration.services import validation
+from mana_migration.services import preflight, validation
 from mana_migration.states import RunKind
 from tests.support.economy import Economy
 from tests.support.violations import PLANTED, wallet
@@ -26,8 +26,9 @@ def errors(report: Any) -> set[str]:
 
 
 @pytest.fixture
-def reversed_economy(economy: Economy) -> Economy:
+def reversed_economy(economy: Economy, monkeypatch: pytest.MonkeyPatch) -> Economy:
     """Return an economy in which a mass rollback has reversed all that could be; the guards are gone again."""
+    monkeypatch.setattr(preflight, "check", lambda using: None)  # the constraints are gone as well
     for each in (wishes_guards, guards):
         each.install(connection)
     economy.roll_back()
