@@ -28,7 +28,7 @@ def errors(report: Any) -> set[str]:
 @pytest.fixture
 def reversed_economy(economy: Economy, monkeypatch: pytest.MonkeyPatch) -> Economy:
     """Return an economy in which a mass rollback has reversed all that could be; the guards are gone again."""
-    monkeypatch.setattr(preflight, "check", lambda using: None)  # the constraints are gone as well
+    monkeypatch.setattr(preflight, "check", lambda using, **terms: None)  # the constraints are gone as well
     for each in (wishes_guards, guards):
         each.install(connection)
     economy.roll_back()
