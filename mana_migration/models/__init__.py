@@ -2,9 +2,19 @@
 
 from mana_migration.models.batch import MigrationBatch
 from mana_migration.models.checklist import Checklist
+from mana_migration.models.direct_write import DirectWrite
 from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.record import UserMigration
 from mana_migration.models.rehearsal import Rehearsal
 from mana_migration.models.run import MigrationRun, RunEvent
 
-__all__ = ["Checklist", "IntegrityFix", "MigrationBatch", "MigrationRun", "Rehearsal", "RunEvent", "UserMigration"]
+__all__ = [
+    "Checklist",
+    "DirectWrite",
+    "IntegrityFix",
+    "MigrationBatch",
+    "MigrationRun",
+    "Rehearsal",
+    "RunEvent",
+    "UserMigration",
+]

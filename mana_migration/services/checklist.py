@@ -20,7 +20,7 @@ from mana_migration.domain.rehearsal import GROWTH_PER_USER
 from mana_migration.engine.health import read_health
 from mana_migration.errors import MigrationError
 from mana_migration.models import Checklist, MigrationRun
-from mana_migration.services import logs, notifications, preflight, runs, validation
+from mana_migration.services import logs, notifications, observation, preflight, runs, validation
 from mana_migration.services.runs import Actor
 from mana_migration.states import EventKind
 
@@ -99,6 +99,7 @@ def examine(
             _no_open_run(using),
             _recent_dry_run(),
             _item("backup_made", "Was a backup made, and which?", bool(backup), backup or "name it with --backup REF"),
+            _direct_writes(using),
             _disk_room(using, report.expected()),
             _health(using),
             _workers(check_workers),
@@ -196,6 +197,15 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _direct_writes(using: str) -> Item:
+    question = "Has no direct write of a wallet been observed?"
+    found = observation.summary(using)
+    if not found.active and not found.seen:
+        return _item("no_direct_writes", question, True, "not observed; install_guards --observe does, in a rehearsal")
+    detail = f"{words.counted(found.writes, 'direct write')}; install_guards lists them"
+    return _item("no_direct_writes", question, not found.writes, detail)
 
 
 def _disk_room(using: str, users: int) -> Item:
