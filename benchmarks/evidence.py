@@ -130,14 +130,17 @@ class Unmarked:
         from mana_migration.engine import chain, conversion, reversal
 
         with (
-            mock.patch.object(conversion, "_statement", self._unmarked(conversion._statement.__wrapped__)),
-            mock.patch.object(reversal, "_statement", self._unmarked(reversal._statement.__wrapped__)),
+            mock.patch.object(conversion, "statements", self._unmarked(conversion.statements.__wrapped__)),
+            mock.patch.object(reversal, "statements", self._unmarked(reversal.statements.__wrapped__)),
             mock.patch.object(chain, "link", self._unlinked),
         ):
             yield
 
     def _unmarked(self, build: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+        from mana_migration import conf
         from mana_migration.engine import batches, chain
+
+        limits = batches.Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
 
         def statement(vendor: str, terms: Any) -> Any:
             if terms not in self._statements:
@@ -147,7 +150,7 @@ class Unmarked:
                 with mock.patch.multiple(chain, **nothing):
                     built = build(vendor, terms)
                     for choice in ((True, True), (True, False), (False, True), (False, False)):
-                        built._text(batches.Task(0, "", "", "", *choice))
+                        built.message(batches.Task(0, "", "", "", *choice), limits)
                 self._statements[terms] = built
             return self._statements[terms]
 

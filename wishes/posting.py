@@ -10,19 +10,20 @@ from __future__ import annotations
 from typing import Final
 
 from wishes.rates import BIGINT_MAX
+from wishes.sql import block
 
 #: Columns that ``picked`` must have for a conversion: the wallet as locked, what it is worth, and whether
 #: this user is converted at all.  Its rows are in the order of the keys.
-CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "sound")
+CONVERSION_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "credit", "valid")
 
 
 def handled_sql(columns: str) -> str:
-    """Return the relation ``handled``: these columns of the sound rows of ``picked``, to join what is updated with.
+    """Return the relation ``handled``: these columns of the valid rows of ``picked``, to join what is updated with.
 
     The LIMIT, which nothing reaches, keeps PostgreSQL from merging it with the rest: it would then
     carry the whole row of ``picked`` along for each row that is updated, and sort it.
     """
-    return f"(SELECT {columns} FROM picked WHERE sound LIMIT {BIGINT_MAX}) handled"
+    return f"(SELECT {columns} FROM picked WHERE valid LIMIT {BIGINT_MAX}) AS handled"
 
 
 def insert_conversion_entries(reference: str, now: str) -> str:
@@ -30,50 +31,82 @@ def insert_conversion_entries(reference: str, now: str) -> str:
 
     ``reference`` is an SQL expression over ``picked``; ``now`` the SQL of the clock.
     """
-    return (
-        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
-        f"SELECT user_id, credit, mana + credit, 'conversion', {reference}, {now} "
-        "FROM picked WHERE sound AND credit <> 0"
+    return block(
+        """
+        INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
+        SELECT user_id, credit, mana + credit, 'conversion', {reference}, {now}
+        FROM picked
+        WHERE valid AND credit <> 0
+        """,
+        reference=reference,
+        now=now,
     )
 
 
 def update_converted_wallets(now: str, within: str) -> str:
     """Return the UPDATE that zeroes the wishes, credits the mana and sets the flag.
 
-    ``within`` is a condition on ``wishes_wallet`` that holds for everybody picked: a range of keys,
+    ``within`` is a condition on ``wishes_wallet`` that holds for every user picked: a range of keys,
     so that the wallets are read in one go.
     """
-    return (
-        "UPDATE wishes_wallet SET green = 0, blue = 0, red = 0, mana = wishes_wallet.mana + handled.credit, "
-        f"migrated_at = {now}, updated_at = {now} "
-        f"FROM {handled_sql('user_id, credit')} WHERE {within} AND wishes_wallet.user_id = handled.user_id"
+    return block(
+        """
+        UPDATE wishes_wallet
+        SET green = 0,
+            blue = 0,
+            red = 0,
+            mana = wishes_wallet.mana + handled.credit,
+            migrated_at = {now},
+            updated_at = {now}
+        FROM {handled}
+        WHERE {within}
+          AND wishes_wallet.user_id = handled.user_id
+        """,
+        handled=handled_sql("user_id, credit"),
+        within=within,
+        now=now,
     )
 
 
 def insert_reversal_entries(reference: str, now: str) -> str:
     """Return the INSERT of one ledger entry for each reversal that debits anything.
 
-    ``picked`` has user_id, mana (as locked), debit and sound.
+    ``picked`` has user_id, mana (as locked), debit and valid.
     """
-    return (
-        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
-        f"SELECT user_id, -debit, mana - debit, 'reversal', {reference}, {now} "
-        "FROM picked WHERE sound AND debit <> 0"
+    return block(
+        """
+        INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
+        SELECT user_id, -debit, mana - debit, 'reversal', {reference}, {now}
+        FROM picked
+        WHERE valid AND debit <> 0
+        """,
+        reference=reference,
+        now=now,
     )
 
 
 def update_reversed_wallets(now: str, within: str) -> str:
     """Return the UPDATE that debits the mana, adds the wishes back and clears the flag.
 
-    ``picked`` has user_id, green, blue, red (to add), debit and sound; ``within`` as for a
+    ``picked`` has user_id, green, blue, red (to add), debit and valid; ``within`` as for a
     conversion.  The wallet guard must be lifted in this transaction (``wishes.guards``).
     """
-    return (
-        "UPDATE wishes_wallet SET green = wishes_wallet.green + handled.green, "
-        "blue = wishes_wallet.blue + handled.blue, red = wishes_wallet.red + handled.red, "
-        f"mana = wishes_wallet.mana - handled.debit, migrated_at = NULL, updated_at = {now} "
-        f"FROM {handled_sql('user_id, green, blue, red, debit')} "
-        f"WHERE {within} AND wishes_wallet.user_id = handled.user_id"
+    return block(
+        """
+        UPDATE wishes_wallet
+        SET green = wishes_wallet.green + handled.green,
+            blue = wishes_wallet.blue + handled.blue,
+            red = wishes_wallet.red + handled.red,
+            mana = wishes_wallet.mana - handled.debit,
+            migrated_at = NULL,
+            updated_at = {now}
+        FROM {handled}
+        WHERE {within}
+          AND wishes_wallet.user_id = handled.user_id
+        """,
+        handled=handled_sql("user_id, green, blue, red, debit"),
+        within=within,
+        now=now,
     )
 
 
@@ -84,32 +117,51 @@ OPENING_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "migrated")
 
 def insert_opening_wallets(now: str) -> str:
     """Return the INSERT of a wallet for each user who has none yet."""
-    return (
-        "INSERT INTO wishes_wallet (user_id, green, blue, red, mana, migrated_at, updated_at) "
-        f"SELECT user_id, green, blue, red, mana, CASE WHEN migrated = 1 THEN {now} END, {now} "
-        "FROM picked ORDER BY user_id"
+    return block(
+        """
+        INSERT INTO wishes_wallet (user_id, green, blue, red, mana, migrated_at, updated_at)
+        SELECT user_id, green, blue, red, mana, CASE WHEN migrated = 1 THEN {now} END, {now}
+        FROM picked
+        ORDER BY user_id
+        """,
+        now=now,
     )
 
 
 def update_opening_wallets(now: str) -> str:
-    """Return the UPDATE that overwrites wallets which nobody has used; never one that is migrated."""
-    return (
-        "UPDATE wishes_wallet SET green = picked.green, blue = picked.blue, red = picked.red, mana = picked.mana, "
-        f"migrated_at = CASE WHEN picked.migrated = 1 THEN {now} END, updated_at = {now} "
-        "FROM picked WHERE wishes_wallet.user_id = picked.user_id AND wishes_wallet.migrated_at IS NULL"
+    """Return the UPDATE that overwrites wallets that were never used; never one that is migrated."""
+    return block(
+        """
+        UPDATE wishes_wallet
+        SET green = picked.green,
+            blue = picked.blue,
+            red = picked.red,
+            mana = picked.mana,
+            migrated_at = CASE WHEN picked.migrated = 1 THEN {now} END,
+            updated_at = {now}
+        FROM picked
+        WHERE wishes_wallet.user_id = picked.user_id AND wishes_wallet.migrated_at IS NULL
+        """,
+        now=now,
     )
 
 
 def insert_opening_entries(reference: str, now: str) -> str:
     """Return the INSERT of the ledger entry that backs the mana of each user who arrives migrated.
 
-    Mana of the others is left unbacked on purpose: nobody knows where it comes from, and whoever
-    compares wallets with their entries is to find it.
+    Mana of the others is left unbacked on purpose: its origin is unknown, and the comparison of
+    wallets with their entries must find it.
     """
-    return (
-        "INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at) "
-        f"SELECT user_id, mana, mana, 'opening', {reference}, {now} "
-        "FROM picked WHERE migrated = 1 AND mana <> 0 ORDER BY user_id"
+    return block(
+        """
+        INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
+        SELECT user_id, mana, mana, 'opening', {reference}, {now}
+        FROM picked
+        WHERE migrated = 1 AND mana <> 0
+        ORDER BY user_id
+        """,
+        reference=reference,
+        now=now,
     )
 
 
@@ -119,7 +171,18 @@ def update_corrected_wallets(now: str, migrated_at: str) -> str:
     ``picked`` has user_id, green, blue, red and mana, all as they shall be.  ``migrated_at`` is the SQL of the flag as
     it shall be, over ``picked`` and ``wishes_wallet``.
     """
-    return (
-        "UPDATE wishes_wallet SET green = picked.green, blue = picked.blue, red = picked.red, mana = picked.mana, "
-        f"migrated_at = {migrated_at}, updated_at = {now} FROM picked WHERE wishes_wallet.user_id = picked.user_id"
+    return block(
+        """
+        UPDATE wishes_wallet
+        SET green = picked.green,
+            blue = picked.blue,
+            red = picked.red,
+            mana = picked.mana,
+            migrated_at = {migrated_at},
+            updated_at = {now}
+        FROM picked
+        WHERE wishes_wallet.user_id = picked.user_id
+        """,
+        migrated_at=migrated_at,
+        now=now,
     )

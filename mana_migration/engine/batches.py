@@ -1,67 +1,41 @@
-"""The work on one batch as one statement: claim it, pick and lock its users, write, mark it with its figures.
+"""The work on one batch: claim it, pick and lock its users, write, mark it with its figures.
 
-# Note [One message]
-A round trip costs as much as the conversion of five users.  So on PostgreSQL a worker sends a batch
-as one message of several statements outside any transaction block, which the server executes as one
-transaction: either all of it is committed or nothing.  The limits on waiting and the planner's
-settings are those of that transaction alone.
-
-# Note [Several in a message]
-An answer to a message takes as long as the work on a dozen users, so that small batches gain a fifth
-when several go in one message.  Each of them is a transaction of its own all the same, between its
-``BEGIN`` and ``COMMIT``: an error undoes the batch that it comes from, leaves those before it done and
-those after it untouched.  The last statement tells which of them this worker did, with their figures.
-
-# Note [One flush]
-A commit waits until the disk has the write-ahead log, which costs a small batch up to a seventh of its
-time.
-Of several in a message only the last one waits: what it waits for is all that was logged before it, the
-others' commits included.  So when a message is answered everything that it did is durable, as if each
-had waited; and where the last one had nothing to commit, or an error cut the message short, one more
-write follows that waits.  Until then others may see a conversion, for about a tenth of a second, that
-a crash of the server would undo, whole; what they commit themselves comes after it in the log and
-outlives no crash that it does not.
+# Note [One statement]
+On PostgreSQL the work on a batch is one statement, whose parts are named in its ``WITH``: one round trip,
+one snapshot, rows locked in the order of their keys as they are picked.  SQLite has no data-modifying
+``WITH``; there ``picked`` is a temporary table, and the same parts follow one another in the same
+transaction.
 
 # Note [When a batch ends]
-PostgreSQL performs the writes of a ``WITH`` after all else, unless somebody asks for their rows, which
-costs more than a microsecond a user; and of several it begins with the one that was written last.  So
-the batch's own row is the first of them, and the clock that it reads is that of the end.  A message's
-last statement reads what was done.  A batch's beginning is the moment at which it is claimed: what
-PostgreSQL calls the time of a statement is that of the message.
+PostgreSQL performs the writes of a ``WITH`` after all else, unless a part of the statement reads their
+rows, which costs more than a microsecond a user; and of several it begins with the one that was written
+last.  So the batch's own row is the first of them, and the clock that it reads is that of the end.  A
+batch begins when it is claimed: PostgreSQL's time of a statement is that at which the message arrived.
 
 # Note [Plans]
-To plan the statement takes longer than to convert fifty users, so it is prepared once a session,
-with a plan for any batch.  A plan that is made while a table is empty must not be one that reads
-the whole table later, nor look up its rows one by one: sequential scans, hash joins and nested loops
-are switched off for the statement, whose every table is read by a range of keys, in the keys' order,
-and merged.  Behind a connection pooler the next message may reach another session: the server then
-says that it does not know the statement, which nothing has happened in, and it is sent again with its
-text.  Where the site has said that session state is not its own (``DISABLE_SERVER_SIDE_CURSORS``),
-nothing is prepared at all.
+To plan the statement takes longer than to convert fifty users, so it is prepared once a session, with a
+plan for any batch.  A plan that is made while a table is empty must not be one that reads the whole table
+later, nor look up its rows one by one: sequential scans, hash joins and nested loops are switched off for
+the statement, whose every table is read by a range of keys, in the keys' order, and merged.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import CursorWrapper
 
-from mana_migration.domain import chain as encoding
 from mana_migration.domain.results import FIGURES, Totals
-from mana_migration.engine import chain, dialect, driver, users
-from mana_migration.engine.prepared import Prepared, session_of
+from mana_migration.engine import chain, dialect, users
+from mana_migration.engine.prepared import Message
+from mana_migration.engine.sql import Statement
 from wishes import guards
-from wishes.rates import BIGINT_MAX
-
-_MONEY: Final = ("green", "blue", "red", "mana", "shortfall")
+from wishes.sql import block, listed
 
 #: Column of the batch for the classes of those who were not handled, by the figure that counts them.
 _REASONS: Final = {"failed": "errors", "skipped": "skips"}
@@ -70,14 +44,7 @@ _REASONS: Final = {"failed": "errors", "skipped": "skips"}
 _CLOCK: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
 
 #: The planner's settings, see Note [Plans].
-_PLANNER: Final = {**dialect.KEYED_PLANS, "enable_nestloop": "off", "plan_cache_mode": "force_generic_plan"}
-
-#: See Note [One flush].
-_COMMIT_UNFLUSHED: Final = "SET LOCAL synchronous_commit = off; "
-
-
-class BatchTooLargeError(DatabaseError):
-    """The sums of a batch would leave the range of BIGINT: it must be halved."""
+PLANNER: Final = {**dialect.KEYED_PLANS, "enable_nestloop": "off", "plan_cache_mode": "force_generic_plan"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +52,7 @@ class Task:
     """A batch to be handled: its id and its keys as text, both ends included, and by whom.
 
     ``of_running_run``: only while its run is running; otherwise the caller holds the run.
-    ``even_if_empty``: mark it done although nobody was found in it.
+    ``even_if_empty``: mark it done although it holds no user any more.
     """
 
     batch: int
@@ -117,21 +84,21 @@ class BatchWrites:
     """How the users of a batch are picked and what is written for them; SQL with ``%(name)s`` parameters.
 
     Args:
-        columns: the columns of ``picked`` in the order of ``picked``; among them ``problem``, text,
-            ``sound``, whether the user is handled, and ``line``, what the batch's digest is made of.
-        picked: the SELECT that picks, locks and judges them; its condition holds ``{claimed}``.
-        writes: INSERT, UPDATE or DELETE statements over ``picked``.
-        sums: SQL over ``picked`` by the money column of the batch that it is summed up in, for the sound.
-        handled: the figure that counts the sound: migrated or rolled_back.
+        columns: the columns of ``picked`` in their order; among them ``problem``, text, ``valid``, whether
+            the user is handled, and ``line``, what the batch's digest is made of.
+        picked: returns the SELECT that picks, locks and checks them, limited by one more condition.
+        writes: INSERT, UPDATE or DELETE statements over ``picked``, by what they write.
+        sums: SQL over the valid rows of ``picked`` by the column of the batch that keeps their sum.
+        handled: the figure that counts the valid: migrated or rolled_back.
         left_out: the figure that counts the others: failed or skipped.
-        locks_first: the statement that locks the users before they are picked, where their
-            judgement reads more than the locked row; empty: picking locks.
-        reverses: conversions are taken back, so that the guard of the wallets must be lifted.
+        locks_first: the statement that locks the users before they are picked, where checking them
+            reads more than the locked row; empty: picking locks.
+        reverses: conversions are reversed, so that the guard of the wallets must be lifted.
     """
 
     columns: Sequence[str]
-    picked: str
-    writes: Sequence[str]
+    picked: Callable[[str], str]
+    writes: Mapping[str, str]
     sums: Mapping[str, str]
     handled: str
     left_out: str
@@ -139,208 +106,169 @@ class BatchWrites:
     reverses: bool = False
 
 
-class BatchStatement:
-    """The statement for all batches of a run; see Note [One message]."""
+class BatchStatements:
+    """The statements for all batches of a run; see Note [One statement]."""
 
     def __init__(self, vendor: str, writes: BatchWrites) -> None:
-        self._vendor, self._writes = vendor, writes
-        self._texts: dict[tuple[bool, bool], str] = {}
-        self._messages: dict[tuple[bool, bool, Limits], Prepared] = {}
-        self._sequence = dialect.SetStatement(
-            vendor=vendor,
-            columns=writes.columns,
-            source=writes.picked.format(claimed="1 = 1"),
-            writes=writes.writes,
-            result=self._result("picked"),
-        )
+        self.vendor, self.writes = vendor, writes
+        self._messages: dict[tuple[bool, bool, Limits | None], Message] = {}
 
-    def run(self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any]) -> Handled | None:
+    def run(
+        self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any], limits: Limits | None
+    ) -> Handled | None:
         """Handle a batch inside the caller's transaction; None where it could not be claimed.
+
+        ``limits``: None where the caller has set them for the whole transaction.
 
         Raises:
             django.db.Error: the database refused; the caller's transaction must be rolled back.
         """
-        values = {**parameters, **_parameters(connection, task)}
-        lifted = guards.announce_reversal(connection) if self._writes.reverses else nullcontext()
+        values = {**parameters, **parameters_of(connection, task)}
+        announce = self.writes.reverses and (limits is None or self.vendor == "sqlite")
+        lifted = guards.announce_reversal(connection) if announce else nullcontext()
         with lifted, connection.cursor() as cursor:
-            if self._vendor != "postgresql":
-                return self._in_sequence(connection, cursor, task, values)
-            if self._writes.locks_first:
-                cursor.execute(self._writes.locks_first, values)
-            cursor.execute(self._text(task), values)
-            if cursor.fetchone() is None:
+            if self.vendor == "postgresql":
+                rows = self.message(task, limits).execute(connection, cursor, values, prepare=limits is not None)
+                return read(next(iter(rows), None))
+            claim, *steps, result = self.steps(task, limits)
+            cursor.execute(claim.sql, values)
+            if cursor.rowcount != 1:
                 return None
-            told = _told_sql(of_running_run=task.of_running_run, by_message=False)
-            cursor.execute(told, {**values, "batches": [task.batch]})
-            return _read(cursor.fetchone())
+            for step in steps:
+                cursor.execute(step.sql, values)
+            cursor.execute(result.sql, values)
+            return read(cursor.fetchone())
 
-    def run_alone(
-        self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any], limits: Limits
-    ) -> Handled | None:
-        """Handle a batch in a transaction of its own; None where it could not be claimed.
-
-        Raises:
-            django.db.Error: the database refused; nothing was done.
-        """
-        if driver.sends_messages(connection) and not connection.in_atomic_block:
-            return self._as_message(connection, task, {**parameters, **_parameters(connection, task)}, limits)
-        with transaction.atomic(using=connection.alias, durable=True):
-            dialect.set_timeouts(connection, lock_ms=limits.lock_ms, statement_ms=limits.statement_ms)
-            return self.run(connection, task, parameters)
-
-    def run_each(
-        self, connection: BaseDatabaseWrapper, tasks: Sequence[Task], parameters: Mapping[str, Any], limits: Limits
-    ) -> list[Handled | None]:
-        """Handle batches in a transaction each; None for those that could not be claimed.
-
-        In one message where this session has the statements prepared, see Note [Several in a message];
-        otherwise only the first of them is handled, and the answer is for it alone.  All tasks are by
-        the same worker and of the same kind.
-
-        Raises:
-            django.db.Error: the database refused one of them; ``done_by`` tells which are done.
-        """
-        if len(tasks) > 1 and driver.sends_messages(connection) and not connection.in_atomic_block:
-            message = self._message(tasks[0], limits)
-            connection.ensure_connection()
-            session = session_of(connection)
-            if session.prepares and message.name in session.known:
-                return self._in_one_message(connection, message, tasks, parameters)
-        return [self.run_alone(connection, tasks[0], parameters, limits)]
-
-    # PostgreSQL
-
-    def _in_one_message(
-        self,
-        connection: BaseDatabaseWrapper,
-        message: Prepared,
-        tasks: Sequence[Task],
-        parameters: Mapping[str, Any],
-    ) -> list[Handled | None]:
-        values: dict[str, Any] = {}
-        for number, task in enumerate(tasks):
-            own = {**parameters, **_parameters(connection, task)}
-            values |= {f"{name}_{number}": value for name, value in own.items()}
-        values |= {"batches": [task.batch for task in tasks], "worker": tasks[0].worker}
-        *work, told_by = message.executes
-        works = [_numbered("; ".join(work), number) for number in range(len(tasks))]
-        each = "".join(f"BEGIN; {_COMMIT_UNFLUSHED}{one}; COMMIT; " for one in works[:-1])
-        with connection.cursor() as cursor:
-            try:
-                # the last one's transaction is that of the message, for the answer must be its last statement
-                rows = driver.execute_message(cursor, f"{each}{works[-1]}; {told_by}", values)
-            except DatabaseError:
-                _leave_transaction(connection)
-                raise
-            told = {row[0]: _read(row) for row in rows}
-        if told and tasks[-1].batch not in told:
-            _flush(connection, next(iter(told)))
-        return [told.get(task.batch) for task in tasks]
-
-    def _as_message(
-        self, connection: BaseDatabaseWrapper, task: Task, values: Mapping[str, Any], limits: Limits
-    ) -> Handled | None:
-        message = self._message(task, limits)
-        values = {**values, "batches": [task.batch]}
-        connection.ensure_connection()
-        session = session_of(connection)
-        with connection.cursor() as cursor:
-            while session.prepares:
-                known = message.name in session.known
-                try:
-                    text = f"{'' if known else message.prepare}{'; '.join(message.executes)}"
-                    rows = driver.execute_message(cursor, text, values)
-                except DatabaseError as error:
-                    if not session.mistook(message.name, driver.sqlstate(error)):
-                        raise
-                else:
-                    session.known.add(message.name)
-                    return _read(next(iter(rows), None))
-            return _read(next(iter(driver.execute_message(cursor, message.plain, values)), None))
-
-    def _message(self, task: Task, limits: Limits) -> Prepared:
-        """Return all statements of a batch in a transaction of its own, its limits and settings among them."""
+    def message(self, task: Task, limits: Limits | None) -> Message:
+        """Return PostgreSQL's statements for a batch as they are sent together."""
         key = (task.of_running_run, task.even_if_empty, limits)
         if key not in self._messages:
-            settings = {"lock_timeout": limits.lock_ms, "statement_timeout": limits.statement_ms, **_PLANNER}
-            if self._writes.reverses:
-                settings[guards.ANNOUNCEMENT] = "on"
-            statements = (dialect.settings_sql(settings), self._writes.locks_first, self._text(task))
-            told = _told_sql(of_running_run=task.of_running_run)
-            self._messages[key] = Prepared(*filter(None, statements), told)
+            self._messages[key] = Message([step.sql for step in self.steps(task, limits)])
         return self._messages[key]
 
-    def _text(self, task: Task) -> str:
-        """Return the statement that does all of a batch."""
-        key = (task.of_running_run, task.even_if_empty)
-        if key not in self._texts:
-            self._texts[key] = self._work(*key)
-        return self._texts[key]
-
-    def _work(self, of_running_run: bool, even_if_empty: bool) -> str:
-        wanted = self._writes
-        classes = (
-            f"CASE WHEN f.{wanted.left_out} = 0 THEN '{{}}' ELSE (SELECT jsonb_object_agg(problem, users) FROM "
-            "(SELECT problem, COUNT(*) AS users FROM picked WHERE NOT sound GROUP BY problem) p) END"
+    def steps(self, task: Task, limits: Limits | None) -> list[Statement]:
+        """Return the statements for a batch in their order; the last returns what was done."""
+        result = Statement(
+            "return what was done, with the controls of the run as they are now",
+            result_sql(self.vendor, of_running_run=task.of_running_run),
         )
-        sums = {name: f"COALESCE(SUM({sql}) FILTER (WHERE sound), 0)" for name, sql in wanted.sums.items()}
+        return [*(self._of_postgresql if self.vendor == "postgresql" else self._of_sqlite)(task, limits), result]
+
+    def _of_postgresql(self, task: Task, limits: Limits | None) -> list[Statement]:
+        steps = []
+        if limits is not None:
+            settings = {"lock_timeout": limits.lock_ms, "statement_timeout": limits.statement_ms, **PLANNER}
+            if self.writes.reverses:
+                settings[guards.ANNOUNCEMENT] = "on"
+            steps.append(Statement("limit waits, and read every table by its keys", dialect.settings_sql(settings)))
+        if self.writes.locks_first:
+            steps.append(Statement("lock the wallets before their ledger is read", self.writes.locks_first))
+        writes = {"marked": self._mark_sql(task), **self.writes.writes}  # see Note [When a batch ends]
+        parts = [block("{name} AS (\n    {sql}\n)", name=name, sql=sql) for name, sql in writes.items()]
+        work = block(
+            """
+            WITH claimed AS MATERIALIZED (
+                {claim}
+            ),
+            picked AS MATERIALIZED (
+                {picked}
+            ),
+            {writes}
+            SELECT id FROM claimed
+            """,
+            claim=claim_sql(of_running_run=task.of_running_run),
+            picked=self.writes.picked("EXISTS (SELECT 1 FROM claimed)"),
+            writes=listed(*parts),
+        )
+        names = ", ".join(self.writes.writes)
+        return [*steps, Statement(f"claim the batch, pick and lock its users, write {names}, mark the batch", work)]
+
+    def _of_sqlite(self, task: Task, limits: Limits | None) -> list[Statement]:
+        del limits  # those of the connection apply
+        table = f"temp.picked_{self.writes.handled}"  # one for each set of columns
+        picked = f"WITH picked AS (SELECT * FROM {table})"
+        return [
+            Statement("claim the batch", sqlite_claim_sql(of_running_run=task.of_running_run)),
+            Statement(
+                "make room for the users",
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {table[5:]} ({', '.join(self.writes.columns)})",
+            ),
+            Statement("remove those of the batch before", f"DELETE FROM {table}"),
+            Statement("pick and check the users", f"INSERT INTO {table}\n{self.writes.picked('1 = 1')}"),
+            *(Statement(f"write {name}", f"{picked}\n{sql}") for name, sql in self.writes.writes.items()),
+            Statement("mark the batch", f"{picked}\n{self._mark_sql(task)}"),
+        ]
+
+    def _mark_sql(self, task: Task) -> str:
+        """Return the UPDATE of the batch by the figures of ``picked``."""
+        on_postgresql = self.vendor == "postgresql"
+        wanted = self.writes
         figures = {
             "selected": "COUNT(*)",
-            wanted.handled: "COUNT(*) FILTER (WHERE sound)",
-            wanted.left_out: "COUNT(*) FILTER (WHERE NOT sound)",
-            **sums,
-            "digest": chain.picked_digest_sql(),
+            wanted.handled: "COUNT(*) FILTER (WHERE valid)",
+            wanted.left_out: "COUNT(*) FILTER (WHERE NOT valid)",
+            **{name: f"COALESCE(SUM({sql}) FILTER (WHERE valid), 0)" for name, sql in wanted.sums.items()},
+            "digest": chain.picked_digest_sql(self.vendor),
         }
-        marked = (
-            "UPDATE mana_migration_migrationbatch b SET status = 'done', "
-            f"{', '.join(f'{name} = f.{name}' for name in figures)}, {_REASONS[wanted.left_out]} = {classes}, "
-            f"started_at = (SELECT begun FROM claimed), finished_at = {_CLOCK[self._vendor]}, worker = %(worker)s "
-            f"FROM (SELECT {', '.join(f'{sql} AS {name}' for name, sql in figures.items())} FROM picked) f "
-            "WHERE b.id = %(batch)s AND EXISTS (SELECT 1 FROM claimed)"
-            f"{'' if even_if_empty else ' AND f.selected > 0'}"
+        assignments = {
+            **{name: f"f.{name}" for name in figures},
+            _REASONS[wanted.left_out]: block(
+                """
+                CASE WHEN f.{left_out} = 0 THEN '{{}}' ELSE (
+                    SELECT {as_object}(problem, users)
+                    FROM (SELECT problem, COUNT(*) AS users FROM picked WHERE NOT valid GROUP BY problem) p
+                ) END
+                """,
+                left_out=wanted.left_out,
+                as_object="jsonb_object_agg" if on_postgresql else "json_group_object",
+            ),
+            **({"started_at": "(SELECT begun FROM claimed)"} if on_postgresql else {}),
+            "finished_at": _CLOCK[self.vendor],
+            "worker": "%(worker)s",
+        }
+        return block(
+            """
+            UPDATE mana_migration_migrationbatch AS b
+            SET status = 'done',
+                {assignments}
+            FROM (
+                SELECT {figures}
+                FROM picked
+            ) f
+            WHERE b.id = %(batch)s
+              {claimed}
+              {found}
+            """,
+            assignments=listed(*(f"{name} = {value}" for name, value in assignments.items())),
+            figures=listed(*(f"{sql} AS {name}" for name, sql in figures.items())),
+            claimed="AND EXISTS (SELECT 1 FROM claimed)" if on_postgresql else "",
+            found="" if task.even_if_empty else "AND f.selected > 0",
         )
-        parts = [
-            f"claimed AS MATERIALIZED ({claim_sql(self._vendor, of_running_run=of_running_run)})",
-            f"picked AS MATERIALIZED ({wanted.picked.format(claimed='EXISTS (SELECT 1 FROM claimed)')})",
-            f"marked AS ({marked})",  # see Note [When a batch ends]
-            *(f"write_{number} AS ({write})" for number, write in enumerate(wanted.writes, 1)),
-        ]
-        return f"WITH {', '.join(parts)} SELECT id FROM claimed"
-
-    # SQLite
-
-    def _in_sequence(
-        self, connection: BaseDatabaseWrapper, cursor: CursorWrapper, task: Task, values: Mapping[str, Any]
-    ) -> Handled | None:
-        cursor.execute(claim_sql(self._vendor, of_running_run=task.of_running_run), values)
-        claimed = cursor.fetchone()
-        if claimed is None:
-            return None
-        _, controls, started = claimed
-        rows = self._sequence.run(cursor, source=values, writes=[values] * len(self._writes.writes))
-        totals = self.totals_of(rows)
-        if not totals.selected and not task.even_if_empty:
-            return None
-        lines = self._sequence.read(cursor, "SELECT line FROM picked ORDER BY user_id")
-        digest = encoding.digest(line for (line,) in lines)
-        mark(connection, task.batch, totals, worker=task.worker, started=started, digest=digest)
-        return Handled(totals, controls)
 
     # Without a batch
 
-    def _result(self, relation: str) -> str:
-        sums = ", ".join(dialect.exact_sum(self._vendor, sql) for sql in self._writes.sums.values())
-        return f"SELECT problem, COUNT(*), {sums} FROM {relation} GROUP BY problem"
-
     def forecast(self, connection: BaseDatabaseWrapper, picked: str, parameters: Mapping[str, Any]) -> Totals:
         """Return what would be done with the rows of this SELECT, which has the columns of ``picked``."""
+        sums = [dialect.exact_sum(self.vendor, sql) for sql in self.writes.sums.values()]
+        query = block(
+            """
+            SELECT problem, COUNT(*),
+                   {sums}
+            FROM (
+                {picked}
+            ) picked
+            GROUP BY problem
+            """,
+            sums=listed(*sums),
+            picked=picked,
+        )
         with connection.cursor() as cursor:
-            cursor.execute(self._result(f"({picked}) picked"), parameters)
-            return self.totals_of(cursor.fetchall())
+            cursor.execute(query, parameters)
+            return self._totals_of(cursor.fetchall())
 
-    def totals_of(self, rows: Sequence[tuple[Any, ...]]) -> Totals:
+    def _totals_of(self, rows: Sequence[tuple[Any, ...]]) -> Totals:
         """Return the totals of rows (problem, users, exact sums in two columns each)."""
-        wanted, totals = self._writes, Totals()
+        wanted, totals = self.writes, Totals()
         for problem, count, *sums in rows:
             totals.selected += count
             if problem:
@@ -349,127 +277,82 @@ class BatchStatement:
                 continue
             setattr(totals, wanted.handled, count)
             for name, pair in zip(wanted.sums, zip(sums[::2], sums[1::2], strict=True), strict=True):
-                setattr(totals, name, dialect.combine(self._vendor, *pair))
+                setattr(totals, name, dialect.combine(self.vendor, *pair))
         return totals
 
 
-def claim_sql(vendor: str, *, of_running_run: bool) -> str:
-    """Return the SELECT that claims the batch: its row locked, nothing where somebody holds it or it is done with."""
+# --- Claiming and marking ---------------------------------------------------------------------------------------------
+
+
+def claim_sql(*, of_running_run: bool) -> str:
+    """Return PostgreSQL's SELECT that claims a batch: its row locked; no row where it is held or done.
+
+    A batch that was split meanwhile is another one.
+    """
     if not of_running_run:
-        own = f"SELECT b.id, NULL AS controls, {_CLOCK[vendor]} AS begun FROM mana_migration_migrationbatch b"
-        return f"{own} WHERE b.id = %(batch)s AND b.status = 'planned' {dialect.lock(vendor, 'b')}"
-    run = "FROM mana_migration_migrationrun r WHERE r.id = b.run_id"
-    return (
-        # subselects: a merge join would read all runs
-        f"SELECT b.id, (SELECT r.controls {run}) AS controls, {_CLOCK[vendor]} AS begun "
-        "FROM mana_migration_migrationbatch b "
-        # a batch that was halved meanwhile is another one
-        "WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned' "
-        f"AND (SELECT r.status {run}) = 'running' "
-        f"{dialect.lock(vendor, 'b', skip_locked=True)}"
-    )
-
-
-def mark(
-    connection: BaseDatabaseWrapper,
-    batch: int,
-    totals: Totals,
-    *,
-    worker: str,
-    started: Any = None,
-    digest: str | None = None,
-) -> None:
-    """Mark a planned batch as handled with figures that are known here; the caller holds it in its transaction.
-
-    ``started``: when it was begun, by the database's clock; None: now.  ``digest``: that of its
-    users' lines; None: of its records, which are read.
-
-    Raises:
-        BatchTooLargeError: a sum would leave the range of BIGINT; the batch must be halved.
-    """
-    if max(getattr(totals, name) for name in _MONEY) > BIGINT_MAX:
-        raise BatchTooLargeError("integer overflow in the sums of a batch")
-    vendor = connection.vendor
-    begun = dialect.now(vendor) if started is None else "%(started)s"
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE mana_migration_migrationbatch SET status = 'done', started_at = {begun}, "
-            f"finished_at = {_CLOCK[vendor]}, worker = %(worker)s, errors = %(errors)s, skips = %(skips)s, "
-            "digest = %(digest)s, "
-            f"{', '.join(f'{name} = %({name})s' for name in FIGURES)} WHERE id = %(batch)s AND status = 'planned'",
-            {
-                **{name: getattr(totals, name) for name in FIGURES},
-                "errors": json.dumps(dict(totals.errors)),
-                "skips": json.dumps(dict(totals.skips)),
-                "batch": batch,
-                "worker": worker,
-                "started": started,
-                "digest": chain.digest_of(connection, batch) if digest is None else digest,
-            },
+        return block(
+            """
+            SELECT b.id, clock_timestamp() AS begun
+            FROM mana_migration_migrationbatch b
+            WHERE b.id = %(batch)s AND b.status = 'planned'
+            FOR NO KEY UPDATE OF b
+            """
         )
-        if cursor.rowcount != 1:
-            raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")
-
-
-def done_by(connection: BaseDatabaseWrapper, batches: Sequence[int], worker: str) -> dict[int, Handled]:
-    """Return what was done with those of these batches of a running run that this worker has done, durably by now."""
-    with connection.cursor() as cursor:
-        cursor.execute(_told_sql(of_running_run=True, by_message=False), {"batches": list(batches), "worker": worker})
-        done = {row[0]: handled for row in cursor.fetchall() if (handled := _read(row)) is not None}
-    if done:
-        _flush(connection, next(iter(done)))
-    return done
-
-
-def _flush(connection: BaseDatabaseWrapper, batch: int) -> None:
-    """Wait until all that was committed is durable, by a write to a batch that is done; see Note [One flush]."""
-    with connection.cursor() as cursor:
-        cursor.execute("UPDATE mana_migration_migrationbatch SET worker = worker WHERE id = %s", [batch])
-
-
-def _told_sql(*, of_running_run: bool, by_message: bool = True) -> str:
-    """Return the statement that tells what this worker has done with batches, in the columns that ``_read`` takes.
-
-    ``by_message``: only those that were begun since the message arrived of which the statement is part.
-    """
-    controls = "(SELECT r.controls FROM mana_migration_migrationrun r WHERE r.id = b.run_id)"
-    return (
-        f"SELECT b.id, {', '.join(f'b.{name}' for name in FIGURES)}, b.errors, b.skips, "
-        f"{controls if of_running_run else 'NULL'} FROM mana_migration_migrationbatch b "
-        "WHERE b.id = ANY(%(batches)s) AND b.status = 'done' AND b.worker = %(worker)s"
-        + " AND b.started_at >= statement_timestamp()"
-        * by_message
+    # the run by a subselect: a merge join would read all runs
+    return block(
+        """
+        SELECT b.id, clock_timestamp() AS begun
+        FROM mana_migration_migrationbatch b
+        WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned'
+          AND (SELECT r.status FROM mana_migration_migrationrun r WHERE r.id = b.run_id) = 'running'
+        FOR NO KEY UPDATE OF b SKIP LOCKED
+        """
     )
 
 
-@lru_cache(maxsize=64)
-def _numbered(sql: str, number: int) -> str:
-    """Return the SQL with a batch's number at the end of each parameter's name, for a message of several."""
-    return re.sub(r"%\((\w+)\)s", rf"%(\1_{number})s", sql)
+def sqlite_claim_sql(*, of_running_run: bool) -> str:
+    """Return SQLite's UPDATE that claims a batch: of one row, or none where it is done."""
+    return block(
+        """
+        UPDATE mana_migration_migrationbatch AS b
+        SET started_at = {now}
+        WHERE b.id = %(batch)s AND b.status = 'planned'
+          {running}
+        """,
+        now=dialect.now("sqlite"),
+        running=(
+            "AND b.last_user = %(upto)s\n"
+            "AND (SELECT r.status FROM mana_migration_migrationrun r WHERE r.id = b.run_id) = 'running'"
+        )
+        if of_running_run
+        else "",
+    )
 
 
-def _leave_transaction(connection: BaseDatabaseWrapper) -> None:
-    """End the transaction that a failed message began and Django does not know of.
+def result_sql(vendor: str, *, of_running_run: bool = True, batches: str = "= %(batch)s", just_now: bool = True) -> str:
+    """Return the SELECT of what this worker has done with batches, in the columns of ``read``.
 
-    Raises:
-        django.db.Error: the connection is lost.
+    ``just_now``: since the beginning of this transaction, or of the message.
     """
-    if driver.aborted(connection):
-        with connection.wrap_database_errors, connection.connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
+    return block(
+        """
+        SELECT b.id, {figures}, b.errors, b.skips,
+               {controls} AS controls
+        FROM mana_migration_migrationbatch b
+        WHERE b.id {batches} AND b.status = 'done' AND b.worker = %(worker)s
+          {now}
+        """,
+        figures=", ".join(f"b.{name}" for name in FIGURES),
+        controls="(SELECT r.controls FROM mana_migration_migrationrun r WHERE r.id = b.run_id)"
+        if of_running_run
+        else "NULL",
+        batches=batches,
+        now="AND b.started_at >= transaction_timestamp()" if just_now and vendor == "postgresql" else "",
+    )
 
 
-def _parameters(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
-    return {
-        "batch": task.batch,
-        "first": users.to_sql(connection, task.first),
-        "last": users.to_sql(connection, task.last),
-        "upto": task.last,
-        "worker": task.worker,
-    }
-
-
-def _read(row: Sequence[Any] | None) -> Handled | None:
+def read(row: Sequence[Any] | None) -> Handled | None:
+    """Return what a row of ``result_sql`` says; None without a row."""
     if row is None:
         return None
     _, *figures, errors, skips, controls = row
@@ -479,3 +362,51 @@ def _read(row: Sequence[Any] | None) -> Handled | None:
     if skips != "{}":
         totals.skips.update(json.loads(skips))
     return Handled(totals, controls)
+
+
+def parameters_of(connection: BaseDatabaseWrapper, task: Task) -> dict[str, Any]:
+    """Return the parameters of a batch."""
+    return {
+        "batch": task.batch,
+        "first": users.to_sql(connection, task.first),
+        "last": users.to_sql(connection, task.last),
+        "upto": task.last,
+        "worker": task.worker,
+    }
+
+
+def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker: str) -> None:
+    """Mark a planned batch as handled with figures that are known here; the caller holds it in its transaction.
+
+    Raises:
+        django.db.DatabaseError: it is not planned any more.
+    """
+    query = block(
+        """
+        UPDATE mana_migration_migrationbatch
+        SET status = 'done',
+            {figures},
+            errors = %(errors)s,
+            skips = %(skips)s,
+            digest = %(digest)s,
+            started_at = {now},
+            finished_at = {clock},
+            worker = %(worker)s
+        WHERE id = %(batch)s AND status = 'planned'
+        """,
+        figures=listed(*(f"{name} = %({name})s" for name in FIGURES)),
+        now=dialect.now(connection.vendor),
+        clock=_CLOCK[connection.vendor],
+    )
+    values = {
+        **{name: getattr(totals, name) for name in FIGURES},
+        "errors": json.dumps(dict(totals.errors)),
+        "skips": json.dumps(dict(totals.skips)),
+        "digest": chain.digest_of(connection, batch),
+        "batch": batch,
+        "worker": worker,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(query, values)
+        if cursor.rowcount != 1:
+            raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")

@@ -83,13 +83,16 @@ def order_sql(vendor: str, column: str) -> str:
     return f'{column} COLLATE "C"' if vendor == "postgresql" and _keys_are_text() else column
 
 
-def picked_digest_sql() -> str:
-    """Return the aggregate of a batch's digest over ``picked``, whose rows were picked in the order of their keys.
+def picked_digest_sql(vendor: str) -> str:
+    """Return the aggregate of a batch's digest over ``picked``, whose rows are in the order of their keys.
 
     PostgreSQL keeps that order where nothing but an aggregate reads them; to sort them once more
     costs as much as all the rest of the digest.
     """
-    return digest_sql("line", order_sql("postgresql", "user_id") if _keys_are_text() else "")
+    if vendor == "postgresql":
+        return digest_sql("line", order_sql("postgresql", "user_id") if _keys_are_text() else "")
+    lines = "(SELECT group_concat(line, char(10)) FROM (SELECT line FROM picked ORDER BY user_id))"
+    return f"SHA256(COALESCE({lines} || char(10), ''))"  # Django gives SQLite this function
 
 
 def _keys_are_text() -> bool:

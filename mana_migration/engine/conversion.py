@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -12,9 +11,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain.chain import OUTCOMES
 from mana_migration.domain.results import Totals
 from mana_migration.engine import chain, dialect, users
-from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
+from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled, Limits, Task
 from wishes import posting
 from wishes.rates import BIGINT_MAX, Rates
+from wishes.sql import block
 
 #: Why a wallet cannot be converted, with the sentence kept on its record.
 PROBLEMS: Final = {
@@ -30,7 +30,7 @@ _NEWEST: Final = (
     "(SELECT e.balance_after FROM wishes_manaentry e WHERE e.user_id = w.user_id ORDER BY e.id DESC LIMIT 1)"
 )
 
-#: The run of terms that nobody runs on yet: no record can be of it.
+#: The run of terms for which no run is open yet: no record can be of it.
 NO_RUN: Final = 0
 
 
@@ -39,7 +39,7 @@ class ConversionTerms:
     """What is frozen on the run and the same for each of its batches.
 
     ``run``: ``NO_RUN`` for a forecast of a run that is not open yet.
-    ``per_user``: nobody has checked these users before, so ledger and records are compared as well.
+    ``per_user``: no pre-check has read these users, so ledger and records are compared as well.
     """
 
     run: int
@@ -53,7 +53,7 @@ class ConversionTerms:
 def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
     """Return the SQL of why wallet ``w`` cannot be converted, empty text where it can.
 
-    ``per_user`` also compares the ledger and the records, which the pre-check did for everybody
+    ``per_user`` also compares the ledger and the records, which the pre-check did for all users
     unless such users are to be left out one by one.
     """
     quarter = BIGINT_MAX // 4
@@ -63,7 +63,7 @@ def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
     exact = " + ".join(f"w.{colour}::numeric * {rate}" for colour, rate in colours) + " + w.mana"
     too_much = dialect.exceeds_bigint(vendor, exact, f"{worth_sql(rates)} + w.mana")
     cases = [
-        (f"{small} AND w.mana <= {quarter}", ""),  # almost everybody
+        (f"{small} AND w.mana <= {quarter}", ""),  # almost all users
         (negative, "negative_balance"),
         (too_much, "overflow"),
     ]
@@ -75,8 +75,16 @@ def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
         )
         suspect = [(f"w.mana <> {_LEDGER}", "orphaned_mana"), (recorded, "migration_inconsistency")]
         cases = [cases[1], *suspect, cases[0], cases[2]]
-    whens = " ".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
-    return f"CASE {whens} ELSE '' END"
+    whens = "\n".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
+    return block(
+        """
+        CASE
+            {whens}
+            ELSE ''
+        END
+        """,
+        whens=whens,
+    )
 
 
 def worth_sql(rates: Rates, alias: str = "w") -> str:
@@ -98,48 +106,51 @@ def cohort_sql(column: str, permyriad: int) -> str:
 def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
     """Return the condition of wallets ``w`` that the run still has to handle.
 
-    ``within`` limits the records ``r`` that are looked at to those of a range of keys, as ``AND ...``.
+    ``within`` limits the records ``r`` that are read to those of a range of keys, as ``AND ...``.
     """
-    cohort = "" if terms.cohort is None else f" AND {cohort_sql('w.user_id', terms.cohort)}"
-    retry = (
-        " AND EXISTS (SELECT 1 FROM mana_migration_usermigration f WHERE f.user_id = w.user_id AND f.status = 'failed')"
-        if terms.retry_failed
-        else ""
-    )
-    # no NOT EXISTS: PostgreSQL may hash the records of all runs for it, where an index has the one that matters
-    handled = (
-        " AND (SELECT 1 FROM mana_migration_usermigration r "
-        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within} LIMIT 1) IS NULL"
+    return block(
+        """
+        w.migrated_at IS NULL
+        {handled}
+        {cohort}
+        {retry}
+        """,
+        # no NOT EXISTS: PostgreSQL may hash the records of all runs for it, where an index has the one that matters
+        handled=block(
+            """
+            AND (
+                SELECT 1 FROM mana_migration_usermigration r
+                WHERE r.user_id = w.user_id AND r.run_id = {run}{within}
+                LIMIT 1
+            ) IS NULL
+            """,
+            run=str(terms.run),
+            within=within,
+        )
         if terms.run != NO_RUN
-        else ""
+        else "",
+        cohort="" if terms.cohort is None else f"AND {cohort_sql('w.user_id', terms.cohort)}",
+        retry=block(
+            """
+            AND EXISTS (
+                SELECT 1 FROM mana_migration_usermigration f
+                WHERE f.user_id = w.user_id AND f.status = 'failed'
+            )
+            """
+        )
+        if terms.retry_failed
+        else "",
     )
-    return f"w.migrated_at IS NULL{handled}{cohort}{retry}"
 
 
 def picked_sql(vendor: str, terms: ConversionTerms, wallets: str, condition: str, *, locked: bool) -> str:
-    """Return the SELECT of ``picked``: these wallets ``w``, judged, with the mana that they are worth.
+    """Return the SELECT of ``picked``: these wallets ``w``, checked, with the mana that they are worth.
 
     ``wallets`` is a table or a subselect with its alias ``w``.  With ``locked`` they are locked in
     the order of their keys.
     """
-    problem = problem_sql(vendor, terms.rates, per_user=terms.skip_invalid or terms.per_user)
-    # OFFSET 0: judge once and not wherever the judgement is read
-    order = f"ORDER BY w.user_id {dialect.lock(vendor, 'w')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
     worth = f"CASE WHEN w.problem = '' THEN {worth_sql(terms.rates)} ELSE 0 END"
-    line = f", {_line_sql(vendor, terms, worth)} AS line" if locked else ""
-    judged = (
-        f"SELECT w.user_id, w.green, w.blue, w.red, w.mana, {problem} AS problem FROM {wallets} "
-        f"WHERE {condition} {order}"
-    )
-    return (
-        "SELECT w.user_id, w.green, w.blue, w.red, w.mana, "
-        f"{worth} AS credit, w.problem = '' AS sound, w.problem{line} FROM ({judged}) w"
-    )
-
-
-def _line_sql(vendor: str, terms: ConversionTerms, worth: str) -> str:
-    """Return the SQL of the line of the record that is written for a judged wallet ``w``."""
-    return chain.record_line_sql(
+    line = chain.record_line_sql(
         vendor,
         run=str(terms.run),
         outcome=f"CASE WHEN w.problem = '' THEN '{OUTCOMES['migrated']}' ELSE '{_rejected(terms)}' END",
@@ -149,6 +160,27 @@ def _line_sql(vendor: str, terms: ConversionTerms, worth: str) -> str:
         error="w.problem",
         user=users.key_sql(vendor, "w.user_id"),
     )
+    return block(
+        """
+        SELECT w.user_id, w.green, w.blue, w.red, w.mana,
+               {worth} AS credit,
+               w.problem = '' AS valid,
+               w.problem{line}
+        FROM (
+            SELECT w.user_id, w.green, w.blue, w.red, w.mana,
+                   {problem} AS problem
+            FROM {wallets}
+            WHERE {condition}
+            {locked}
+        ) w
+        """,
+        worth=worth,
+        line=f",\n{line} AS line" if locked else "",
+        problem=problem_sql(vendor, terms.rates, per_user=terms.skip_invalid or terms.per_user),
+        wallets=wallets,
+        condition=condition,
+        locked=dialect.ordered_lock(vendor, "w.user_id", "w") if locked else "",
+    )
 
 
 def _rejected(terms: ConversionTerms) -> str:
@@ -157,83 +189,86 @@ def _rejected(terms: ConversionTerms) -> str:
 
 
 @lru_cache(maxsize=32)
-def _statement(vendor: str, terms: ConversionTerms) -> BatchStatement:
+def statements(vendor: str, terms: ConversionTerms) -> BatchStatements:
+    """Return the statements that convert a batch on these terms."""
     now = dialect.now(vendor)
     in_range = "BETWEEN %(first)s AND %(last)s"
-    closer = terms.skip_invalid or terms.per_user
+    selection = selection_sql(terms, within=f" AND r.user_id {in_range}")
     rejected = _rejected(terms)
-    messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
-    record = (
-        "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
-        "mana_before, mana_credited, error_class, error_message, mark, created_at) "
-        f"SELECT user_id, {terms.run}, %(batch)s, CASE WHEN sound THEN 'migrated' ELSE '{rejected}' END, green, blue, "
-        f"red, mana, credit, problem, CASE problem WHEN '' THEN '' {messages} ELSE '' END, "
-        f"{chain.mark_sql(vendor, 'line')}, {now} FROM picked"
+    user = users.key_sql(vendor, "user_id")
+    records = block(
+        """
+        INSERT INTO mana_migration_usermigration (
+            user_id, run_id, batch_id, status, green, blue, red, mana_before, mana_credited,
+            error_class, error_message, mark, created_at
+        )
+        SELECT user_id, {run}, %(batch)s, CASE WHEN valid THEN 'migrated' ELSE '{rejected}' END,
+               green, blue, red, mana, credit, problem,
+               CASE problem
+                   WHEN '' THEN ''
+                   {messages}
+                   ELSE ''
+               END,
+               {mark}, {now}
+        FROM picked
+        """,
+        run=str(terms.run),
+        rejected=rejected,
+        messages="\n".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items()),
+        mark=chain.mark_sql(vendor, "line"),
+        now=now,
     )
-    reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'user_id')}"
-    return BatchStatement(
+    reads_ledger = terms.skip_invalid or terms.per_user
+    return BatchStatements(
         vendor,
         BatchWrites(
             columns=(*posting.CONVERSION_COLUMNS, "problem", "line"),
-            picked=picked_sql(
+            picked=lambda claimed: picked_sql(
                 vendor,
                 terms,
                 "wishes_wallet w",
-                f"w.user_id {in_range} AND {selection_sql(terms, within=f' AND r.user_id {in_range}')} AND {{claimed}}",
+                f"w.user_id {in_range}\n  AND {claimed}\n  AND {selection}",
                 locked=True,
             ),
-            writes=(
-                record,
-                posting.insert_conversion_entries(reference, now),
-                posting.update_converted_wallets(now, f"wishes_wallet.user_id {in_range}"),
-            ),
+            writes={
+                "records": records,
+                "entries": posting.insert_conversion_entries(f"'conversion:{terms.run}:' || {user}", now),
+                "wallets": posting.update_converted_wallets(now, f"wishes_wallet.user_id {in_range}"),
+            },
             sums={"green": "green", "blue": "blue", "red": "red", "mana": "credit"},
             handled="migrated",
             left_out=rejected,
             # a ledger that is read before the wallet is locked may lack its newest entries
             locks_first=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NULL")
-            if closer
+            if reads_ledger
             else "",
         ),
     )
 
 
-def convert(connection: BaseDatabaseWrapper, terms: ConversionTerms, task: Task) -> Handled | None:
+def convert(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, task: Task, limits: Limits | None = None
+) -> Handled | None:
     """Convert every wallet of a batch that is still to do, inside the caller's transaction.
 
     Claims the batch, locks the wallets in the order of their keys, writes the records, the ledger
     entries and the wallets, and marks the batch.  Wallets with a problem get a record that says so
-    and are left as they are.  Returns None where the batch could not be claimed, or where nobody
-    was found and the task does not want it marked then.
+    and are left as they are.
+
+    Args:
+        connection: in a transaction of the caller.
+        terms: what is frozen on the run.
+        task: the batch.
+        limits: how long to wait; None where the caller has set that for the whole transaction.
+
+    Returns:
+        What was done; None where the batch could not be claimed, or where it holds no user any more
+        and the task does not want it marked then.
 
     Raises:
         django.db.Error: the database refused; the caller's transaction must be rolled back.
     """
-    return _statement(connection.vendor, terms).run(connection, task, {})
-
-
-def convert_alone(
-    connection: BaseDatabaseWrapper, terms: ConversionTerms, task: Task, limits: Limits
-) -> Handled | None:
-    """Do what ``convert`` does, in a transaction of its own.
-
-    Raises:
-        django.db.Error: the database refused; nothing was done.
-    """
-    return _statement(connection.vendor, terms).run_alone(connection, task, {}, limits)
-
-
-def convert_each(
-    connection: BaseDatabaseWrapper, terms: ConversionTerms, tasks: Sequence[Task], limits: Limits
-) -> list[Handled | None]:
-    """Do what ``convert_alone`` does with several batches, in a transaction each, as many as one message takes.
-
-    Returns one answer for each of the first of them that were tried, at least one.
-
-    Raises:
-        django.db.Error: the database refused one of them; ``batches.done_by`` tells which are done.
-    """
-    return _statement(connection.vendor, terms).run_each(connection, tasks, {}, limits)
+    return statements(connection.vendor, terms).run(connection, task, {}, limits)
 
 
 def _as_fixed(column: str) -> str:
@@ -279,7 +314,7 @@ def forecast(
     ``fixed``: as if auto-fix had set negative balances to 0 first, and written off what mana no entry backs.
     """
     picked, parameters = _would_pick(connection, terms, selected_users=selected_users, limit=limit, fixed=fixed)
-    return _statement(connection.vendor, terms).forecast(connection, picked, parameters)
+    return statements(connection.vendor, terms).forecast(connection, picked, parameters)
 
 
 def largest(
@@ -296,7 +331,7 @@ def largest(
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT user_id, green, blue, red, credit FROM ({picked}) picked "
-            "WHERE sound ORDER BY credit DESC, user_id LIMIT %(count)s",
+            "WHERE valid ORDER BY credit DESC, user_id LIMIT %(count)s",
             {**parameters, "count": count},
         )
         return [

@@ -19,6 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from wishes.rates import BIGINT_MAX
+from wishes.sql import block
 
 NOW: Final = {
     "postgresql": "statement_timestamp()",
@@ -40,11 +41,30 @@ def lock(vendor: str, alias: str, *, skip_locked: bool = False) -> str:
     return f"FOR NO KEY UPDATE OF {alias}" + (" SKIP LOCKED" if skip_locked else "")
 
 
+def ordered_lock(vendor: str, key: str, alias: str) -> str:
+    """Return the end of a subselect that locks the rows of ``alias`` in the order of a key.
+
+    OFFSET 0 keeps PostgreSQL from evaluating the columns once more wherever they are read.
+    """
+    order = f"ORDER BY {key}"
+    return f"{order}\n{lock(vendor, alias)} OFFSET 0" if vendor == "postgresql" else order
+
+
 def lock_wallets(vendor: str, condition: str) -> str:
-    """Return the statement that locks the wallets ``w`` of a condition in their keys' order; nothing on SQLite."""
+    """Return the statement that locks the wallets ``w`` of a condition in the order of their keys; empty on SQLite."""
     if vendor != "postgresql":
         return ""
-    return f"SELECT 1 FROM wishes_wallet w WHERE {condition} ORDER BY w.user_id {lock(vendor, 'w')}"
+    return block(
+        """
+        SELECT 1
+        FROM wishes_wallet w
+        WHERE {condition}
+        ORDER BY w.user_id
+        {lock}
+        """,
+        condition=condition,
+        lock=lock(vendor, "w"),
+    )
 
 
 def exceeds_bigint(vendor: str, exact: str, approximate: str) -> str:
@@ -131,8 +151,8 @@ def settings_sql(settings: Mapping[str, object]) -> str:
 
     Behind PgBouncer in transaction mode a session's setting would leak to others.
     """
-    changes = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    return f"SELECT {changes}"
+    changes = [f"set_config('{name}', '{value}', true)" for name, value in settings.items()]
+    return "SELECT " + ",\n       ".join(changes)
 
 
 #: Settings for statements that read every table by a range of its keys, however few rows it had when

@@ -79,16 +79,21 @@ def sends_messages(connection: BaseDatabaseWrapper) -> bool:
     return connection.vendor == "postgresql" and not connection.settings_dict["OPTIONS"].get("server_side_binding")
 
 
-def execute_message(cursor: CursorWrapper, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    """Execute several statements, sent as one message, and return the rows of the last.
+def execute_message(
+    cursor: CursorWrapper, statements: Sequence[str], parameters: Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    """Execute several statements, sent as one message where that is possible, and return the rows of the last.
 
     Raises:
         django.db.Error: one of them failed.
     """
-    cursor.execute(sql, parameters)
-    if VERSION == 3:  # psycopg 2 keeps the result of the last statement only
-        while cursor.nextset():
+    if sends_messages(cursor.db):
+        cursor.execute("; ".join(statements), parameters)
+        while VERSION == 3 and cursor.nextset():  # psycopg 2 keeps the result of the last statement only
             pass
+    else:
+        for statement in statements:
+            cursor.execute(statement, parameters)
     return list(cursor.fetchall())
 
 

@@ -23,7 +23,9 @@ class Failure(enum.Enum):
     """Something about these users: set the guilty one apart."""
 
 
-_TRANSIENT: Final = {"40001", "40P01", "55P03"}
+#: Deadlock, serialization, lock timeout; a prepared statement that another session of a pooler has, or has not.
+_TRANSIENT: Final = {"40001", "40P01", "55P03", "26000", "42P05"}
+_TRANSIENT_WORDS: Final = ("database is locked", "database table is locked", "cached plan must not change result type")
 _CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
 _ENVIRONMENT_CLASSES: Final = ("53", "58", "28", "3D", "3F")
 _ENVIRONMENT: Final = {"25006", "42P01", "42703", "42501", "XX001", "XX002"}
@@ -69,7 +71,7 @@ def judge(error: BaseException) -> Failure:
     """Say what a database error means for the work."""
     state = driver.sqlstate(error)
     text = str(error)
-    if state in _TRANSIENT or "database is locked" in text or "database table is locked" in text:
+    if state in _TRANSIENT or any(word in text for word in _TRANSIENT_WORDS):
         return Failure.TRANSIENT
     if state in _CONNECTION or state.startswith("08") or isinstance(error, InterfaceError):
         return Failure.CONNECTION

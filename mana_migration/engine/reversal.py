@@ -1,8 +1,7 @@
-"""The one way a conversion is taken back, for one user and for ten thousand."""
+"""The one way a conversion is reversed: the same statement for one user and for ten thousand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -12,15 +11,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import chain, dialect, users
-from mana_migration.engine.batches import BatchStatement, BatchWrites, Handled, Limits, Task
+from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
 from wishes.moments import for_database
+from wishes.sql import block
 
-#: Why a conversion is not taken back, with the sentence kept on the record of the rollback.
+#: Why a conversion is not reversed, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
     "shortfall": "part of the mana was already spent; use --on-shortfall write-off to restore the wishes all the same",
-    "opening_balance": "the old system had converted this user; there is no conversion of ours to take back",
+    "opening_balance": "the old system had converted this user; there is no conversion of ours to roll back",
 }
 
 
@@ -29,7 +29,7 @@ class ReversalTerms:
     """What is frozen on a rollback run and the same for each of its batches.
 
     ``target_run`` limits it to one run, ``since`` and ``until`` to conversions in [since, until).
-    ``named``: the users were named one by one, so that each is answered for, also those whom the old
+    ``selected``: the users were selected one by one, so that each gets a record, also those whom the old
     system had converted.
     """
 
@@ -39,42 +39,50 @@ class ReversalTerms:
     target_run: int | None = None
     since: datetime | None = None
     until: datetime | None = None
-    named: bool = False
+    selected: bool = False
 
 
 _COLUMNS: Final = (
-    "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "sound", "problem", "line",
+    "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "valid", "problem", "line",
 )  # fmt: skip
 
 _SUMS: Final = {"green": "green", "blue": "blue", "red": "red", "mana": "debit", "shortfall": "credited - debit"}
 
 
 def _selection(terms: ReversalTerms, *, within: str = "") -> str:
-    """Return the condition of live records ``w`` that are still to be taken back; see ``_parameters``.
+    """Return the condition of live records ``w`` that are still to be reversed; see ``parameters_of``.
 
-    ``within`` limits the records ``r`` that are looked at to those of a range of keys, as ``AND ...``.
+    ``within`` limits the records ``r`` that are read to those of a range of keys, as ``AND ...``.
     """
-    conditions = [
-        "w.status = 'migrated'",
-        "(SELECT 1 FROM mana_migration_usermigration r "  # by the index, as for a conversion
-        f"WHERE r.user_id = w.user_id AND r.run_id = {terms.run}{within} LIMIT 1) IS NULL",
-    ]
-    if not terms.named:
-        # users whom the old system had converted are none of a mass rollback's business
-        conditions.append(f"w.run_id NOT IN ({_IMPORTS})")
-    if terms.target_run is not None:
-        conditions.append(f"w.run_id = {terms.target_run}")
-    if terms.since is not None:
-        conditions.append("w.created_at >= %(since)s")
-    if terms.until is not None:
-        conditions.append("w.created_at < %(until)s")
-    return " AND ".join(conditions)
+    # the record of this run by its index, as for a conversion
+    return block(
+        """
+        w.status = 'migrated'
+        AND (
+            SELECT 1 FROM mana_migration_usermigration r
+            WHERE r.user_id = w.user_id AND r.run_id = {run}{within}
+            LIMIT 1
+        ) IS NULL
+        {imported}
+        {target}
+        {since}
+        {until}
+        """,
+        run=str(terms.run),
+        within=within,
+        # a mass rollback leaves those whom the old system had converted
+        imported="" if terms.selected else f"AND w.run_id NOT IN ({_IMPORTS})",
+        target="" if terms.target_run is None else f"AND w.run_id = {terms.target_run}",
+        since="" if terms.since is None else "AND w.created_at >= %(since)s",
+        until="" if terms.until is None else "AND w.created_at < %(until)s",
+    )
 
 
 _IMPORTS: Final = "SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind = 'import'"
 
 
-def _parameters(connection: BaseDatabaseWrapper, terms: ReversalTerms) -> dict[str, Any]:
+def parameters_of(connection: BaseDatabaseWrapper, terms: ReversalTerms) -> dict[str, Any]:
+    """Return the parameters of these terms."""
     return {
         name: connection.ops.adapt_datetimefield_value(for_database(bound, connection))
         for name, bound in (("since", terms.since), ("until", terms.until))
@@ -87,25 +95,48 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
 
     ``condition`` narrows them down.  With ``locked`` the wallets are locked in the order of their keys.
     """
-    order = f"ORDER BY w.user_id {dialect.lock(vendor, 'b')}{' OFFSET 0' * (vendor == 'postgresql')}" if locked else ""
-    imported = f"WHEN w.run_id IN ({_IMPORTS}) THEN 'opening_balance' " if terms.named else ""
-    short = "WHEN b.mana < w.mana_credited THEN 'shortfall' " if not terms.write_off else ""
-    problem = f"CASE {imported}{short}ELSE '' END" if imported or short else "''"
     debit = "CASE WHEN l.mana < l.mana_credited THEN l.mana ELSE l.mana_credited END"
-    line = f", {_line_sql(vendor, terms, debit)} AS line" if locked else ""
-    return (
-        "SELECT l.id AS record_id, l.run_id AS origin, l.user_id, l.green, l.blue, l.red, l.mana, "
-        f"l.mana_credited AS credited, {debit} AS debit, l.problem = '' AS sound, l.problem{line} FROM ("
-        f"SELECT w.id, w.run_id, w.user_id, w.green, w.blue, w.red, w.mana_credited, b.mana, {problem} AS problem "
-        "FROM mana_migration_usermigration w JOIN wishes_wallet b ON b.user_id = w.user_id "
-        f"WHERE {condition} AND b.migrated_at IS NOT NULL AND {_selection(terms, within=within)} {order}) l"
+    return block(
+        """
+        SELECT l.id AS record_id, l.run_id AS origin, l.user_id, l.green, l.blue, l.red, l.mana,
+               l.mana_credited AS credited,
+               {debit} AS debit,
+               l.problem = '' AS valid,
+               l.problem{line}
+        FROM (
+            SELECT w.id, w.run_id, w.user_id, w.green, w.blue, w.red, w.mana_credited, b.mana,
+                   {problem} AS problem
+            FROM mana_migration_usermigration w
+            JOIN wishes_wallet b ON b.user_id = w.user_id
+            WHERE {condition}
+              AND b.migrated_at IS NOT NULL
+              AND {selection}
+            {locked}
+        ) l
+        """,
+        debit=debit,
+        line=f",\n{_line_sql(vendor, terms, debit)} AS line" if locked else "",
+        problem=_problem_sql(terms),
+        condition=condition,
+        selection=_selection(terms, within=within),
+        locked=dialect.ordered_lock(vendor, "w.user_id", "b") if locked else "",
     )
+
+
+def _problem_sql(terms: ReversalTerms) -> str:
+    """Return the SQL of why the conversion of a record ``w`` cannot be reversed, empty text where it can."""
+    cases = {
+        f"w.run_id IN ({_IMPORTS})": "opening_balance" if terms.selected else "",
+        "b.mana < w.mana_credited": "shortfall" if not terms.write_off else "",
+    }
+    whens = [f"WHEN {condition} THEN '{problem}'" for condition, problem in cases.items() if problem]
+    return f"CASE {' '.join(whens)} ELSE '' END" if whens else "''"
 
 
 def _line_sql(vendor: str, terms: ReversalTerms, debit: str) -> str:
     """Return the SQL of the line of a reversal of ``l``, or of the record of why there is none."""
     user = users.key_sql(vendor, "l.user_id")
-    taken_back = chain.reversal_line_sql(
+    reversed_line = chain.reversal_line_sql(
         vendor,
         run=str(terms.run),
         origin="l.run_id",
@@ -114,7 +145,7 @@ def _line_sql(vendor: str, terms: ReversalTerms, debit: str) -> str:
         shortfall=f"l.mana_credited - ({debit})",
         user=user,
     )
-    left = chain.record_line_sql(
+    left_line = chain.record_line_sql(
         vendor,
         run=str(terms.run),
         outcome="'skipped'",
@@ -124,56 +155,96 @@ def _line_sql(vendor: str, terms: ReversalTerms, debit: str) -> str:
         error="l.problem",
         user=user,
     )
-    return f"CASE WHEN l.problem = '' THEN {taken_back} ELSE {left} END"
+    return block(
+        """
+        CASE WHEN l.problem = ''
+            THEN {reversed_line}
+            ELSE {left_line}
+        END
+        """,
+        reversed_line=reversed_line,
+        left_line=left_line,
+    )
+
+
+def _records_sql(vendor: str, terms: ReversalTerms, in_range: str) -> str:
+    """Return the write that closes the records of the conversions that are reversed."""
+    if not terms.preserve_logs:
+        return block(
+            """
+            DELETE FROM mana_migration_usermigration
+            WHERE user_id {in_range}
+              AND id IN (SELECT record_id FROM picked WHERE valid)
+            """,
+            in_range=in_range,
+        )
+    return block(
+        """
+        UPDATE mana_migration_usermigration
+        SET status = 'rolled_back',
+            reversal_run_id = {run},
+            reversal_batch_id = %(batch)s,
+            reversed_at = {now},
+            mana_debited = handled.debit,
+            shortfall = handled.credited - handled.debit,
+            reversal_mark = {mark}
+        FROM {handled}
+        WHERE mana_migration_usermigration.user_id {in_range}
+          AND mana_migration_usermigration.user_id = handled.user_id
+          AND mana_migration_usermigration.id = handled.record_id
+        """,
+        run=str(terms.run),
+        now=dialect.now(vendor),
+        mark=chain.mark_sql(vendor, "handled.line"),
+        handled=posting.handled_sql("user_id, record_id, debit, credited, line"),
+        in_range=in_range,
+    )
 
 
 @lru_cache(maxsize=32)
-def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
+def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
+    """Return the statements that reverse the conversions of a batch on these terms."""
     now = dialect.now(vendor)
     in_range = "BETWEEN %(first)s AND %(last)s"
-    messages = " ".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items())
-    left_out = (
-        "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, mana_before, "
-        "mana_credited, error_class, error_message, shortfall, mark, created_at) "
-        f"SELECT user_id, {terms.run}, %(batch)s, 'skipped', 0, 0, 0, mana, 0, problem, "
-        f"CASE problem {messages} ELSE '' END, CASE WHEN problem = 'shortfall' THEN credited - mana END, "
-        f"{chain.mark_sql(vendor, 'line')}, {now} FROM picked WHERE NOT sound"
-    )
-    handled = posting.handled_sql("user_id, record_id, debit, credited, line")
-    theirs = (
-        f"mana_migration_usermigration.user_id {in_range} AND mana_migration_usermigration.user_id = handled.user_id "
-        "AND mana_migration_usermigration.id = handled.record_id"
-    )
-    if terms.preserve_logs:
-        records = (
-            f"UPDATE mana_migration_usermigration SET status = 'rolled_back', reversal_run_id = {terms.run}, "
-            f"reversed_at = {now}, mana_debited = handled.debit, shortfall = handled.credited - handled.debit, "
-            f"reversal_batch_id = %(batch)s, reversal_mark = {chain.mark_sql(vendor, 'handled.line')} "
-            f"FROM {handled} WHERE {theirs}"
+    left_out = block(
+        """
+        INSERT INTO mana_migration_usermigration (
+            user_id, run_id, batch_id, status, green, blue, red, mana_before, mana_credited,
+            error_class, error_message, shortfall, mark, created_at
         )
-    else:
-        records = (
-            f"DELETE FROM mana_migration_usermigration WHERE user_id {in_range} "
-            "AND id IN (SELECT record_id FROM picked WHERE sound)"
-        )
+        SELECT user_id, {run}, %(batch)s, 'skipped', 0, 0, 0, mana, 0, problem,
+               CASE problem
+                   {messages}
+                   ELSE ''
+               END,
+               CASE WHEN problem = 'shortfall' THEN credited - mana END,
+               {mark}, {now}
+        FROM picked
+        WHERE NOT valid
+        """,
+        run=str(terms.run),
+        messages="\n".join(f"WHEN '{name}' THEN '{text}'" for name, text in PROBLEMS.items()),
+        mark=chain.mark_sql(vendor, "line"),
+        now=now,
+    )
     reference = f"'reversal:' || origin || ':' || {users.key_sql(vendor, 'user_id')}"
-    return BatchStatement(
+    return BatchStatements(
         vendor,
         BatchWrites(
             columns=_COLUMNS,
-            picked=picked_sql(
+            picked=lambda claimed: picked_sql(
                 vendor,
                 terms,
-                f"w.user_id {in_range} AND b.user_id {in_range} AND {{claimed}}",
+                f"w.user_id {in_range}\n  AND b.user_id {in_range}\n  AND {claimed}",
                 within=f" AND r.user_id {in_range}",
                 locked=True,
             ),
-            writes=(
-                left_out,
-                records,
-                posting.insert_reversal_entries(reference, now),
-                posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
-            ),
+            writes={
+                "skipped": left_out,
+                "records": _records_sql(vendor, terms, in_range),
+                "entries": posting.insert_reversal_entries(reference, now),
+                "wallets": posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
+            },
             sums=_SUMS,
             handled="rolled_back",
             left_out="skipped",
@@ -182,47 +253,36 @@ def _statement(vendor: str, terms: ReversalTerms) -> BatchStatement:
     )
 
 
-def reverse(connection: BaseDatabaseWrapper, terms: ReversalTerms, task: Task) -> Handled | None:
-    """Take back every selected conversion of a batch, inside the caller's transaction.
+def reverse(
+    connection: BaseDatabaseWrapper, terms: ReversalTerms, task: Task, limits: Limits | None = None
+) -> Handled | None:
+    """Reverse every selected conversion of a batch, inside the caller's transaction.
 
     Claims the batch, locks the wallets in the order of their keys, debits exactly what was credited,
     or what is there where the terms write the rest off, adds the recorded wishes, clears the flag
-    and marks the batch.  Returns None where the batch could not be claimed, or where nobody was
-    found and the task does not want it marked then.
+    and marks the batch.
+
+    Args:
+        connection: in a transaction of the caller.
+        terms: what is frozen on the run.
+        task: the batch.
+        limits: how long to wait; None where the caller has set that for the whole transaction.
+
+    Returns:
+        What was done; None where the batch could not be claimed, or where it holds no conversion any
+        more and the task does not want it marked then.
 
     Raises:
         django.db.Error: the database refused; the caller's transaction must be rolled back.
     """
-    return _statement(connection.vendor, terms).run(connection, task, _parameters(connection, terms))
-
-
-def reverse_alone(connection: BaseDatabaseWrapper, terms: ReversalTerms, task: Task, limits: Limits) -> Handled | None:
-    """Do what ``reverse`` does, in a transaction of its own.
-
-    Raises:
-        django.db.Error: the database refused; nothing was done.
-    """
-    return _statement(connection.vendor, terms).run_alone(connection, task, _parameters(connection, terms), limits)
-
-
-def reverse_each(
-    connection: BaseDatabaseWrapper, terms: ReversalTerms, tasks: Sequence[Task], limits: Limits
-) -> list[Handled | None]:
-    """Do what ``reverse_alone`` does with several batches, in a transaction each, as many as one message takes.
-
-    Returns one answer for each of the first of them that were tried, at least one.
-
-    Raises:
-        django.db.Error: the database refused one of them; ``batches.done_by`` tells which are done.
-    """
-    return _statement(connection.vendor, terms).run_each(connection, tasks, _parameters(connection, terms), limits)
+    return statements(connection.vendor, terms).run(connection, task, parameters_of(connection, terms), limits)
 
 
 def _would_pick(
     connection: BaseDatabaseWrapper, terms: ReversalTerms, keys: tuple[str, str] | None
 ) -> tuple[str, dict[str, Any]]:
     """Return the SELECT of what a rollback on these terms would pick now, unlocked, and its parameters."""
-    parameters, condition = _parameters(connection, terms), "1 = 1"
+    parameters, condition = parameters_of(connection, terms), "1 = 1"
     if keys is not None:
         condition = "w.user_id BETWEEN %(first)s AND %(last)s"
         parameters["first"], parameters["last"] = (users.to_sql(connection, key) for key in keys)
@@ -235,7 +295,7 @@ def forecast(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, keys: tup
     ``keys`` limits it to users from one key to another (as text, both included).
     """
     picked, parameters = _would_pick(connection, terms, keys)
-    return _statement(connection.vendor, terms).forecast(connection, picked, parameters)
+    return statements(connection.vendor, terms).forecast(connection, picked, parameters)
 
 
 def shortfalls(
@@ -264,7 +324,7 @@ def plan_rollback(
         connection,
         relation="mana_migration_usermigration w",
         condition=lambda within: _selection(terms, within=within),
-        parameters=_parameters(connection, terms),
+        parameters=parameters_of(connection, terms),
         after=after,
         size=size,
         limit=limit,
@@ -277,7 +337,7 @@ def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, firs
         connection,
         relation="mana_migration_usermigration w",
         condition=_selection(terms, within=RECORDS_BETWEEN),
-        parameters=_parameters(connection, terms),
+        parameters=parameters_of(connection, terms),
         first=first,
         last=last,
     )

@@ -16,7 +16,7 @@ from mana_migration.domain.forecast import NOBODY_FAILED
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.validation import in_the_way
-from mana_migration.engine import conversion, planning, records, totals
+from mana_migration.engine import conversion, pipeline, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.integrity import quick
@@ -68,12 +68,13 @@ class MigrationWork:
         return planning.migration_keys(connections[using], self.terms, first=first, last=last)
 
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
-        """Convert the users of a batch."""
-        return conversion.convert_alone(connections[using], self.terms, task, limits)
+        """Convert the users of a batch in one transaction: claim it, convert them, mark it."""
+        with transaction.atomic(using=using, durable=True):
+            return conversion.convert(connections[using], self.terms, task, limits)
 
-    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+    def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
         """Convert the users of batches, a transaction each."""
-        return conversion.convert_each(connections[using], self.terms, tasks, limits)
+        return pipeline.convert_several(connections[using], self.terms, tasks, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from mana_migration.domain.options import MAX_SELECTED_USERS, RollbackOptions
 from mana_migration.domain.results import RollbackForecast, RunSummary, Totals
-from mana_migration.engine import records, reversal, totals
+from mana_migration.engine import pipeline, records, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
@@ -39,7 +39,7 @@ def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
         target_run=options.run,
         since=options.since,
         until=options.until,
-        named=bool(options.users),
+        selected=bool(options.users),
     )
 
 
@@ -59,12 +59,13 @@ class RollbackWork:
         return reversal.rollback_keys(connections[using], self.terms, first=first, last=last)
 
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
-        """Take the conversions of a batch back."""
-        return reversal.reverse_alone(connections[using], self.terms, task, limits)
+        """Reverse the conversions of a batch in one transaction: claim it, reverse them, mark it."""
+        with transaction.atomic(using=using, durable=True):
+            return reversal.reverse(connections[using], self.terms, task, limits)
 
-    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
-        """Take the conversions of batches back, a transaction each."""
-        return reversal.reverse_each(connections[using], self.terms, tasks, limits)
+    def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+        """Reverse the conversions of batches, a transaction each."""
+        return pipeline.reverse_several(connections[using], self.terms, tasks, limits)
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user's conversion was left in place."""

@@ -75,7 +75,9 @@ def roll_back_selected(options: RollbackOptions, *, actor: Actor, using: str = "
                 f"run {open_run.pk} is open and needs the records of its users; "
                 "leave out --no-preserve-logs, or wait until it has ended"
             )
-        terms = ReversalTerms(run=run.pk, write_off=options.write_off, preserve_logs=options.preserve_logs, named=True)
+        terms = ReversalTerms(
+            run=run.pk, write_off=options.write_off, preserve_logs=options.preserve_logs, selected=True
+        )
         handled = reversal.reverse(connections[using], terms, task)
         if handled is None:
             return left_out(run, task, "not_migrated", using)

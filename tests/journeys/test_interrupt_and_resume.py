@@ -123,8 +123,8 @@ def test_the_second_signal_aborts_the_batch() -> None:
 
 POINTS = [
     ("mana_migration.services.runs:add_event", 1),
-    ("mana_migration.engine.batches:BatchStatement.run_alone", 1),
-    ("mana_migration.engine.batches:BatchStatement.run_alone", 7),
+    ("mana_migration.engine.batches:BatchStatements.run", 1),
+    ("mana_migration.engine.batches:BatchStatements.run", 7),
     ("mana_migration.services.worker.loop:Worker._after", 12),
     ("mana_migration.engine.totals:fold", 2),
     ("mana_migration.services.runs:to_checking", 1),
@@ -173,7 +173,7 @@ def test_a_rollback_killed_at_any_moment_ends_like_one_never_killed() -> None:
     run(*back)
     expected = outcome(keys)
     for point, nth in [
-        ("mana_migration.engine.batches:BatchStatement.run_alone", 4),
+        ("mana_migration.engine.batches:BatchStatements.run", 4),
         ("mana_migration.engine.totals:fold", 2),
         ("mana_migration.services.rollback:close_targets", 1),
     ]:
@@ -192,7 +192,7 @@ def test_a_rollback_killed_at_any_moment_ends_like_one_never_killed() -> None:
 
 @pytest.mark.parametrize(
     ("point", "nth"),
-    [("mana_migration.services.rollback:open_rollback", 1), ("mana_migration.engine.reversal:reverse_alone", 3)],
+    [("mana_migration.services.rollback:open_rollback", 1), ("mana_migration.engine.reversal:reverse", 3)],
 )
 def test_the_same_command_goes_on_with_the_breakers_rollback_after_a_kill(point: str, nth: int) -> None:
     keys = town(200)

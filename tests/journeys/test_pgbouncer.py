@@ -17,12 +17,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
 from mana_migration.engine import conversion, reversal
-from mana_migration.engine.batches import Limits, Task
+from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import RunKind
 from tests.journeys.test_end_to_end import write_export
-from tests.mana_migration.engine.one_batch import RATES, open_run, plan
+from tests.mana_migration.engine.one_batch import RATES, in_transaction, open_run, plan
 from tests.mana_migration.running import balanced, people
 from tests.support.databases import own_database
 from tests.support.oracle import (
@@ -111,7 +111,7 @@ def test_what_is_killed_behind_a_pooler_is_gone_on_with(pooler: PgBouncer) -> No
     people(120)
     before = endowment()
     argv = ("migrate_users", "--batch-size", "10", "--delay", "0", "--format", "json")
-    with doomed("mana_migration.engine.conversion:convert_alone", 5, *argv) as victim:
+    with doomed("mana_migration.engine.conversion:convert", 5, *argv) as victim:
         assert victim.end().code == -9
     assert MigrationRun.objects.get().status == "running"
     assert run(*argv).code == 0
@@ -147,10 +147,19 @@ class Client:
         task = Task(batch.pk, batch.first_user, batch.last_user, "host:1")
         self.connection.ensure_connection()  # whose own questions are not of interest
         with CaptureQueriesContext(self.connection) as seen:
-            handled = conversion.convert_alone(self.connection, self._terms, task, LIMITS)
+            handled = self.alone(lambda: conversion.convert(self.connection, self._terms, task, LIMITS))
         assert handled is not None
         assert handled.totals.migrated == len(keys)
-        return [kind_of(query["sql"]) for query in seen.captured_queries]
+        return [kind_of(query["sql"]) for query in seen.captured_queries if query["sql"] not in ("BEGIN", "COMMIT")]
+
+    def alone(self, statement: Callable[[], Handled | None]) -> Handled | None:
+        """Handle a batch in a transaction of its own on this client's connection."""
+        usual = connections["default"]
+        connections["default"] = self.connection
+        try:
+            return in_transaction(statement)
+        finally:
+            connections["default"] = usual
 
     def ask(self, question: str) -> Any:
         """Return the one value that a SELECT gives."""
@@ -243,7 +252,8 @@ def run_reversal(client: Client, keys: list[Any]) -> int:
     back = open_run(RunKind.ROLLBACK)
     batch = plan(back, keys)
     task = Task(batch.pk, batch.first_user, batch.last_user, "host:1")
-    handled = reversal.reverse_alone(client.connection, reversal.ReversalTerms(run=back.pk), task, LIMITS)
+    terms = reversal.ReversalTerms(run=back.pk)
+    handled = client.alone(lambda: reversal.reverse(client.connection, terms, task, LIMITS))
     assert handled is not None
     return handled.totals.rolled_back
 

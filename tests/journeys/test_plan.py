@@ -25,9 +25,7 @@ def test_a_plan_is_saved_killed_on_the_way_and_executed_with_its_drift(tmp_path:
     assert plan.stat().st_mode & 0o777 == 0o600
     before = endowment()
     services.earn_wishes(keys[29], "red", 3, reference="quest")
-    with doomed(
-        "mana_migration.engine.batches:BatchStatement.run_alone", 4, "migrate_users", "--plan", plan
-    ) as running:
+    with doomed("mana_migration.engine.batches:BatchStatements.run", 4, "migrate_users", "--plan", plan) as running:
         assert running.end().code == -signal.SIGKILL
     (opened,) = MigrationRun.objects.all()
     assert opened.controls["batch_size"] == 5

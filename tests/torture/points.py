@@ -25,7 +25,12 @@ from tests.support.driver import psycopg
 PROJECT: Final = str(Path(__file__).resolve().parent.parent.parent)
 PRODUCT: Final = (f"{PROJECT}/mana_migration/", f"{PROJECT}/wishes/")
 #: Code that only passes statements on: the name is its caller's.
-NAMELESS: Final = ("mana_migration/engine/dialect.py", "mana_migration/engine/batches.py")
+NAMELESS: Final = (
+    "mana_migration/engine/dialect.py",
+    "mana_migration/engine/batches.py",
+    "mana_migration/engine/prepared.py",
+    "mana_migration/engine/driver.py",
+)
 FILE_STEPS: Final = ("open", "fsync", "link", "replace", "unlink")
 
 BEFORE, AFTER = "before", "after"

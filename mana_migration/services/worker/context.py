@@ -31,7 +31,7 @@ class Work(Protocol):
     def handle(self, using: str, task: Task, limits: Limits) -> Handled | None:
         """Claim, handle and mark a batch in a transaction of its own; None where it could not be claimed."""
 
-    def handle_each(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
+    def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
         """Do so with the first of several batches, at least one; answer for each that was tried."""
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:

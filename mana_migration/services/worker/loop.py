@@ -29,7 +29,7 @@ from mana_migration import conf
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
-from mana_migration.engine import batches, failures
+from mana_migration.engine import failures, pipeline
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.services import logs, runs
 from mana_migration.services.context import StopFlag
@@ -41,10 +41,6 @@ from mana_migration.states import EventKind
 
 #: Seconds between two looks at a paused run or at batches that others hold.
 IDLE_WAIT: Final = 0.2
-
-#: Batches in one message at most, and the seconds that they should take, by what the latest one took.
-TOGETHER: Final = 24
-TOGETHER_SECONDS: Final = 0.12
 
 #: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
 ALONE_AT_FIRST: Final = 1_000
@@ -96,7 +92,7 @@ class Worker:
         notice: runs.Notice = runs.silent,
     ) -> None:
         self._context = WorkerContext(run_id, work, using, stop, progress, notice)
-        self._queue = BatchQueue(self._context, together=TOGETHER)
+        self._queue = BatchQueue(self._context, together=pipeline.MOST)
         self._recovery = Recovery(self._context)
         self._outage = Outage(self._context)
         self._throttle = throttle
@@ -141,12 +137,10 @@ class Worker:
 
     def _together(self) -> int:
         """Return how many batches to send in one message, see Note [Together]."""
-        if self._context.connection.vendor != "postgresql":
-            return 1
-        if self._alone > 0 or self.handled < ALONE_AT_FIRST or self._seconds <= 0:
+        if self._alone > 0 or self.handled < ALONE_AT_FIRST:
             self._alone = max(0, self._alone - 1)
             return 1
-        return max(1, min(TOGETHER, int(TOGETHER_SECONDS / self._seconds)))
+        return pipeline.batches_at_once(self._context.connection, seconds=self._seconds)
 
     def _one(self, task: Task) -> Ending | None:
         """Handle one batch; where it fails, recover from that."""
@@ -171,12 +165,12 @@ class Worker:
         """Handle several batches in one message; where one of them fails, those not done come next, one by one."""
         begun = time.monotonic()
         try:
-            answers = self._context.work.handle_each(self._context.using, tasks, self._limits)
+            answers = self._context.work.handle_several(self._context.using, tasks, self._limits)
             again = tasks[len(answers) :]
         except DatabaseError as error:
             if failures.judge(error) in _NO_BATCHS:
                 raise
-            done = batches.done_by(self._context.connection, [task.batch for task in tasks], self.name)
+            done = pipeline.done_by(self._context.connection, [task.batch for task in tasks], self.name)
             answers = [done.get(task.batch) for task in tasks]
             again = [task for task in tasks if task.batch not in done]
             self._alone = ALONE_AFTER_TROUBLE

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from django.db import DatabaseError, transaction
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, Totals
-from mana_migration.engine.batches import Limits, Task
+from mana_migration.engine import driver
+from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -52,6 +55,17 @@ def convert(run: MigrationRun, keys: Iterable[Any], *, rates: Rates = RATES, **t
 def reverse(run: MigrationRun, keys: Iterable[Any], **terms: Any) -> Totals:
     """Take the conversions of these users back."""
     return handle(RollbackWork(ReversalTerms(run=run.pk, **terms)), plan(run, keys))
+
+
+def in_transaction(statement: Callable[[], Handled | None]) -> Handled | None:
+    """Handle a batch in a transaction of its own, once more where a pooler's session did not know its statements."""
+    while True:
+        try:
+            with transaction.atomic(durable=True):
+                return statement()
+        except DatabaseError as error:
+            if driver.sqlstate(error) not in ("26000", "42P05"):
+                raise
 
 
 def handle(work: MigrationWork | RollbackWork, batch: MigrationBatch) -> Totals:

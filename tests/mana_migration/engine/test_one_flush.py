@@ -9,7 +9,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.test.utils import CaptureQueriesContext
 
-from mana_migration.engine import batches, conversion
+from mana_migration.engine import batches, pipeline
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -47,13 +47,13 @@ def prepared_tasks(run: MigrationRun, keys: list[Any]) -> list[Task]:
     """Return the tasks of batches of ten users; the statements are prepared by handling the first one."""
     parts = [plan(run, keys[place : place + 10]) for place in range(0, len(keys), 10)]
     first, *tasks = [Task(part.pk, part.first_user, part.last_user, NAME) for part in parts]
-    assert conversion.convert_alone(connection, ConversionTerms(run=run.pk, rates=RATES), first, LIMITS) is not None
+    assert convert_several(run, [first]) != [None]
     return tasks
 
 
-def convert_each(run: MigrationRun, tasks: list[Task]) -> list[batches.Handled | None]:
+def convert_several(run: MigrationRun, tasks: list[Task]) -> list[batches.Handled | None]:
     """Convert batches in one message."""
-    return conversion.convert_each(connection, ConversionTerms(run=run.pk, rates=RATES), tasks, LIMITS)
+    return pipeline.convert_several(connection, ConversionTerms(run=run.pk, rates=RATES), tasks, LIMITS)
 
 
 def test_only_the_last_commit_waits_and_all_are_durable_then() -> None:
@@ -61,7 +61,7 @@ def test_only_the_last_commit_waits_and_all_are_durable_then() -> None:
     run = open_run()
     tasks = prepared_tasks(run, keys)
     with balanced(), CaptureQueriesContext(connection) as queries:
-        answers = convert_each(run, tasks)
+        answers = convert_several(run, tasks)
         left = unflushed()
     assert all(answer is not None for answer in answers)
     assert left < NOISE
@@ -88,7 +88,7 @@ def test_what_is_done_is_durable_also_where_somebody_else_has_the_last_batch() -
     run = open_run()
     tasks = prepared_tasks(run, keys)
     MigrationBatch.objects.filter(pk=tasks[-1].batch).update(status=BatchStatus.DONE, worker="somebody else")
-    answers = convert_each(run, tasks)
+    answers = convert_several(run, tasks)
     assert unflushed() < NOISE
     assert [answer is not None for answer in answers] == [True, True, True, True, False]
 
@@ -99,8 +99,8 @@ def test_what_is_done_is_durable_also_where_the_last_batch_fails() -> None:
     tasks = prepared_tasks(run, keys)
     with balanced(), planted([keys[55]]):
         with pytest.raises(DatabaseError):
-            convert_each(run, tasks)
-        done = batches.done_by(connection, [task.batch for task in tasks], NAME)
+            convert_several(run, tasks)
+        done = pipeline.done_by(connection, [task.batch for task in tasks], NAME)
         left = unflushed()
     assert left < NOISE
     assert sorted(done) == [task.batch for task in tasks[:-1]]

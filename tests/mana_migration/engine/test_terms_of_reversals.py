@@ -10,7 +10,7 @@ from django.db import connection
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import reversal
-from mana_migration.engine.reversal import ReversalTerms, picked_sql
+from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.states import RunKind
 from tests.factories import make_wallets
@@ -18,25 +18,6 @@ from tests.mana_migration.engine.one_batch import convert, open_run, reverse
 from wishes import services
 
 TERMS = ReversalTerms(run=0)
-
-
-def test_wallets_are_locked_in_the_order_of_their_keys_and_judged_once() -> None:
-    locked = picked_sql("postgresql", TERMS, "1 = 1", locked=True)
-    assert " ORDER BY w.user_id FOR NO KEY UPDATE OF b OFFSET 0) l" in locked
-    assert " AS line FROM (" in locked
-    assert picked_sql("sqlite", TERMS, "1 = 1", locked=True).endswith(" ORDER BY w.user_id ) l")
-    for vendor in ("sqlite", "postgresql"):
-        unlocked = picked_sql(vendor, TERMS, "1 = 1", locked=False)
-        assert "ORDER BY" not in unlocked
-        assert " AS line" not in unlocked
-
-
-def test_the_records_looked_at_are_those_of_the_batch() -> None:
-    statement = reversal._statement("sqlite", ReversalTerms(run=5))
-    assert "r.run_id = 5 AND r.user_id BETWEEN %(first)s AND %(last)s LIMIT 1)" in statement._writes.picked
-    assert "w.user_id BETWEEN %(first)s AND %(last)s AND b.user_id BETWEEN %(first)s AND %(last)s" in (
-        statement._writes.picked
-    )
 
 
 @pytest.mark.django_db
@@ -79,7 +60,7 @@ class TestFourUsers:
         one = (str(self.broke), str(self.broke))
         assert reversal.shortfalls(connection, TERMS, limit=5, keys=one) == [broke]
         MigrationRun.objects.filter(pk=self.run.pk).update(kind=RunKind.IMPORT)
-        assert reversal.shortfalls(connection, ReversalTerms(run=0, named=True), limit=5) == []
+        assert reversal.shortfalls(connection, ReversalTerms(run=0, selected=True), limit=5) == []
 
     def test_of_equal_shortfalls_the_older_record_comes_first(self) -> None:
         services.spend_mana(self.even, 10, reference="shop too")
@@ -119,7 +100,7 @@ class TestFourUsers:
     def test_an_opening_balance_that_is_named_has_no_shortfall(self) -> None:
         MigrationRun.objects.filter(pk=self.run.pk).update(kind=RunKind.IMPORT)
         back = open_run(RunKind.ROLLBACK)
-        assert reverse(back, [self.poor], named=True).skips == {"opening_balance": 1}
+        assert reverse(back, [self.poor], selected=True).skips == {"opening_balance": 1}
         kept = UserMigration.objects.get(run=back)
         assert (kept.shortfall, kept.error_message) == (None, reversal.PROBLEMS["opening_balance"])
 

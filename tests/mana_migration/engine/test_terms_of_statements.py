@@ -8,74 +8,13 @@ from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import conversion, reversal
-from mana_migration.engine.conversion import ConversionTerms, cohort_sql, picked_sql, problem_sql, selection_sql
+from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.integrity.records import mismatch_sql
 from mana_migration.engine.reversal import ReversalTerms
 from tests.factories import make_wallets
 from tests.mana_migration.engine.one_batch import RATES
-from wishes.rates import Rates
 
 TERMS = ConversionTerms(run=0, rates=RATES)
-
-
-def problems_in_order(sql: str) -> list[str]:
-    """Return what a CASE decides, in its order."""
-    return [part.split("'")[1] for part in sql.split(" THEN ")[1:]]
-
-
-@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
-def test_almost_everybody_is_judged_by_comparisons_with_a_quarter_of_bigint(vendor: str) -> None:
-    """Four such amounts together cannot be beyond BIGINT, whatever the rates are."""
-    assert problem_sql(vendor, RATES, per_user=False).startswith(
-        "CASE WHEN w.green BETWEEN 0 AND 230584300921369395 AND w.blue BETWEEN 0 AND 23058430092136939 "
-        "AND w.red BETWEEN 0 AND 2305843009213693 AND w.mana <= 2305843009213693951 THEN ''"
-    )
-
-
-@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
-def test_a_closer_look_comes_before_the_shortcut_and_negative_balances_before_all(vendor: str) -> None:
-    assert problems_in_order(problem_sql(vendor, RATES, per_user=False)) == ["", "negative_balance", "overflow"]
-    assert problems_in_order(problem_sql(vendor, RATES, per_user=True)) == [
-        "negative_balance", "orphaned_mana", "migration_inconsistency", "", "overflow",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("permyriad", "bound"), [(0, "00000000"), (1, "00068db8"), (2_500, "40000000"), (9_999, "fff97247")]
-)
-def test_a_cohort_is_bounded_by_its_share_of_two_to_the_32(permyriad: int, bound: str) -> None:
-    assert cohort_sql("w.user_id", permyriad) == f"substr(md5(CAST(w.user_id AS text)), 1, 8) < '{bound}'"
-
-
-@pytest.mark.parametrize("permyriad", [10_000, 10_001])
-def test_a_cohort_of_everybody_needs_no_condition(permyriad: int) -> None:
-    assert cohort_sql("w.user_id", permyriad) == "1 = 1"
-
-
-def test_wallets_are_locked_in_the_order_of_their_keys_and_judged_once() -> None:
-    locked = picked_sql("postgresql", TERMS, "wishes_wallet w", "1 = 1", locked=True)
-    assert "WHERE 1 = 1 ORDER BY w.user_id FOR NO KEY UPDATE OF w OFFSET 0) w" in locked
-    assert " AS line FROM (" in locked
-    on_sqlite = picked_sql("sqlite", TERMS, "wishes_wallet w", "1 = 1", locked=True)
-    assert "WHERE 1 = 1 ORDER BY w.user_id )" in on_sqlite
-    for vendor in ("sqlite", "postgresql"):
-        unlocked = picked_sql(vendor, TERMS, "wishes_wallet w", "1 = 1", locked=False)
-        assert "WHERE 1 = 1 ) w" in unlocked
-        assert " AS line" not in unlocked
-
-
-@pytest.mark.parametrize("closer", [{"skip_invalid": True}, {"per_user": True}])
-def test_a_closer_look_locks_the_unmigrated_before_it_reads_their_entries(closer: dict[str, bool]) -> None:
-    terms = ConversionTerms(run=7, rates=RATES, **closer)
-    first = conversion._statement("postgresql", terms)._writes.locks_first
-    assert "w.user_id BETWEEN %(first)s AND %(last)s AND w.migrated_at IS NULL" in first
-    assert "FOR NO KEY UPDATE" in first
-    assert "orphaned_mana" in picked_sql("postgresql", terms, "wishes_wallet w", "1 = 1", locked=True)
-
-
-def test_without_a_closer_look_picking_locks() -> None:
-    assert conversion._statement("postgresql", ConversionTerms(run=7, rates=RATES))._writes.locks_first == ""
-    assert "orphaned_mana" not in picked_sql("postgresql", TERMS, "wishes_wallet w", "1 = 1", locked=True)
 
 
 @pytest.mark.django_db
@@ -120,19 +59,6 @@ def test_a_forecast_locks_nobody() -> None:
     for query in captured:
         assert "FOR NO KEY UPDATE" not in query["sql"]
         assert " AS line" not in query["sql"]  # what is picked to be written
-
-
-def test_a_run_that_is_not_open_yet_has_handled_nobody() -> None:
-    assert selection_sql(TERMS) == "w.migrated_at IS NULL"
-    assert selection_sql(ConversionTerms(run=5, rates=RATES)) == (
-        "w.migrated_at IS NULL AND (SELECT 1 FROM mana_migration_usermigration r "
-        "WHERE r.user_id = w.user_id AND r.run_id = 5 LIMIT 1) IS NULL"
-    )
-
-
-def test_other_rates_have_other_bounds() -> None:
-    sql = problem_sql("sqlite", Rates(1, 2, 3), per_user=False)
-    assert "w.green BETWEEN 0 AND 2305843009213693951 AND w.blue BETWEEN 0 AND 1152921504606846975" in sql
 
 
 @pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])

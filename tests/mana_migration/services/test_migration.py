@@ -233,7 +233,7 @@ def test_the_summary_of_a_tripped_run_tells_what_was_taken_back() -> None:
 )
 def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     people(15)
-    original, calls = conversion.convert_alone, list[int]()
+    original, calls = conversion.convert, list[int]()
 
     def failing(*args: Any, **values: Any) -> Any:
         calls.append(1)
@@ -241,7 +241,7 @@ def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pyt
             raise OperationalError(text)
         return original(*args, **values)
 
-    monkeypatch.setattr(conversion, "convert_alone", failing)
+    monkeypatch.setattr(conversion, "convert", failing)
     with balanced():
         with pytest.raises(
             DatabaseUnavailableError, match="stays open: cure the cause and give the same command again"
@@ -254,7 +254,7 @@ def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pyt
 
 def test_a_busy_database_is_tried_again_without_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     people(15)
-    original, calls = conversion.convert_alone, list[int]()
+    original, calls = conversion.convert, list[int]()
 
     def failing(*args: Any, **values: Any) -> Any:
         calls.append(1)
@@ -262,7 +262,7 @@ def test_a_busy_database_is_tried_again_without_a_failure(monkeypatch: pytest.Mo
             raise OperationalError("database is locked")
         return original(*args, **values)
 
-    monkeypatch.setattr(conversion, "convert_alone", failing)
+    monkeypatch.setattr(conversion, "convert", failing)
     monkeypatch.setattr(failures, "FIRST_WAIT", 0.001)
     with balanced():
         done = go()

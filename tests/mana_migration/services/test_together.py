@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import BatchResult
+from mana_migration.engine import pipeline
 from mana_migration.models import MigrationBatch, UserMigration
 from mana_migration.services import rollback, runs
 from mana_migration.services.context import StopFlag
@@ -293,7 +294,7 @@ def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.Mo
 
 
 def test_large_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "TOGETHER_SECONDS", 0)
+    monkeypatch.setattr(pipeline, "SECONDS", 0)
     people(60)
     with balanced(), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
