@@ -2,6 +2,7 @@
 
 from mana_migration.models.batch import MigrationBatch
 from mana_migration.models.checklist import Checklist
+from mana_migration.models.closing import Closing
 from mana_migration.models.direct_write import DirectWrite
 from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.record import UserMigration
@@ -10,6 +11,7 @@ from mana_migration.models.run import MigrationRun, RunEvent
 
 __all__ = [
     "Checklist",
+    "Closing",
     "DirectWrite",
     "IntegrityFix",
     "MigrationBatch",

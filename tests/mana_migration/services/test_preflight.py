@@ -14,7 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from mana_migration import guards
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
-from mana_migration.models import Checklist, DirectWrite, IntegrityFix, Rehearsal
+from mana_migration.models import Checklist, Closing, DirectWrite, IntegrityFix, Rehearsal
 from mana_migration.services import preflight
 from tests.support import economy as economies
 from tests.support.oracle import assert_nothing_changes
@@ -309,6 +309,7 @@ def test_a_sequence_that_is_behind_its_table_is_refused_with_its_cure(table: str
     assert economy
     IntegrityFix.objects.create(check_id="negative_balance", user_id=1, before={}, after={})
     Checklist.objects.create(go=True, items=[])
+    Closing.objects.create(closed=True)
     Rehearsal.objects.create(result={})
     DirectWrite.objects.create(columns="green")
     preflight.check()
