@@ -12,8 +12,7 @@ from types import FrameType
 from typing import Final
 
 from django.db import DatabaseError, InterfaceError, connections
-from rich.console import Console, RenderableType
-from rich.live import Live
+from rich.console import Console, ConsoleDimensions, RenderableType
 
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import failures
@@ -39,6 +38,33 @@ class View:
     trouble: str = ""
     lost: bool = False
     waiting: bool = False
+
+
+class _Screen:
+    """A whole terminal of which only the lines that changed are written again, for terminals that are far away."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._size: ConsoleDimensions | None = None
+        self._lines: list[str] = []
+
+    def draw(self, content: RenderableType) -> None:
+        """Show the content instead of what was there; all of it where the terminal's size has changed."""
+        size, parts = self._console.size, []
+        with self._console.capture() as captured:
+            self._console.print(content, end="")
+        lines = captured.get().splitlines()[: size.height]
+        if size != self._size:
+            parts.append("\x1b[2J")
+            self._size, self._lines = size, []
+        for place, line in enumerate(lines):
+            if place >= len(self._lines) or line != self._lines[place]:
+                parts.append(f"\x1b[{place + 1};1H{line}\x1b[K")
+        if len(lines) < len(self._lines):
+            parts.append(f"\x1b[{len(lines) + 1};1H\x1b[J")
+        self._lines = lines
+        self._console.file.write("".join(parts))
+        self._console.file.flush()
 
 
 class Watch:
@@ -120,14 +146,15 @@ class Watch:
         """Show the live screen, which follows the terminal's size, and leave the last state behind."""
         last: RenderableType = screens.nothing_yet(NO_RUN)
         hint = f"every {self._interval:g} s, Ctrl-C ends"
-        with self.ended_by_signals(), Live(last, console=console, screen=True, refresh_per_second=4) as live:
+        with self.ended_by_signals(), console.screen():
+            screen = _Screen(console)
             for view in self.views():
                 if view.seen is None:
                     last = screens.nothing_yet(view.trouble if view.lost else f"{NO_RUN} Waiting for it; {hint}.")
-                    live.update(last, refresh=True)
+                    screen.draw(last)
                     continue
                 foot = f"{WAITING}, {hint}" if view.waiting else hint
-                live.update(screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot), refresh=True)
+                screen.draw(screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot))
                 last = screens.screen(view.seen, self._zone, notice=view.trouble)
         console.print(last)
 

@@ -24,7 +24,7 @@ from mana_migration.domain.validation import (
     ValidationReport,
     checks_of,
 )
-from mana_migration.engine import chain, dialect
+from mana_migration.engine import chain, dialect, sessions
 from mana_migration.engine.integrity import wallets
 from mana_migration.engine.integrity.counting import Counts, Look, count, look_at
 from mana_migration.engine.integrity.findings import findings_in
@@ -148,8 +148,9 @@ def check_run(using: str, run_id: int) -> ValidationReport:
     """
     run = MigrationRun.objects.using(using).numbered(run_id)
     scope = None if run.deletes_records else run_id
-    found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
-    return found if found.ok else validate(using, phase=POST, run=scope, chains=False)
+    with sessions.named(f"check of run {run_id}"):
+        found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
+        return found if found.ok else validate(using, phase=POST, run=scope, chains=False)
 
 
 def _terms(using: str, run: int | None) -> WalletTerms:

@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.views.decorators.cache import never_cache
 
+from mana_migration.engine import sessions
 from mana_migration.views import frame
 
 VIEW: Final = "mana_migration.view_migrationrun"
@@ -37,7 +38,8 @@ def staff_only(*permissions: str) -> Callable[[View], View]:
                 raise PermissionDenied
             if not all(request.user.has_perm(permission) for permission in (VIEW, *permissions)):
                 raise PermissionDenied
-            return view(request, *args, **kwargs)
+            with sessions.named("page"):
+                return view(request, *args, **kwargs)
 
         return guarded
 

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.engine import failures
+from mana_migration.engine import failures, sessions
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
@@ -102,6 +102,10 @@ class MigrationCommand(BaseCommand):
         """Do the work and return the exit code."""
         raise NotImplementedError
 
+    def session_name(self, options: Mapping[str, Any]) -> str:
+        """Return what this command's sessions are called in the database's list of them."""
+        return "watch" if options.get("watch") else type(self).__module__.rpartition(".")[2].partition("_")[0]
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; known errors become one line and an exit code."""
         self.json_output = options["format"] == "json"
@@ -110,7 +114,8 @@ class MigrationCommand(BaseCommand):
         log = None
         try:
             log = logs.configure(self.log_kind, options["log_level"], database=self.using, needed=self.needs_log)
-            self.exit_code = self.run(**options)
+            with sessions.named(self.session_name(options)):
+                self.exit_code = self.run(**options)
         except BrokenPipeError:  # monitor_migration --report | head
             self.exit_code = DONE
         except UsageError as error:

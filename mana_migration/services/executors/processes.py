@@ -36,9 +36,7 @@ from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import runs
 from mana_migration.services.context import StopFlag
-
-#: The environment variable that tells a process that it is a helper, whose standard input is the pipe.
-HELPER: Final = "MANA_MIGRATION_HELPER"
+from mana_migration.services.worker.context import HELPER
 
 #: The file descriptor of standard input.
 _PIPE: Final = 0
@@ -92,7 +90,6 @@ class Helpers:
     def start(self, count: int, arguments: Sequence[str]) -> None:
         """Start so many helpers, with these options added to their command line."""
         environment = os.environ | {
-            HELPER: "yes",
             "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE") or settings.SETTINGS_MODULE,
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
@@ -104,7 +101,7 @@ class Helpers:
             complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
             process = subprocess.Popen(  # noqa: S603 (this project's own command)
                 command,
-                env=environment,
+                env={**environment, HELPER: str(number)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,

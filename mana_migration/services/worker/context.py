@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -17,6 +17,9 @@ from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.services import runs
 from mana_migration.services.context import StopFlag
+
+#: The environment variable with the number of a helper process, from 2; the process that started it is worker 1.
+HELPER: Final = "MANA_MIGRATION_HELPER"
 
 
 class Work(Protocol):
@@ -69,6 +72,11 @@ class WorkerContext:
     progress: ProgressCallback | None = None
     notice: runs.Notice = runs.silent
     name: str = field(default_factory=worker_name)
+
+    @property
+    def number(self) -> str:
+        """Return the worker's number among the processes of one command."""
+        return os.environ.get(HELPER, "1")
 
     @property
     def connection(self) -> BaseDatabaseWrapper:

@@ -29,7 +29,7 @@ from mana_migration import conf
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
-from mana_migration.engine import failures, pipeline
+from mana_migration.engine import failures, pipeline, sessions
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.services import logs, runs
 from mana_migration.services.context import StopFlag
@@ -115,6 +115,15 @@ class Worker:
             DatabaseUnavailableError: the database cannot do the work (disk full, read-only, no table).
             django.db.Error: a statement failed for a reason that is no single user's.
         """
+        with sessions.named(self._session_name()):
+            return self._run()
+
+    def _session_name(self) -> str:
+        """Return what this worker is called in the database's list of sessions."""
+        run = runs.get_run(self._context.run_id, using=self._context.using)
+        return f"{'rollback' if run.is_rollback else 'migrate'} run {run.pk}, worker {self._context.number}"
+
+    def _run(self) -> Ending:
         while True:
             if self._context.stop.requested:
                 self._note_interruption()
