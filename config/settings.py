@@ -29,7 +29,7 @@ CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", default=[])
 # --- Applications -----------------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # config.urls finds the screens: commands need not import them
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -17,10 +17,10 @@ from rich.console import Console, ConsoleDimensions, RenderableType
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import failures
 from mana_migration.reports import console as screens
+from mana_migration.reports.console import NO_RUN
 from mana_migration.reports.formatting import clock, one_line
 from mana_migration.services.context import StopFlag
 
-NO_RUN: Final = "There is no run yet; start one with migrate_users."
 WAITING: Final = "no run is open; waiting for one to start"
 
 _WAITED_OUT: Final = (failures.Failure.CONNECTION, failures.Failure.TRANSIENT)

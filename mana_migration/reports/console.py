@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import tzinfo
-from typing import Final
-
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Final
 
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
 from mana_migration.reports import run_lines as words
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 from mana_migration.states import RunStatus, Tone
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+NO_RUN: Final = "There is no run yet; start one with migrate_users."
 
 _STYLES: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red", Tone.PLAIN: ""}
 _BORDERS: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red", Tone.PLAIN: "blue"}
@@ -23,6 +22,12 @@ _BORDERS: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red", Ton
 
 def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", hint: str = "") -> RenderableType:
     """Draw a run's screen; ``notice`` stands on top in red, ``hint`` at the foot."""
+    from rich.console import Group  # noqa: PLC0415 (takes long to import, and only a screen needs it)
+    from rich.panel import Panel  # noqa: PLC0415
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     tone = Tone.BAD if seen.progress.stalled else RunStatus(seen.status).state.tone
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -49,6 +54,9 @@ def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", h
 
 def nothing_yet(sentence: str) -> RenderableType:
     """Draw the screen of a database without a run."""
+    from rich.panel import Panel  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     return Panel(Text(sentence), title="Mana migration", border_style="blue", padding=(1, 2))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime, tzinfo
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from mana_migration.domain.report import ReportToCome, RunReport
 from mana_migration.files import free_name, new_file, refuse_taken
+
+if TYPE_CHECKING:
+    from mana_migration.domain.report import ReportToCome, RunReport
 
 #: The formats a report can be written in.
 FORMATS: Final = ("json", "csv", "html", "xlsx")

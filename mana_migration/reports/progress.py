@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections import deque
 from types import TracebackType
-from typing import Any, Final, Self, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
 from mana_migration.domain.results import BatchResult, Totals
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 #: Seconds between two plain lines.
 LINE_EVERY: Final = 10.0
@@ -41,15 +41,7 @@ class ProgressDisplay:
         self._bar: Progress | None = None
         self._task: Any = None
         if hasattr(stream, "isatty") and stream.isatty():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                console=Console(file=stream),
-                transient=True,
-            )
+            self._bar = _bar(stream)
             self._task = self._bar.add_task(verb, total=expected, rate="")
 
     def expect(self, users: int | None) -> None:
@@ -98,6 +90,21 @@ class ProgressDisplay:
         if self.totals.failed:
             text += f", {self.totals.failed:,} failed"
         return text
+
+
+def _bar(stream: TextIO) -> Progress:
+    from rich.console import Console  # noqa: PLC0415 (takes long to import, and only a terminal needs it)
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        console=Console(file=stream),
+        transient=True,
+    )
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Final
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, InterfaceError, connections, transaction
-from django.db.migrations.executor import MigrationExecutor
 
 from mana_migration import guards
 from mana_migration.engine import failures, foreign
@@ -117,6 +116,8 @@ def _attachments(using: str) -> list[Attachment]:
 
 
 def _check_schema(using: str) -> None:
+    from django.db.migrations.executor import MigrationExecutor  # noqa: PLC0415 (takes long; not asked by who only looks)
+
     executor = MigrationExecutor(connections[using])
     targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in APPS]
     pending = [f"{migration.app_label}.{migration.name}" for migration, _ in executor.migration_plan(targets)]

@@ -9,26 +9,27 @@ import signal
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from django.core.management.base import CommandParser
 from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
-from rich.console import Console
 
 from mana_migration import conf
-from mana_migration.domain.report import ReportToCome
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, MigrationCommand
 from mana_migration.management.streams import TextSink, ended_by_sigterm
-from mana_migration.management.watching import NO_RUN, Watch
 from mana_migration.reports import console as screens
-from mana_migration.reports import export, report_text, sections, snapshot_json
+from mana_migration.reports import export, snapshot_json
+from mana_migration.reports.console import NO_RUN
 from mana_migration.reports.formatting import when
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
-from mana_migration.services import preflight, reporting
+from mana_migration.services import preflight
+
+if TYPE_CHECKING:
+    from mana_migration.domain.report import ReportToCome
 
 
 class Command(MigrationCommand):
@@ -79,6 +80,8 @@ class Command(MigrationCommand):
         if self.json_output:
             self.print_json(snapshot_json.snapshot_json(seen))
         elif self.on_terminal():
+            from rich.console import Console  # noqa: PLC0415 (takes long to import, and only a terminal needs it)
+
             Console().print(screens.screen(seen, timezone.get_current_timezone()))
         else:
             self.stdout.write(screens.snapshot_text(seen, timezone.get_current_timezone()))
@@ -97,6 +100,10 @@ class Command(MigrationCommand):
 
     def watch(self, options: dict[str, Any]) -> int:
         """Follow the run until it is over; a signal ends the watch with its own exit code."""
+        from rich.console import Console  # noqa: PLC0415 (takes long to import, and only a screen needs it)
+
+        from mana_migration.management.watching import Watch  # noqa: PLC0415
+
         using, chosen, since = options["database"], options["run_id"], options["since"]
 
         def read() -> RunSnapshot | None:
@@ -122,6 +129,9 @@ class Command(MigrationCommand):
 
     def report(self, options: dict[str, Any]) -> int:
         """Print reports: as text, or one as its JSON."""
+        from mana_migration.reports import report_text  # noqa: PLC0415 (a look at a run needs no report)
+        from mana_migration.services import reporting  # noqa: PLC0415
+
         zone = timezone.get_current_timezone()
         for run_id in self.chosen_runs(options):
             with reporting.run_report(
@@ -136,6 +146,8 @@ class Command(MigrationCommand):
 
     def export(self, options: dict[str, Any]) -> int:
         """Write reports to new files and say where they are."""
+        from mana_migration.reports import sections  # noqa: PLC0415 (a look at a run needs no report)
+
         runs, output = self.chosen_runs(options), options["output"]
         if output is not None and len(runs) > 1:
             raise UsageError(f"--output names one file and {len(runs):,} runs are meant: leave it out, or give --run")
@@ -161,6 +173,8 @@ class Command(MigrationCommand):
 
     def report_to_come(self, run_id: int | None, options: dict[str, Any]) -> AbstractContextManager[ReportToCome]:
         """Open the report of one run for an export, with names that are taken refused before any work."""
+        from mana_migration.services import reporting  # noqa: PLC0415 (a look at a run needs no report)
+
         if options["output"] not in (None, STANDARD_OUTPUT):
             export.refuse_names_taken(options["output"], options["export"])
         return reporting.report_to_come(
