@@ -10,6 +10,9 @@ from typing import Final
 #: Seconds without a finished batch after which an open run counts as stalled.
 STALLED_AFTER: Final = 60.0
 
+#: Users whose integrity a run checks in a second at the very least, on a small and busy server.
+CHECKED_PER_SECOND: Final = 20_000
+
 #: Seconds of the latest batches that "now" means.
 RECENT_SECONDS: Final = 60.0
 
@@ -41,7 +44,8 @@ class Remaining:
 class Progress:
     """How far a run is and how fast it goes.
 
-    ``share`` is None where nobody counted the users first; rates are users per minute, None where
+    ``expected`` is a count made at the start, of a share of the users an estimate; ``share`` is None where none was
+    made, and 1 once all selected users are handled, however many they were; rates are users per minute, None where
     nothing was handled; ``remaining`` is None before 1 % is done, while the run stands still and after
     its end; ``idle`` is the seconds since the last finished batch (or the start) of an open run.
     """
@@ -55,6 +59,11 @@ class Progress:
     idle: float | None
     stalled: bool
 
+    @property
+    def differs(self) -> bool:
+        """Say whether more users were handled than expected, or fewer at the end; a share of all is an estimate."""
+        return self.expected is not None and self.share == 1 and self.handled != self.expected
+
 
 def measure(
     *,
@@ -64,6 +73,8 @@ def measure(
     recent: float | None,
     idle: float | None,
     waits: bool,
+    checking: bool = False,
+    complete: bool = False,
 ) -> Progress:
     """Judge the progress of a run.
 
@@ -74,13 +85,16 @@ def measure(
         recent: users per minute over the latest batches, None where there are none.
         idle: seconds since the last progress of an open run, None for a closed one.
         waits: an operator has paused it, so that standing still is no surprise.
+        checking: all users are handled and integrity checks are running, which make no progress that can be seen.
+        complete: all users that it selected are handled.
     """
     average = handled * 60 / worked if worked > 0 and handled else None
-    stalled = idle is not None and not waits and idle >= STALLED_AFTER
+    patience = STALLED_AFTER + (handled / CHECKED_PER_SECOND if checking else 0)
+    stalled = idle is not None and not waits and idle >= patience
     now = recent if idle is not None and not waits and not stalled else None
     if stalled:
         now = 0.0
-    share = None if expected is None else (1.0 if expected == 0 else min(1.0, handled / expected))
+    share = None if expected is None else (1.0 if expected == 0 or complete else min(1.0, handled / expected))
     remaining = None
     if idle is not None and not stalled and not waits and expected and share is not None and share >= FIRST_ESTIMATE:
         remaining = remaining_time(expected - handled, [rate for rate in (now, average) if rate])

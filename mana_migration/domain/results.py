@@ -130,8 +130,13 @@ class RunSummary:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def users_per_minute(self) -> int:
-        """Users handled per minute of this command, which may be one of several on the run; 0 where no time passed."""
+    def users_per_minute(self) -> int | None:
+        """Users handled per minute of this command, which may be one of several on the run.
+
+        None of a dry run, which handles no user.
+        """
+        if self.dry_run:
+            return None
         handled = self.totals.selected if self.handled is None else self.handled
         return round(handled * 60 / self.seconds) if self.seconds > 0 else 0
 

@@ -71,6 +71,7 @@ class RunSnapshot:
     are the times without progress, ``marks`` the events to show beside them.  ``standstill`` says why
     an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
     ``waiting_for`` is that as one of the fixed words of ``pressure.Sign``, or ``database_lost``.
+    ``imported`` is the number of users that an import added, None for other runs.
     ``chain`` is the head of its digests as far as they are linked, None before the first.
     """
 
@@ -92,6 +93,7 @@ class RunSnapshot:
     options: Mapping[str, Any]
     controls: Mapping[str, Any]
     totals: Totals
+    imported: int | None
     progress: Progress
     elapsed: float
     worked: float

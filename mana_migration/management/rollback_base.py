@@ -9,7 +9,6 @@ from mana_migration.domain.options import CELERY, RollbackOptions
 from mana_migration.errors import RunConflictError, UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.reports import rollback as rollback_report
-from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.services import rollback, runs
 from mana_migration.services.executors import celery, local
 
@@ -56,7 +55,7 @@ class RollbackCommand(MigrationCommand):
         work = celery.roll_back_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
-            ProgressDisplay(self.progress_stream, verb="rolled back") as progress,
+            self.progress("rolled back") as progress,
         ):
             done = work(
                 asked,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
 from mana_migration.reports import run_lines as words
-from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
+from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, users, when
 from mana_migration.states import RunStatus, Tone
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
     """Write a run's state on one line, for logs and pipes."""
     progress = seen.progress
     parts = [f"run {seen.run} {seen.status_label.lower()}"]
-    if progress.expected is None:
-        parts.append(f"{number(progress.handled)} users")
+    if progress.expected is None or progress.differs:
+        share = "" if progress.share is None else f"{percent(progress.share)}, "
+        parts.append(f"{share}{users(progress.handled)}")
     else:
         parts.append(f"{percent(progress.share)}, {number(progress.handled)}/{number(progress.expected)} users")
     parts.append(words.users_words(seen))

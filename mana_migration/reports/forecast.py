@@ -7,7 +7,9 @@ from typing import Any
 
 from mana_migration.domain.forecast import NOBODY_FAILED, Forecast
 from mana_migration.domain.results import RunSummary
+from mana_migration.domain.validation import BY_ID, ERROR
 from mana_migration.reports import summary
+from mana_migration.reports.formatting import counted
 from mana_migration.reports.progress import duration
 
 
@@ -29,6 +31,26 @@ def as_json(told: Forecast) -> dict[str, Any]:
     }
 
 
+def findings_lines(told: Forecast) -> Iterator[str]:
+    """Yield what the checks found and whether a run would start, for a terminal: ``--validate-only``."""
+    errors = sum(finding.count for finding in told.findings if finding.severity == ERROR)
+    yield f"{counted(errors, 'error-level finding')}" if errors else "no error-level finding"
+    yield from _findings(told)
+    yield f"a run would be refused: {told.blocked}" if told.blocked else "a run would start"
+
+
+def _findings(told: Forecast) -> Iterator[str]:
+    """Yield a line for each check that found something, and one for all others."""
+    found = [finding for finding in told.findings if finding.count]
+    for finding in found:
+        yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}  {BY_ID[finding.id].sentence}"
+    clean = [finding.id for finding in told.findings if not finding.count]
+    if clean:
+        yield f"  nothing found by {counted(len(clean), 'check')}: {', '.join(clean)}"
+    for sentence in told.warnings:
+        yield f"  warning: {sentence}"
+
+
 def as_lines(told: Forecast) -> Iterator[str]:
     """Yield what would happen, for a terminal."""
     yield from summary.as_lines(_as_summary(told))
@@ -44,10 +66,7 @@ def as_lines(told: Forecast) -> Iterator[str]:
     elif told.goes_on_with is not None:
         yield f"  run {told.goes_on_with} is open: the same command goes on with it"
     yield "findings:"
-    for finding in told.findings:
-        yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}"
-    for sentence in told.warnings:
-        yield f"  warning: {sentence}"
+    yield from _findings(told)
     if told.largest:
         yield "largest conversions (user by primary key):"
     for row in told.largest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
@@ -28,7 +29,7 @@ class ProgressDisplay:
 
     Args:
         stream: where to; a bar if it is a terminal, plain lines otherwise.
-        expected: users in all, as counted at the start; None where nobody counted.
+        expected: users in all, as counted at the start; None where they were not counted.
         verb: what happens to the users, such as ``migrated``.
     """
 
@@ -60,6 +61,18 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while something else is written to the terminal."""
+        if self._bar is None or not self._bar.live.is_started:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
     def __call__(self, result: BatchResult) -> None:
         """Take a committed batch into account, or what the run waits for."""

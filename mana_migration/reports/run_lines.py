@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
-from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
+from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, users, when
 from mana_migration.reports.splits import NEXT_TIME, NOW, halved_words
 from mana_migration.states import RunStatus, Tone
 
@@ -59,10 +59,15 @@ def progress_words(seen: RunSnapshot) -> str:
     """Say how far the run is: 45 %, 4,500 of about 10,000 users in 90 batches."""
     progress = seen.progress
     batches = f" in {number(seen.batches)} {'batch' if seen.batches == 1 else 'batches'}"
+    if seen.imported is not None:
+        return f"{users(seen.imported)} imported, {number(progress.handled)} of them migrated by the old system"
     if progress.expected is None:
-        return f"{number(progress.handled)} users{batches}"
+        return f"{users(progress.handled)}{batches}"
+    if progress.differs:
+        expected = f" (about {number(progress.expected)} expected)"
+        return f"{percent(progress.share)}, {users(progress.handled)}{batches}{expected}"
     about = "about " if seen.is_open else ""
-    return f"{percent(progress.share)}, {number(progress.handled)} of {about}{number(progress.expected)} users{batches}"
+    return f"{percent(progress.share)}, {number(progress.handled)} of {about}{users(progress.expected)}{batches}"
 
 
 def users_words(seen: RunSnapshot) -> str:
@@ -93,13 +98,13 @@ def remaining_fact(seen: RunSnapshot) -> Fact:
         return Fact("Remaining", one_line(seen.standstill), Tone.WARN)
     if progress.remaining is not None:
         return Fact("Remaining", span(progress.remaining.low, progress.remaining.high))
-    why = "not told before 1 % is done"
+    why = "estimating"
     if seen.status == RunStatus.CHECKING:
-        why = "everybody is accounted for; the books are being checked"
+        why = "all users processed; running integrity checks"
     elif seen.waiting:
-        why = "not told while it is held up"
+        why = "unknown while it waits"
     elif progress.expected is None:
-        why = "unknown, nobody counted the users first"
+        why = "unknown: the users were not counted first"
     return Fact("Remaining", why)
 
 

@@ -35,6 +35,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         "skipped": dict(sorted(totals.skips.items())),
         "batches_halved": summary.halving.halved,
         "seconds": round(summary.seconds, 3),
+        "handled_by_command": None if summary.dry_run else summary.handled,
         "users_per_minute": summary.users_per_minute,
         **summary.extra,
     }
@@ -88,7 +89,7 @@ def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool 
         differs = ", ".join(f"{name} {value:+,}" for name, value in drift.items() if value)
         yield f"  {'plan':<{width}}{differs or 'exactly as promised'}{' against the promise' if differs else ''}"
     if not summary.dry_run:
-        yield f"  {'time':<{width}}{summary.seconds:,.1f} s, {summary.users_per_minute:,} users per minute"
+        yield f"  {'time':<{width}}{_time(summary)}"
         yield from (f"next: {step}" for step in next_steps(summary, following=following))
 
 
@@ -102,6 +103,17 @@ def _headline(summary: RunSummary, *, interrupted: bool) -> str:
         )
         status += "; what was done stands, the run stays open"
     return f"run {summary.run} ({summary.kind}): {status}" + (f" - {summary.reason}" if summary.reason else "")
+
+
+def _time(summary: RunSummary) -> str:
+    """Say how long this command took, and what it handled of the run where that is not all."""
+    seconds, rate = f"{summary.seconds:,.1f} s", summary.users_per_minute
+    speed = f"{rate:,} users per minute"
+    if summary.handled is None or summary.handled == summary.totals.selected:
+        return f"{seconds}, {speed}"
+    if not summary.handled:
+        return f"{seconds} in this command, which found no user left to handle"
+    return f"{seconds} in this command, which handled {summary.handled:,} of them: {speed}"
 
 
 def _reasons(reasons: dict[str, int]) -> str:

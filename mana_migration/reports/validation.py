@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
-from mana_migration.domain.validation import BY_ID, CheckResult, Finding, ValidationReport
+from mana_migration.domain.validation import BY_ID, PRE, CheckResult, Finding, ValidationReport
 from mana_migration.reports.formatting import duration, one_line
 
 #: Chains shown on the screen: those of the newest runs.
@@ -56,7 +56,10 @@ class Screen:
 
 def verdict(report: ValidationReport) -> str:
     """Return the one sentence that an operator waits for."""
-    warnings = f"{_counted(report.warning_count, 'warning')} ({duration(report.seconds)})"
+    left = report.check("unmigrated_remaining").remaining if report.phase != PRE else 0
+    warnings = _counted(report.warning_count - left, "warning")
+    warnings += f", {_counted(left, 'user')} not migrated" if left else ""
+    warnings += f" ({duration(report.seconds)})"
     if report.ok:
         return f"ok: no error-level finding, {warnings}"
     remain = "remains" if report.error_count == 1 else "remain"

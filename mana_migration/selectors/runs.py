@@ -88,7 +88,7 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     Raises:
         RunNotFoundError: there is no run with that id.
     """
-    runs = _with_now(using)
+    runs = with_now(using)
     if run_id is not None:
         return runs.numbered(run_id)
     if since is not None:
@@ -96,7 +96,8 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
     return runs.current()
 
 
-def _with_now(using: str) -> MigrationRunQuerySet:
+def with_now(using: str) -> MigrationRunQuerySet:
+    """Return all runs, with the database's time as ``now``."""
     return MigrationRun.objects.using(using).annotate(now=Now(output_field=MomentField(always_aware=True)))
 
 
@@ -106,7 +107,7 @@ def find_migration(using: str) -> MigrationRun | None:
     That is the latest mass migration which selected users; else the run that ``find_run`` finds.  A run of selected
     users, an empty one and the rollback of a migration whose breaker tripped are not what is asked for.
     """
-    for run in _with_now(using).migrations().order_by("-id").iterator(chunk_size=100):
+    for run in with_now(using).migrations().order_by("-id").iterator(chunk_size=100):
         if not run.options.get("users") and (run.is_open or figures.run_totals(run, using).selected):
             return run
     return find_run(using)
@@ -178,14 +179,15 @@ def _judge(seen: _Seen) -> RunSnapshot:
     points, history = series.points(), [event_line(event) for event in seen.history]
     elapsed = max(0.0, (end - run.created_at).total_seconds())
     worked = max(0.0, elapsed - speed.paused_seconds(_marks(seen.marks, series), end))
-    paused = run.status == RunStatus.PAUSED
     progress = speed.measure(
         handled=totals.selected,
-        expected=run.expected,
+        expected=None if run.kind == RunKind.IMPORT else run.expected,
         worked=worked,
         recent=speed.recent_rate(seen.recent, now),
         idle=max(0.0, (now - _latest_life(run, last_progress, seen.marks)).total_seconds()) if run.is_open else None,
-        waits=paused or run.status == RunStatus.CHECKING,
+        waits=run.status == RunStatus.PAUSED,
+        checking=run.status == RunStatus.CHECKING,
+        complete=run.status in (RunStatus.CHECKING, RunStatus.COMPLETED, RunStatus.FAILED),
     )
     waiting = _waiting(seen.wait, last_progress)
     left = _left(seen.marks, last_progress)
@@ -211,6 +213,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         options=run.options,
         controls=run.controls,
         totals=totals,
+        imported=int(run.baseline["imported"]["users"]) if "imported" in run.baseline else None,
         progress=progress,
         elapsed=elapsed,
         worked=worked,
@@ -320,15 +323,14 @@ def _standstill(
         by = f" by {pause.actor}" if pause and pause.actor else ""
         because = f" because {pause.message}" if pause and pause.message else ""
         return f"paused{by}{because}"
-    if run.status == RunStatus.CHECKING and (progress.idle or 0) >= speed.STALLED_AFTER:
-        return "checking the books; should no process be at it, give the same command again"
     if left and run.status == RunStatus.RUNNING:
         return "its process was asked to end; give the same command again to go on"
     if not progress.stalled:
         return ""
     if waiting:
         return waiting
-    return "no process seems to work on it; give the same command again to go on"
+    what = "run its integrity checks" if run.status == RunStatus.CHECKING else "work on it"
+    return f"no process seems to {what}; give the same command again to resume it"
 
 
 #: What a wait is called among the events, by what the event says of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from django.db import connections
 
@@ -10,18 +11,23 @@ from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, Larg
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.domain.results import Totals
-from mana_migration.domain.validation import in_the_way
-from mana_migration.engine import conversion, totals
+from mana_migration.domain.validation import PRE, in_the_way
+from mana_migration.engine import conversion
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
+from mana_migration.selectors.runs import snapshot_of, with_now
 from mana_migration.services import migration, preflight, runs, validation
 from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
 #: Conversions listed as the largest.
-LARGEST = 10
+LARGEST: Final = 10
+
+#: Migrations among which one is looked for whose speed says something, and the seconds that it must have taken.
+RUNS_CONSIDERED: Final = 50
+SHORTEST: Final = 1.0
 
 
 def forecast(options: MigrationOptions, *, using: str = "default", validate_only: bool = False) -> Forecast:
@@ -38,7 +44,7 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
     with read_only_snapshot(using):
         connection = connections[using]
         open_run = runs.open_run_or_none(using)
-        report = validation.precheck(using)
+        report = validation.validate(using, phase=PRE, users=options.users)
         rate, source = expected_rate(using)
         findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
         blocked = _conflict(open_run, options)
@@ -113,11 +119,16 @@ def pauses(options: MigrationOptions, users: int) -> float:
 
 
 def expected_rate(using: str) -> tuple[float, str]:
-    """Return users per second to expect, and where the figure comes from."""
-    latest = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).order_by("-id").first()
-    if latest is not None:
-        figures = totals.folded_figures(latest, using)
-        if figures["seconds"] > 1:
-            return figures["totals"]["selected"] / figures["seconds"], f"measured in run {latest.pk}"
+    """Return users per second to expect, and where the figure comes from.
+
+    A run's speed is its users by the time from its start to its end or now, without the time on pause: failed
+    attempts, split batches and its checks take time as well.  Runs of selected users say nothing about a mass run.
+    """
+    for run in with_now(using).migrations().order_by("-id")[:RUNS_CONSIDERED]:
+        if run.options.get("users"):
+            continue
+        seen = snapshot_of(run, using)
+        if seen.totals.selected and seen.worked > SHORTEST:
+            return seen.totals.selected / seen.worked, f"measured in run {run.pk}"
     rate = ASSUMED_RATE[connections[using].vendor]
-    return float(rate), "assumed; the first run will tell"
+    return float(rate), "assumed: no mass migration has run for long enough to measure"

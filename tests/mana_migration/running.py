@@ -44,8 +44,11 @@ def migrate_elsewhere(*argv: object, code: int = 0, env: dict[str, str] | None =
 
 
 def refusal(result: Result, code: int = 1) -> str:
-    """Return the one line on stderr by which a command refused, after nothing on stdout."""
-    assert (result.code, result.out) == (code, ""), result
+    """Return the one line on stderr by which a command refused; stdout has the same where JSON was asked for."""
+    assert result.code == code, result
+    if result.out:
+        error = json.loads(result.out)["error"]
+        assert (error["exit_code"], f"CommandError: {error['message']}\n") == (code, result.err), result
     assert result.err.count("\n") == 1, f"not one line: {result.err}"
     assert "Traceback" not in result.err
     return result.err

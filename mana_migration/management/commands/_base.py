@@ -8,7 +8,8 @@ import logging
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import pairwise
 from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
 
@@ -21,6 +22,7 @@ from mana_migration.engine import failures, sessions
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
+from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.services import logs, notifications
 from mana_migration.services.context import StopFlag
 from mana_migration.states import RunStatus, StopCause
@@ -42,8 +44,15 @@ class Aborted(KeyboardInterrupt):
         super().__init__()
 
 
+def error_json(message: str, code: int, name: str) -> dict[str, Any]:
+    """Return the object that ``--format json`` prints where a command is refused or fails."""
+    return {"error": {"class": name, "message": message, "exit_code": code}}
+
+
 def _refuse_usage(parser: CommandParser, message: str) -> NoReturn:
     """End with one line; the usage alone would be twenty."""
+    if "--format=json" in sys.argv or ("--format", "json") in pairwise(sys.argv):  # what else they say is not known
+        sys.stdout.write(f"{json.dumps(error_json(message, USAGE, 'UsageError'))}\n")
     parser.exit(USAGE, f"{parser.prog}: {message} (--help lists the options)\n")
 
 
@@ -57,6 +66,7 @@ class MigrationCommand(BaseCommand):
     exit_code = DONE
     dry_run = False
     using = DEFAULT_DB_ALIAS
+    _shown: ProgressDisplay | None = None
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
@@ -119,14 +129,12 @@ class MigrationCommand(BaseCommand):
         except BrokenPipeError:  # monitor_migration --report | head
             self.exit_code = DONE
         except UsageError as error:
-            raise CommandError(for_database(str(error), self.using), returncode=USAGE) from error
+            self._refuse(for_database(str(error), self.using), USAGE, error)
         except (MigrationError, WishesError, ImproperlyConfigured) as error:
-            raise CommandError(for_database(str(error), self.using), returncode=REFUSED) from error
+            self._refuse(for_database(str(error), self.using), REFUSED, error)
         except (DatabaseError, InterfaceError) as error:
-            raise CommandError(
-                f"the database failed: {failures.describe(error)}; what was committed stands, give the command again",
-                returncode=REFUSED,
-            ) from error
+            what = f"the database failed: {failures.describe(error)}"
+            self._refuse(f"{what}; what was committed is kept, give the command again", REFUSED, error)
         except Aborted as abort:
             self.stderr.write("aborted: what was in hand was rolled back; the same command goes on with an open run")
             self.exit_code = 128 + abort.signal
@@ -143,6 +151,12 @@ class MigrationCommand(BaseCommand):
             with suppress(BrokenPipeError):
                 self.stdout.flush()
             forget_readers()
+
+    def _refuse(self, message: str, code: int, error: Exception) -> NoReturn:
+        """End with one line on stderr, and with an object on stdout where JSON was asked for."""
+        if self.json_output:
+            self.print_json(error_json(message, code, type(error).__name__))
+        raise CommandError(message, returncode=code) from error
 
     def _log_end(self, error: BaseException | None) -> None:
         """Log how the command ended; of an error only its class, since the message may repeat what was typed."""
@@ -168,9 +182,20 @@ class MigrationCommand(BaseCommand):
         """Return where progress is shown: the stream behind ``self.stderr``, which would end each write with a line."""
         return cast("TextIO", getattr(self.stderr, "_out", self.stderr))
 
+    @contextmanager
+    def progress(self, verb: str) -> Iterator[ProgressDisplay]:
+        """Show the progress of the block, on stderr; notices are written on lines of their own meanwhile."""
+        self._shown = ProgressDisplay(self.progress_stream, verb=verb)
+        try:
+            with self._shown:
+                yield self._shown
+        finally:
+            self._shown = None
+
     def notice(self, sentence: str) -> None:
-        """Tell the operator something: on stdout, or on stderr where stdout is for JSON alone."""
-        self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
+        """Write a sentence for the operator: on stdout, or on stderr where stdout is for JSON alone."""
+        with self._shown.aside() if self._shown is not None else nullcontext():
+            self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
 
     def put(self, text: str, *, ending: str | None = None, stream: OutputWrapper | None = None) -> None:
         """Print on stdout, or elsewhere; where nobody reads it any more, as after head(1), the work goes on."""

@@ -24,7 +24,6 @@ from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
-from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import checklist, dry_run, plans, rehearsal, runs
 from mana_migration.services.executors import celery, celery_broker, local, processes
@@ -80,7 +79,7 @@ class Command(RollbackCommand):
         """Rehearse on real users and keep nothing but the result."""
         with (
             self.stop_on_signals() as stop,
-            ProgressDisplay(self.progress_stream, verb="rehearsed") as progress,
+            self.progress("rehearsed") as progress,
         ):
             found = rehearsal.rehearse(
                 asked,
@@ -106,7 +105,7 @@ class Command(RollbackCommand):
         work = celery.migrate_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
-            ProgressDisplay(self.progress_stream, verb="migrated") as progress,
+            self.progress("migrated") as progress,
         ):
             try:
                 done = work(
@@ -134,7 +133,7 @@ class Command(RollbackCommand):
         join = celery.join_elsewhere if elsewhere else here
         with (
             self.stop_on_signals(following=elsewhere) as stop,
-            ProgressDisplay(self.progress_stream, verb="handled") as progress,
+            self.progress("handled") as progress,
         ):
             done = join(
                 options["join"],
@@ -161,7 +160,8 @@ class Command(RollbackCommand):
         told = dry_run.forecast(asked, using=options["database"], validate_only=options["validate_only"])
         if options["save_plan"] is not None:
             plans.save(options["save_plan"], told)
-        self.print_result(forecast_report.as_json(told), forecast_report.as_lines(told))
+        lines = forecast_report.findings_lines if options["validate_only"] else forecast_report.as_lines
+        self.print_result(forecast_report.as_json(told), lines(told))
         return PARTLY if told.blocked or left_behind(told.totals) else DONE
 
     def roll_back(self, users: tuple[str, ...], options: dict[str, Any]) -> int:

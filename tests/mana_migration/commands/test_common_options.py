@@ -22,6 +22,7 @@ from mana_migration.management.commands import _base
 from mana_migration.models import MigrationRun
 from mana_migration.services.context import StopFlag
 from tests.factories import WalletFactory
+from tests.mana_migration.history import make_run
 from tests.mana_migration.running import migrate, people, refuse_records, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command, run_manage
 from tests.support.oracle import assert_books_balance
@@ -162,6 +163,7 @@ def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
                 "findings",
                 "largest",
                 "blocked",
+                "warnings",
                 "goes_on_with",
                 "takes_back",
                 "expected_seconds",
@@ -169,7 +171,10 @@ def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
                 "rates",
             },
         ),
-        (("rollback_migration", "--all", "--dry-run"), {"shortfalls", "stops_run", "blocked", "goes_on_with"}),
+        (
+            ("rollback_migration", "--all", "--dry-run"),
+            {"shortfalls", "stops_run", "blocked", "warnings", "goes_on_with"},
+        ),
         (("rollback_migration", "--all", "--no-input"), set()),
     ],
 )
@@ -179,11 +184,39 @@ def test_json_has_the_documented_keys_and_nothing_else(argv: tuple[str, ...], ke
         migrate()
     found = json.loads(run_command(*argv, "--format", "json").out)
     assert set(found) == keys | {
-        "run", "kind", "dry_run", "status", "reason", "users", "wishes", "mana", "shortfall", "errors", "skipped",
-        "batches_halved", "seconds", "users_per_minute",
+        "run", "kind", "dry_run", "status", "cause", "reason", "users", "wishes", "mana", "shortfall", "errors",
+        "skipped", "batches_halved", "seconds", "handled_by_command", "users_per_minute",
     }  # fmt: skip
     assert set(found["users"]) == {"selected", "migrated", "rolled_back", "skipped", "failed"}
     assert set(found["wishes"]) == {"green", "blue", "red"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "name"),
+    [
+        (("migrate_users", "--user-id", "no-such-user"), 1, "UserNotFoundError"),
+        (("monitor_migration", "--run", "99"), 1, "RunNotFoundError"),
+        (("rollback_migration",), 2, "UsageError"),
+        (("validate_migration", "--run", "99"), 1, "RunNotFoundError"),
+    ],
+)
+def test_a_refusal_is_an_object_on_stdout_where_json_was_asked_for(argv: tuple[str, ...], code: int, name: str) -> None:
+    make_run()
+    result = run_command(*argv, "--format", "json")
+    error = json.loads(result.out)["error"]
+    assert (result.code, error["exit_code"], error["class"]) == (code, code, name)
+    assert result.err == f"CommandError: {error['message']}\n"
+    assert run_command(*argv).out == ""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("argv", [("--format", "json"), ("--format=json",)])
+def test_bad_usage_is_an_object_on_stdout_where_json_was_asked_for(argv: tuple[str, ...]) -> None:
+    result = run_manage("migrate_users", "--no-such-option", *argv)
+    error = json.loads(result.out)["error"]
+    assert (result.code, error["exit_code"], error["class"]) == (2, 2, "UsageError")
+    assert error["message"] in result.err
+    assert run_manage("migrate_users", "--no-such-option").out == ""
 
 
 def test_amounts_beyond_what_a_float_holds_are_exact_in_json() -> None:

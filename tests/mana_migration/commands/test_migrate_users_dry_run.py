@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -170,3 +171,30 @@ def test_postgresql_itself_refuses_to_write_in_a_dry_run(monkeypatch: pytest.Mon
         result = run_command("migrate_users", "--dry-run")
     assert result.code == 1
     assert "read-only transaction" in result.err
+
+
+def test_validate_only_shows_findings_alone() -> None:
+    WalletFactory(green=-4)
+    people(3)
+    result = run_command("migrate_users", "--validate-only")
+    assert result.code == 3
+    lines = result.out.splitlines()
+    assert lines[0] == "1 error-level finding"
+    assert lines[1].split()[:3] == ["error", "negative_balance", "1"]
+    assert re.fullmatch(r"  nothing found by \d+ checks: .*overflow.*", lines[2])
+    assert lines[3].startswith("a run would be refused: ")
+    assert len(lines) == 4
+    assert "nothing was written" not in result.out
+
+
+def test_validate_only_of_a_user_has_the_findings_of_that_user_alone() -> None:
+    WalletFactory(green=-4)
+    (key,) = people(1)
+    result = run_command("migrate_users", "--validate-only", "--user-id", f"pk:{key}")
+    assert (result.code, result.out.splitlines()[0]) == (0, "no error-level finding")
+    assert {finding["count"] for finding in migrate("--dry-run", "--user-id", f"pk:{key}")["findings"]} == {0}
+
+
+def test_a_dry_run_has_no_speed() -> None:
+    people(3)
+    assert migrate("--dry-run")["users_per_minute"] is None

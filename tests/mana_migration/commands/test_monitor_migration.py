@@ -116,7 +116,7 @@ def test_a_stalled_run_says_so_outright() -> None:
     make_batch(run, done(100), start=-9_000_000)
     out = monitor()
     assert f"Run {run.pk}: migration, running, STALLED" in out
-    assert re.search(r"Remaining: +stalled for .* give the same command again to go on", out)
+    assert re.search(r"Remaining: +stalled for .* give the same command again to resume it", out)
 
 
 def test_one_run_is_shown_by_its_number() -> None:

@@ -98,3 +98,29 @@ def test_paused_time_is_summed_up_and_an_open_pause_lasts() -> None:
 def test_rates_over_time_lie_between_the_points() -> None:
     series = [(after(60), 100), (after(120), 300), (after(120), 400)]
     assert rates_over_time(NOON, series) == [(after(60), 100.0), (after(120), 200.0)]
+
+
+@pytest.mark.parametrize(
+    ("handled", "idle", "stalled"),
+    [(0, 60, True), (1_000_000, 60, False), (1_000_000, 109, False), (1_000_000, 110, True)],
+)
+def test_a_run_whose_checks_take_far_too_long_is_stalled(handled: int, idle: float, stalled: bool) -> None:
+    progress = measure(
+        handled=handled, expected=handled, worked=60, recent=None, idle=idle, waits=False, checking=True, complete=True
+    )
+    assert progress.stalled is stalled
+
+
+@pytest.mark.parametrize(
+    ("handled", "complete", "share", "differs"),
+    [
+        (53, True, 1.0, True),
+        (47, True, 1.0, True),
+        (50, True, 1.0, False),
+        (53, False, 1.0, True),
+        (47, False, 0.94, False),
+    ],
+)
+def test_an_estimate_that_was_missed_is_no_share(handled: int, complete: bool, share: float, differs: bool) -> None:
+    progress = measure(handled=handled, expected=50, worked=1, recent=None, idle=None, waits=False, complete=complete)
+    assert (progress.share, progress.differs) == (share, differs)

@@ -116,3 +116,15 @@ def test_elsewhere_a_wait_has_a_line_of_its_own_already(clock: Clock) -> None:
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_is_written_meanwhile_has_lines_of_its_own(clock: Clock) -> None:
+    stream = Terminal()
+    with ProgressDisplay(stream, verb="migrated", expected=100) as display:
+        display(batch(50))
+        before = len(stream.getvalue())
+        with display.aside():
+            assert stream.getvalue()[before:].endswith("\x1b[2K")  # the bar's line is empty, the cursor at its start
+            stream.write("run 2 is open\n")
+        display(batch(50))
+    assert stream.getvalue()[before:].count("migrated") > 0  # the bar is back

@@ -76,7 +76,7 @@ def test_a_migration_is_told_line_by_line() -> None:
         "  failed     67 (constraint 7, overflow 60)",
         f"  wishes     10 green, 20 blue, {2**64:,} red converted",
         f"  mana       {2**74:,} credited",
-        "  time       61.2 s, 980 users per minute",
+        "  time       61.2 s in this command, which handled 1,000 of them: 980 users per minute",
         "next: monitor_migration --report --run 7 says what the users failed for; cure the cause, then "
         "migrate_users --retry-failed",
         "next: migrate_users takes up those who were skipped",
@@ -209,3 +209,20 @@ def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
 )  # fmt: skip
 def test_what_is_useful_next_follows_from_how_the_run_stands(done: RunSummary, steps: list[str]) -> None:
     assert next_of(done) == steps
+
+
+@pytest.mark.parametrize(
+    ("handled", "time"),
+    [
+        (None, "60.0 s, 30,000 users per minute"),
+        (30_000, "60.0 s, 30,000 users per minute"),
+        (1_200, "60.0 s in this command, which handled 1,200 of them: 1,200 users per minute"),
+        (1, "60.0 s in this command, which handled 1 of them: 1 users per minute"),
+        (0, "60.0 s in this command, which found no user left to handle"),
+    ],
+)
+def test_a_command_that_resumed_a_run_says_what_it_did_itself(handled: int | None, time: str) -> None:
+    totals = Totals(selected=30_000, migrated=30_000)
+    done = replace(DONE, totals=totals, seconds=60.0, handled=handled)
+    assert f"  time       {time}" in lines(done)
+    assert summary.as_json(done)["handled_by_command"] == handled

@@ -10,7 +10,7 @@ from mana_migration.engine import totals as figures
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.reports.console import plain_line
-from mana_migration.reports.run_lines import facts
+from mana_migration.reports.run_lines import facts, progress_words
 from mana_migration.reports.snapshot_json import snapshot_json
 from mana_migration.selectors.runs import run_snapshot, runs_since
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
@@ -193,7 +193,7 @@ def test_a_wait_is_told_in_the_same_words_everywhere(wait: str, waiting: str, la
     seen = snapshot(run, at=after(20))
     assert seen.waiting == waiting
     assert ("Held up", waiting) in [(fact.label, fact.value) for fact in facts(seen)]
-    assert ("Remaining", "not told while it is held up") in [(fact.label, fact.value) for fact in facts(seen)]
+    assert ("Remaining", "unknown while it waits") in [(fact.label, fact.value) for fact in facts(seen)]
     assert seen.progress.remaining is None
     assert waiting in plain_line(seen)
     assert (seen.events[0].label, seen.events[0].message) == (label, "24 sessions wait")
@@ -301,3 +301,28 @@ def test_runs_since_are_listed_latest_first_with_their_totals() -> None:
     lines = runs_since("default", NOON)
     assert [line.run for line in lines] == [second.pk, first.pk]
     assert lines[1].totals.selected == 12
+
+
+def test_a_cohort_that_was_larger_than_estimated_is_not_more_than_all() -> None:
+    run = make_run(expected=50, finished_at=after(5))
+    make_batch(run, done(53))
+    seen = snapshot(run)
+    assert progress_words(seen) == "100 %, 53 users in 1 batch (about 50 expected)"
+    assert "; 100 %, 53 users; " in f"; {plain_line(seen).split('; ', 1)[1]}"
+
+
+def test_an_import_says_how_many_users_it_added() -> None:
+    run = make_run(kind=RunKind.IMPORT, expected=5, baseline={"imported": {"users": "4995"}}, finished_at=after(5))
+    make_batch(run, done(5))
+    seen = snapshot(run)
+    assert progress_words(seen) == "4,995 users imported, 5 of them migrated by the old system"
+    assert (seen.progress.expected, seen.progress.share) == (None, None)
+
+
+def test_a_run_whose_checks_nobody_runs_is_stalled() -> None:
+    run = make_run(status=RunStatus.CHECKING, expected=10)
+    make_batch(run, done(10), start=0, seconds=1)
+    seen = snapshot(run, at=after(62))
+    assert seen.progress.stalled
+    assert seen.standstill == "no process seems to run its integrity checks; give the same command again to resume it"
+    assert not snapshot(run, at=after(60)).progress.stalled

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from mana_migration.domain.forecast import ASSUMED_RATE
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationRun
 from mana_migration.services import dry_run, migration
 from mana_migration.services.runs import Actor
+from mana_migration.states import EventKind
 from tests.factories import WalletFactory, make_wallets
+from tests.mana_migration.history import after, done, make_batch, make_event, make_run
 from tests.mana_migration.running import people
 from tests.support.oracle import assert_nothing_changes
 from wishes.models import Wallet
@@ -37,10 +40,10 @@ def test_the_session_can_write_again_afterwards() -> None:
 def test_a_forecast_that_fails_leaves_a_session_that_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
     people(1)
 
-    def fail(using: str) -> Any:
+    def fail(*args: Any, **options: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr("mana_migration.services.validation.precheck", fail)
+    monkeypatch.setattr("mana_migration.services.validation.validate", fail)
     with pytest.raises(RuntimeError):
         dry_run.forecast(MigrationOptions())
     assert Wallet.objects.update(green=1) == 1
@@ -73,16 +76,6 @@ def test_delays_between_batches_are_part_of_the_duration(controls: Controls, sec
     assert dry_run.pauses(MigrationOptions(controls=controls), 1_000) == seconds
 
 
-def test_the_rate_is_assumed_until_a_run_has_been_measured() -> None:
-    rate, source = dry_run.expected_rate("default")
-    assert rate > 0
-    assert "assumed" in source
-    folded = {"totals": {"selected": 6_000}, "seconds": 3.0, "batches": 1, "histogram": {}, "series": [],
-              "last_progress": None}  # fmt: skip
-    run = MigrationRun.objects.create(kind="migration", status="completed", folded=folded)
-    assert dry_run.expected_rate("default") == (2_000.0, f"measured in run {run.pk}")
-
-
 def test_amounts_are_exact_beyond_bigint() -> None:
     red = (2**63 - 1) // 1000
     make_wallets([(0, 0, red)] * 5)
@@ -94,3 +87,26 @@ def test_the_largest_are_left_out_of_a_mere_validation() -> None:
     WalletFactory()
     assert len(dry_run.forecast(MigrationOptions()).largest) == 1
     assert dry_run.forecast(MigrationOptions(), validate_only=True).largest == ()
+
+
+def test_the_speed_expected_is_that_of_the_latest_mass_migration_by_the_time_it_took_with_all_its_attempts() -> None:
+    run = make_run(created_at=after(0), finished_at=after(50))
+    make_batch(run, done(100, failed=0), start=0, seconds=2)  # the other attempts failed, and took 48 s
+    selected = make_run(options={"users": ["1"]}, created_at=after(60), finished_at=after(61))
+    make_batch(selected, done(1), start=60)
+    make_run(created_at=after(70), finished_at=after(80))  # selected nobody
+    assert dry_run.expected_rate("default") == (2.0, f"measured in run {run.pk}")
+
+
+def test_time_on_pause_does_not_count_for_the_speed_expected() -> None:
+    run = make_run(created_at=after(0), finished_at=after(60))
+    make_batch(run, done(100), start=0)
+    make_event(run, EventKind.PAUSED, 5)
+    make_event(run, EventKind.RESUMED, 55)
+    assert dry_run.expected_rate("default") == (10.0, f"measured in run {run.pk}")
+
+
+def test_without_a_run_to_measure_the_speed_is_assumed() -> None:
+    rate, source = dry_run.expected_rate("default")
+    assert rate == ASSUMED_RATE[connection.vendor]
+    assert source.startswith("assumed")
