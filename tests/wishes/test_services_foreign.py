@@ -50,10 +50,10 @@ def test_a_booking_that_the_database_does_not_keep_is_an_error_and_changes_nothi
     user: Any, booking: str, foreign: Foreign
 ) -> None:
     before = state()
-    point = transaction.savepoint()
+    point = connection.savepoint()
     BOOKINGS[booking](user)
     expected = state()
-    transaction.savepoint_rollback(point)
+    connection.savepoint_rollback(point)
     foreign.attach()
     try:
         with transaction.atomic():

@@ -26,7 +26,7 @@ from mana_migration.errors import PreflightError
 from tests.support.databases import own_database
 
 PROJECT = Path(__file__).resolve().parent.parent.parent.parent
-SITE = PROJECT / "tests" / "foreign_site"
+SITE = PROJECT / "tests" / "foreign_sites"
 
 
 @pytest.fixture(autouse=True)
@@ -168,8 +168,9 @@ def test_a_site_with_uuid_keys_gets_its_users(tmp_path: Path) -> None:
     with own_database(tmp_path) as database:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "MANA"))}
         environment |= {
-            "SHOP_DATABASE": json.dumps(database),
-            "SHOP_FOLDER": str(tmp_path),
+            "SITE_DATABASE": json.dumps(database),
+            "SITE_FOLDER": str(tmp_path),
+            "DJANGO_SETTINGS_MODULE": "shop.settings",
             "PYTHONPATH": str(PROJECT),
         }
 

@@ -51,8 +51,11 @@ STATIC_URL = "static/"
 USE_TZ = True
 TIME_ZONE = "Europe/Berlin"
 
-DATABASES = {"default": json.loads(os.environ["SHOP_DATABASE"])}
+DATABASES = {"default": json.loads(os.environ["SITE_DATABASE"])}
 
 # added:
-MANA_MIGRATION_LOG_DIR = Path(os.environ["SHOP_FOLDER"]) / "logs"
-MANA_MIGRATION_REPORT_DIR = Path(os.environ["SHOP_FOLDER"]) / "reports"
+MANA_MIGRATION_LOG_DIR = Path(os.environ["SITE_FOLDER"]) / "logs"
+MANA_MIGRATION_REPORT_DIR = Path(os.environ["SITE_FOLDER"]) / "reports"
+
+# What the exercise of the tests opens.
+SITE = {"admin": "/staff/", "pages": "/staff-migration/"}

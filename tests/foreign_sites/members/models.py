@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.db import models
@@ -12,12 +11,9 @@ from django.db import models
 class MemberManager(BaseUserManager["Member"]):
     """Make members."""
 
-    def create_superuser(self, email: str, password: str, **values: Any) -> Member:
-        """Create a member who may do everything."""
-        member = self.model(email=email, is_staff=True, is_superuser=True, **values)
-        member.set_password(password)
-        member.save()
-        return member
+    def sign_up(self, name: str, *, boss: bool = False) -> Member:
+        """Create a member."""
+        return self.create(email=name, password="!", is_staff=boss, is_superuser=boss)
 
 
 class Member(AbstractBaseUser, PermissionsMixin):

@@ -1,0 +1,1 @@
+"""The members of a German club, with permissions of their own making."""
