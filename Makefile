@@ -142,6 +142,8 @@ lock: ## Write the requirements*.txt anew (needs uv; ARGS=--upgrade takes newer 
 	$(LOCK) --extra celery --extra notify requirements.in requirements-dev.in --constraints requirements.txt \
 		--output-file requirements-dev.txt $(ARGS)
 	$(LOCK) --extra celery requirements.in --constraints requirements-dev.txt --output-file requirements-celery.txt
+	echo 'psycopg[binary]>=3.2' | $(subst --extra postgres,,$(LOCK)) - --constraints requirements-dev.txt \
+		--output-file requirements-psycopg3.txt
 
 # A tool with a hundred packages of its own, so apart from ours. --strict: what nobody could look up counts as a failure.
 .PHONY: audit

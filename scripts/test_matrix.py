@@ -1,7 +1,7 @@
 """Run the tests on every Python at hand that is new enough, with every Django that it and we support.
 
-Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept. Arguments go to pytest. It ends with one
-line per pair.
+Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept; one more, with the oldest Python, has
+psycopg 3 in the place of psycopg2. Arguments go to pytest. It ends with one line per pair.
 """
 
 import re
@@ -35,9 +35,11 @@ def find_pythons() -> dict[Version, str]:
     return dict(sorted(found.items()))
 
 
-def test(python: str, version: Version, name: str, requirement: str, arguments: list[str]) -> bool:
+def test(
+    python: str, version: Version, name: str, requirement: str, arguments: list[str], *, psycopg3: bool = False
+) -> bool:
     """Set up one environment and run the tests in it; ``arguments`` go to pytest."""
-    folder = PROJECT / f".venv-{version[0]}.{version[1]}-django{name}"
+    folder = PROJECT / f".venv-{version[0]}.{version[1]}-django{name}{'-psycopg3' * psycopg3}"
     inside = str(folder / "bin" / "python")
     pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     steps = [
@@ -45,6 +47,14 @@ def test(python: str, version: Version, name: str, requirement: str, arguments: 
         [*pip, "--require-hashes", "--no-deps", "-r", "requirements-dev.txt"],
         [inside, "-m", "pip", "--disable-pip-version-check", "check"],
         *([[*pip, requirement]] if requirement else []),
+        *(
+            [
+                [inside, "-m", "pip", "uninstall", "--quiet", "--yes", "psycopg2-binary"],
+                [*pip, "--require-hashes", "--no-deps", "-r", "requirements-psycopg3.txt"],
+            ]
+            if psycopg3
+            else []
+        ),
         [inside, "scripts/test_both.py", "-q", *arguments],
     ]
     return all(subprocess.run(step, cwd=PROJECT, check=False).returncode == 0 for step in steps)
@@ -53,12 +63,17 @@ def test(python: str, version: Version, name: str, requirement: str, arguments: 
 def main(arguments: list[str]) -> int:
     """Run all pairs and return 1 if one of them failed."""
     outcomes: dict[str, bool] = {}
-    for version, python in find_pythons().items():
+    pythons = find_pythons()
+    for version, python in pythons.items():
         for name, (requirement, oldest) in DJANGOS.items():
             if version >= oldest:
                 pair = f"Python {version[0]}.{version[1]}, Django {name}"
                 print(f"\n=== {pair} ({python})", flush=True)
                 outcomes[pair] = test(python, version, name, requirement, arguments)
+    for version, python in list(pythons.items())[:1]:
+        pair = f"Python {version[0]}.{version[1]}, psycopg 3"
+        print(f"\n=== {pair} ({python})", flush=True)
+        outcomes[pair] = test(python, version, next(iter(DJANGOS)), "", arguments, psycopg3=True)
     print()
     for pair, passed in outcomes.items():
         print(f"{pair}: {'passed' if passed else 'FAILED'}")

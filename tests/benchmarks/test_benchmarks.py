@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from django.db import connection
 
-from benchmarks.__main__ import MEASURES, parse
-from benchmarks.result import Row
-from benchmarks.rules import WeakenedError, refuse_weakened, rules_in_force
+psycopg2 = pytest.importorskip("psycopg2", reason="the benchmarks compare with scripts that use psycopg2")
+
+from benchmarks.__main__ import MEASURES, parse  # noqa: E402
+from benchmarks.result import Row  # noqa: E402
+from benchmarks.rules import WeakenedError, refuse_weakened, rules_in_force  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 

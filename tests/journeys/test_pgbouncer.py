@@ -134,6 +134,10 @@ def test_a_run_outlives_its_pooler(pooler: PgBouncer) -> None:
 # --- Prepared statements ----------------------------------------------------------------------------------------------
 
 
+#: What Django logs of a transaction itself.
+TRANSACTION = ("BEGIN", "COMMIT", "ROLLBACK")
+
+
 class Client:
     """A client of the pooler, with a connection of its own."""
 
@@ -150,7 +154,7 @@ class Client:
             handled = self.alone(lambda: conversion.convert(self.connection, self._terms, task, LIMITS))
         assert handled is not None
         assert handled.totals.migrated == len(keys)
-        return [kind_of(query["sql"]) for query in seen.captured_queries if query["sql"] not in ("BEGIN", "COMMIT")]
+        return [kind_of(query["sql"]) for query in seen.captured_queries if query["sql"] not in TRANSACTION]
 
     def alone(self, statement: Callable[[], Handled | None]) -> Handled | None:
         """Handle a batch in a transaction of its own on this client's connection."""

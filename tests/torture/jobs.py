@@ -109,9 +109,9 @@ STAGES = {
     "folding": r"engine\.(totals\.(fold|_read_unfolded)|chain\.write_links)",
     "looking which batches wait": r"BatchQueue\._look_ahead",
     "claiming a batch": r"conversion\.convert 1$",
-    "conversion": r"engine\.(conversion\.convert|pipeline\.convert_several) \d",
+    "conversion": r"engine\.(conversion\.convert|pipeline\._several) \d",
     "the commit of a batch": r"MigrationWork\.handle commit",
-    "several batches in a message": r"(pipeline\.convert_several|conversion\.convert) 1$",  # SQLite has no messages
+    "several batches in a message": r"(pipeline\._several|conversion\.convert) 1$",  # SQLite has no messages
     "splitting a batch": r"Recovery\._split",
     "the commit of a split": r"Recovery\.recover commit",
     "recording a failure": r"records\.record_problem",
@@ -123,7 +123,7 @@ STAGES = {
     "the commit of a fix": r"autofix\._fix_page commit",
     "the breaker's trip": r"migrate\.trip commit",
     "lifting the guard": r"guards\.announce_reversal",
-    "reversal": r"engine\.(reversal\.reverse|pipeline\.reverse_several) \d",
+    "reversal": r"engine\.(reversal\.reverse|pipeline\._several) \d",
     "the commit of a reversal": r"RollbackWork\.handle commit",
     "opening a rollback": r"rollback\.open_rollback commit",
     "the end of the run taken back": r"rollback\.close_target",

@@ -55,8 +55,7 @@ def test_the_command_overcomes_a_failed_batch_by_itself_unless_the_database_cann
 
 def test_an_error_after_the_commit_went_through_is_not_taken_for_a_failure(bench: Benches) -> None:
     one = bench("migrate plainly")
-    last = "1" if connection.vendor == "postgresql" else "commit"
-    names = [f"engine.conversion.convert_{how} {last}" for how in ("alone", "each")]
+    names = ["services.migration.MigrationWork.handle commit", "engine.pipeline._several 1"]
     commits = [position for position, passed in enumerate(one.undisturbed.names, 1) if passed in names]
     assert len(commits) >= 2
     assert all(one.fail_at(position, AFTERWARDS) for position in commits)
