@@ -78,7 +78,7 @@ class NothingToRollBackError(MigrationError):
 
 
 class ImportRejectedError(MigrationError):
-    """The source has bad rows and none was to be skipped; nothing was imported."""
+    """It is not certain which users the source means; nothing was imported."""
 
 
 class ImportConflictError(MigrationError):

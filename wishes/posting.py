@@ -110,9 +110,9 @@ def update_reversed_wallets(now: str, within: str) -> str:
     )
 
 
-#: Columns that ``picked`` must have to open a wallet: what the wallet will hold, and whether the user
-#: arrives migrated (1 or 0; then the wishes are 0).
-OPENING_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "migrated")
+#: Columns that ``picked`` must have to open a wallet: what the wallet will hold, whether the user arrives migrated
+#: (1 or 0; then the wishes are 0), and with how much mana the ledger of such a user opens.
+OPENING_COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "migrated", "opening")
 
 
 def insert_opening_wallets(now: str) -> str:
@@ -155,9 +155,24 @@ def insert_opening_entries(reference: str, now: str) -> str:
     return block(
         """
         INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
-        SELECT user_id, mana, mana, 'opening', {reference}, {now}
+        SELECT user_id, opening, opening, 'opening', {reference}, {now}
         FROM picked
-        WHERE migrated = 1 AND mana <> 0
+        WHERE migrated = 1 AND opening <> 0
+        ORDER BY user_id
+        """,
+        reference=reference,
+        now=now,
+    )
+
+
+def insert_entries_since_opening(reference: str, now: str) -> str:
+    """Return the INSERT of what users who arrive migrated earned or spent between their payment and the import."""
+    return block(
+        """
+        INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
+        SELECT user_id, mana - opening, mana, CASE WHEN mana > opening THEN 'earn' ELSE 'spend' END, {reference}, {now}
+        FROM picked
+        WHERE migrated = 1 AND mana <> opening
         ORDER BY user_id
         """,
         reference=reference,

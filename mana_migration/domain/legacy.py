@@ -1,12 +1,12 @@
-"""One row of the legacy export: a clean row, or every reason why it is none.
+"""One row of the legacy export: a clean row, or every reason why it is not.
 
-Plain Python: no Django, no database.  Nothing is ever coerced: a value that is not exactly what its
-column holds makes the row a bad one, and the operator decides.  Values never appear in a reason,
-because a shifted column may put a person's name anywhere.
+Plain Python.  Nothing is ever coerced: a value that is not exactly what its column holds makes the row a bad one, and
+the operator decides.  Values never appear in a reason, because a shifted column may put a person's name anywhere.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 import unicodedata
@@ -18,6 +18,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from mana_migration.domain.shapes import LITERAL, SHAPES, Shape, character_shape, id_shape, number_shape
+
 #: Our names of the columns, and what the export calls them.
 COLUMNS: Final = {
     "id": "id",
@@ -27,6 +29,16 @@ COLUMNS: Final = {
     "mana": "mana_balance",
     "migrated": "legacy_migration_completed",
 }
+
+#: Our names of the columns of the old ledger, and what it calls them.
+LEDGER_COLUMNS: Final = {
+    "ledger_user": "user_id",
+    "ledger_kind": "transaction_category",
+    "ledger_mana": "mana_amount",
+}
+
+#: Kinds of the old ledger that count, and whether they add a payment or take one back.
+LEDGER_KINDS: Final = {"migration": 1, "migration_rollback": -1}
 
 #: Columns of the export that are known and never read.
 IGNORED_COLUMNS: Final = ("name",)
@@ -43,44 +55,66 @@ FLOAT_EXACT: Final = 2**53
 #: Characters of a bad id that the list of rejected rows shows.
 SHOWN_ID: Final = 200
 
-#: Why a row is bad, by the code that scripts read.
+#: Why a row is bad, by the code that scripts read; ``shapes.SHAPES`` says more about a value and names the cure.
 REASONS: Final = {
-    "missing_id": "there is no id",
-    "invalid_id": "the id is no plain text or whole number (a fraction, a truth value, outer blanks, line ends)",
+    "missing_id": "there is no id; give the user one, or leave the row out",
+    "invalid_id": "not an id that an account can have",
     "id_too_long": "the id is longer than a username may be",
-    "not_a_number": "text or a date stands where a whole number belongs",
-    "formula": "a formula stands where a whole number belongs",
-    "fraction": "a fraction stands where a whole number belongs",
-    "not_finite": "NaN or infinity stands where a whole number belongs",
-    "boolean": "a truth value stands where a whole number belongs",
-    "inexact": "the number is too large for the format it is stored in, which has rounded it",
+    "not_a_number": "not a whole number",
+    "formula": "a formula instead of a number; replace formulas by their values",
+    "fraction": "a fraction or an exponent instead of a plain whole number",
+    "not_finite": "NaN or infinity instead of a number; give --null WORD if it means NULL",
+    "boolean": "a truth value instead of a number; the fields may be shifted",
+    "inexact": "the number has more digits than its format keeps and may be rounded; export it as text or as CSV",
     "out_of_range": "the number is beyond the range of BIGINT",
     "negative_mana": "the mana is negative",
-    "unknown_flag": "the flag is neither yes nor no",
+    "unknown_flag": "the flag is neither yes nor no; write true or false",
     "missing_value": "the row lacks this column",
-    "wrong_field_count": "the row has more or fewer fields than the header",
-    "not_an_object": "the entry is no JSON object",
-    "repeated_key": "the JSON object has a key twice",
-    "flagged_unpaid": "flagged as migrated, with wishes and no mana; --unpaid-flag says what such users are",
-    "duplicate_id": "the id stands in an earlier row",
+    "wrong_field_count": "the row has more or fewer fields than the header; enclose text with separators in quotes",
+    "broken_quotes": "a quotation mark opens or ends a field in the wrong place; correct the quotes of this line",
+    "spans_records": (
+        "a quoted field contains lines that look like rows of their own; "
+        "a quotation mark is missing or one too many in the first or last of them"
+    ),
+    "row_too_long": "the row is longer than any row of balances; a line end or a quotation mark is missing",
+    "not_utf8": "the row holds bytes that are not UTF-8; convert the file (in a spreadsheet: CSV UTF-8)",
+    "repeated_header": "the header again; remove the line",
+    "not_an_object": "the entry is not an object",
+    "repeated_key": "the object has a key twice; remove one of them",
+    "flagged_unpaid": (
+        "flagged as migrated, with wishes and no mana: paid and spent since, or never paid, which the flag alone "
+        "cannot tell; --legacy-ledger reads the old ledger, --unpaid-flag decides without it"
+    ),
+    "never_paid": (
+        "flagged as migrated, with wishes, and the old ledger shows no payment; "
+        "--unpaid-flag pending lets migrate_users pay, --unpaid-flag migrated does not"
+    ),
+    "paid_unflagged": (
+        "not flagged as migrated, but the old ledger shows a payment that was not rolled back; "
+        "correct the flag, or the ledger"
+    ),
+    "no_such_user": "no user of this site has this primary key; create the user, or give --match username",
+    "duplicate_id": "duplicate id",
 }
 
 FLAGS: Final = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1),
-    **dict.fromkeys(("false", "f", "no", "n", "0"), 0),
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), 1),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), 0),
 }
 
+#: Different numbers that a parser remembers.
 _CACHED: Final = 16_384
 _ID = "id"
 _NO: Final = frozenset(word for word, flag in FLAGS.items() if not flag)
-_PLAIN_ID: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?").fullmatch
+#: Numbers and UUIDs: ids that need no second look.
+_COMMON_ID: Final = re.compile(r"[0-9]+|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
 class Typing(Enum):
     """How a source holds its numbers."""
 
     TEXT = "text"
-    """Everything is text (CSV): digits are numbers, an empty field is NULL."""
+    """Everything is text (CSV, TSV): digits are numbers; an empty field and ``\\N`` are NULL."""
     EXACT = "exact"
     """Whole numbers and fractions are told apart (JSON): text and 1.0 are no whole numbers."""
     FLOATS = "floats"
@@ -96,7 +130,7 @@ class UnpaidFlag(Enum):
 
 
 class Marker(Enum):
-    """What a reader found in the place of a value or of a whole row."""
+    """What a reader found in the place of a value or of a whole row: a code, or a code and a shape."""
 
     ABSENT = "missing_value"
     FRACTION = "fraction"
@@ -104,9 +138,26 @@ class Marker(Enum):
     HUGE = "out_of_range"
     TEXT = "not_a_number"
     FORMULA = "formula"
+    INEXACT = "inexact"
+    NOT_UTF8 = "not_utf8"
+    DATE = "not_a_number.date"
+    ERROR_CELL = "not_a_number.error_cell"
+    FORMATTED = "not_a_number.formatted"
+    AMBIGUOUS = "not_a_number.ambiguous"
+    DISPUTED = "not_a_number.disputed"
     WRONG_FIELD_COUNT = "wrong_field_count"
+    BROKEN_QUOTES = "broken_quotes"
+    SPANS_RECORDS = "spans_records"
+    ROW_TOO_LONG = "row_too_long"
+    REPEATED_HEADER = "repeated_header"
     NOT_AN_OBJECT = "not_an_object"
     REPEATED_KEY = "repeated_key"
+
+    @property
+    def shape(self) -> str:
+        """Return the shape of the value, as an id has it too."""
+        code, _, shape = self.value.partition(".")
+        return shape or {"formula": "formula", "inexact": "inexact", "fraction": "decimals"}.get(code, "")
 
 
 class GoodRow(NamedTuple):
@@ -134,8 +185,8 @@ class BadRow(NamedTuple):
     """A row that is not imported.
 
     ``id`` is set where the id itself is sound, so that later rows with it are duplicates; ``shown``
-    is what the list of rejected rows shows otherwise.  ``problem``: ``code:column`` of each reason,
-    separated by blanks.
+    is what the list of rejected rows shows otherwise.  ``problem``: ``code:column`` or
+    ``code.shape:column`` of each reason, separated by blanks.
     """
 
     id: str | None
@@ -147,19 +198,29 @@ class BadRow(NamedTuple):
 NULLABLE: Final = (*BALANCES, "migrated")
 
 
+def normalised(text: str) -> str:
+    """Return a username as Django's own user model stores it."""
+    return unicodedata.normalize("NFKC", text)
+
+
 @dataclass(frozen=True, slots=True)
 class RowRules:
-    """What a row is judged by.
+    """How rows are judged.
 
-    ``worth``: the mana that green, blue and red wishes are worth, to tell a flag without payment;
-    ``id_length``: characters that a username may have, None for any; ``unpaid``: what a row that is
-    flagged without payment is.
+    ``worth``: the mana that green, blue and red wishes are worth, to recognise a flag without payment; ``id_length``:
+    characters that a username may have, None for any; ``unpaid``: what a row that is flagged without payment is;
+    ``nulls``: texts that mean NULL beside the empty one; ``literal_ids``: accept ids that look mangled; ``normalise``:
+    how the site's user model stores a username; ``with_ledger``: the old ledger decides later who was paid.
     """
 
     typing: Typing
     worth: Callable[[int, int, int], int]
     id_length: int | None = 150
     unpaid: UnpaidFlag = UnpaidFlag.REJECT
+    nulls: frozenset[str] = frozenset()
+    literal_ids: bool = False
+    normalise: Callable[[str], str] = normalised
+    with_ledger: bool = False
 
 
 class RowParser:
@@ -168,6 +229,8 @@ class RowParser:
     def __init__(self, rules: RowRules) -> None:
         self._rules = rules
         self._text = rules.typing is Typing.TEXT
+        self._nulls = rules.nulls | {"", "\\N"} if self._text else rules.nulls
+        self._no = _NO - self._nulls
         self._known: dict[str, int] = {}
         self._limit = rules.id_length if rules.id_length is not None else math.inf
 
@@ -180,12 +243,12 @@ class RowParser:
         if isinstance(values, Marker):
             return BadRow(None, "", values.value)
         key, green, blue, red, mana, flag = values
-        # Note [The common row]: nearly all rows are plain, and are told by a few look-ups.  Whatever is not plain,
-        # even if good, takes the long way; both ways give the same row, which a property test compares.
-        if type(key) is str and _PLAIN_ID(key) and len(key) <= self._limit:
+        # Note [The common row]: a plain row needs a few look-ups only, because nearly all rows are plain.  Whatever is
+        # not plain, even if good, takes the long way; both ways give the same row, which a property test compares.
+        if type(key) is str and _COMMON_ID(key) and len(key) <= self._limit and key not in self._nulls:
             if self._text:
                 known = self._known
-                if green in known and blue in known and red in known and flag in _NO and known.get(mana, -1) >= 0:
+                if green in known and blue in known and red in known and flag in self._no and known.get(mana, -1) >= 0:
                     return _good((key, known[green], known[blue], known[red], known[mana], 0, 0, 0))
             elif (
                 type(green) is type(blue) is type(red) is type(mana) is int
@@ -196,49 +259,49 @@ class RowParser:
                 and BIGINT_MIN <= red <= BIGINT_MAX
             ):
                 return _good((key, green, blue, red, mana, 0, 0, 0))
-        return self._judge(values)
+        return self._judge([None if isinstance(value, str) and value in self._nulls else value for value in values])
 
     def _judge(self, values: Sequence[Any]) -> GoodRow | BadRow:
         problems: list[str] = []
         nulls = 0
         key = self._id(values[0])
-        if isinstance(key, Problem):
-            problems.append(f"{key.code}:{_ID}")
+        if isinstance(key, Shape):
+            problems.append(_encoded(key, _ID))
         amounts: list[int] = []
         for bit, (name, value) in enumerate(zip(BALANCES, values[1:5], strict=True)):
             amount = self._number(value)
-            if isinstance(amount, Problem):
-                problems.append(f"{amount.code}:{COLUMNS[name]}")
+            if isinstance(amount, Shape):
+                problems.append(_encoded(amount, COLUMNS[name]))
                 amounts.append(0)
             else:
                 nulls |= (amount is None) << bit
                 amounts.append(amount or 0)
         if amounts[3] < 0:
-            problems.append(f"negative_mana:{COLUMNS['mana']}")
+            problems.append(_encoded(Shape("negative_mana"), COLUMNS["mana"]))
         flag = parse_flag(values[5])
-        if isinstance(flag, Problem):
-            problems.append(f"{flag.code}:{COLUMNS['migrated']}")
+        if isinstance(flag, Shape):
+            problems.append(_encoded(flag, COLUMNS["migrated"]))
         elif flag is None:
             nulls |= 1 << len(BALANCES)
         green, blue, red, mana = amounts
         arrives = flagged = 1 if flag == 1 else 0
         if flagged and not problems and mana == 0 and self._rules.worth(green, blue, red) > 0:
             flagged = 2
-            if self._rules.unpaid is UnpaidFlag.REJECT:
-                problems.append(f"flagged_unpaid:{COLUMNS['migrated']}")
-            elif self._rules.unpaid is UnpaidFlag.PENDING:
+            if self._rules.unpaid is UnpaidFlag.PENDING:
                 arrives = 0
-        if problems or isinstance(key, Problem):
-            sound = None if isinstance(key, Problem) else key
+            elif self._rules.unpaid is UnpaidFlag.REJECT and not self._rules.with_ledger:
+                problems.append(_encoded(Shape("flagged_unpaid"), COLUMNS["migrated"]))
+        if problems or isinstance(key, Shape):
+            sound = None if isinstance(key, Shape) else key
             return BadRow(sound, "" if sound is not None else shown_id(values[0]), " ".join(problems))
         return GoodRow(key, green, blue, red, mana, arrives, nulls, flagged)
 
-    def _id(self, value: Any) -> str | Problem:
+    def _id(self, value: Any) -> str | Shape:
         if self._rules.typing is Typing.FLOATS and isinstance(value, (float, Decimal)):
             value = _whole(value)
-        return parse_id(value, self._limit)
+        return parse_id(value, self._rules)
 
-    def _number(self, value: Any) -> int | Problem | None:
+    def _number(self, value: Any) -> int | Shape | None:
         if self._text and isinstance(value, str):
             number = parse_digits(value)
             if isinstance(number, int) and len(self._known) < _CACHED:
@@ -247,83 +310,86 @@ class RowParser:
         return parse_number(value, floats=self._rules.typing is Typing.FLOATS)
 
 
-class Problem(NamedTuple):
-    """Why a value is none; ``code`` is a key of ``REASONS``."""
-
-    code: str
-
-
-def parse_id(value: Any, limit: float = math.inf) -> str | Problem:
+def parse_id(value: Any, rules: RowRules) -> str | Shape:
     """Return a row's id as text: text as it is, whole numbers and UUIDs as they are written."""
-    if value is None or value == "" or value is Marker.ABSENT:
-        return Problem("missing_id" if value is not Marker.ABSENT else "missing_value")
-    if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
-        return Problem("invalid_id")
+    if value is None or value == "":
+        return Shape("missing_id")
+    if value is Marker.ABSENT:
+        return Shape("missing_value")
     if isinstance(value, int) and not BIGINT_MIN <= value <= BIGINT_MAX:
-        return Problem("invalid_id")
+        return Shape("invalid_id", "inexact")
+    if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
+        return Shape("invalid_id", _shape_of(value))
     text = str(value)
-    if len(text) > limit:
-        return Problem("id_too_long")
-    if text != text.strip() or not _is_plain(text):
-        return Problem("invalid_id")
-    return text
+    shape = _id_text_shape(text, rules)
+    if rules.id_length is not None and len(text) > rules.id_length:
+        return Shape("id_too_long")
+    return text if not shape or (rules.literal_ids and shape in LITERAL) else Shape("invalid_id", shape)
 
 
-def _is_plain(text: str) -> bool:
-    if text.isprintable():
-        return True
-    # joiners and marks of writing direction are part of some scripts; line ends, control characters and halves of
-    # characters are part of none
-    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+def _id_text_shape(text: str, rules: RowRules) -> str:
+    if text != text.strip():
+        return "blanks"
+    shape = character_shape(text) or id_shape(text)
+    return shape or ("" if text.isascii() or rules.normalise(text) == text else "look_alike")
 
 
-def parse_digits(text: str) -> int | Problem | None:
-    """Return the whole number that a text writes in plain digits, None for an empty text."""
-    if text == "":
-        return None
-    digits = text[1:] if text[0] in "+-" else text
+def _shape_of(value: Any) -> str:
+    """Return the shape of a typed value where text or a whole number is expected."""
+    if isinstance(value, Marker):
+        return value.shape
+    if isinstance(value, bool):
+        return "truth_word"
+    if isinstance(value, (float, Decimal)):
+        return "inexact" if isinstance(value, float) and abs(value) >= FLOAT_EXACT else "decimals"
+    if isinstance(value, (dict, list, tuple)):
+        return "nested"
+    return "date" if isinstance(value, (datetime.date, datetime.time, datetime.timedelta)) else ""
+
+
+def parse_digits(text: str) -> int | Shape | None:
+    """Return the whole number that a text writes in plain digits."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
     if digits.isascii() and digits.isdigit():
         if len(digits.lstrip("0")) > 19:
-            return Problem("out_of_range")
+            return Shape("out_of_range")
         return _in_range(int(text))
-    return Problem(_kind_of_text(text))
+    return number_shape(text)
 
 
-def _kind_of_text(text: str) -> str:
-    """Tell a fraction and NaN from other text; all of them are refused."""
-    if len(text) > 100 or not text.isascii() or "_" in text:
-        return "not_a_number"
-    try:
-        number = float(text)
-    except ValueError:
-        return "not_a_number"
-    if text != text.strip():
-        return "not_a_number"
-    spelled = text.strip("+-").lower().startswith(("inf", "nan"))
-    return "not_finite" if spelled and not math.isfinite(number) else "fraction"
-
-
-def parse_number(value: Any, *, floats: bool) -> int | Problem | None:
+def parse_number(value: Any, *, floats: bool) -> int | Shape | None:
     """Return the whole number that a typed value is, None for NULL.
 
     ``floats``: whether the source has floats only, so that 1.0 is a whole number.
     """
-    if isinstance(value, bool):
-        return Problem("boolean")
+    if value is None:
+        return None
     if isinstance(value, (float, Decimal)):
         whole = _whole(value) if floats else value
-        return _in_range(whole) if isinstance(whole, int) else Problem(_kind_of_fraction(value, floats=floats))
+        return _in_range(whole) if isinstance(whole, int) else _kind_of_fraction(value, floats=floats)
     if isinstance(value, int):
-        return _in_range(value)
+        return Shape("boolean") if isinstance(value, bool) else _in_range(value)
     if isinstance(value, Marker):
-        return Problem(value.value)
-    return None if value is None else Problem("not_a_number")
+        return Shape(*value.value.split("."))
+    return _shape_of_text(value) if isinstance(value, str) else Shape("not_a_number", _shape_of(value))
 
 
-def _kind_of_fraction(value: float | Decimal, *, floats: bool) -> str:
+def _shape_of_text(text: str) -> Shape:
+    """Return why a text is not a number in a source that tells the two apart."""
+    if text == "":
+        return Shape("not_a_number", "empty_text")
+    found = parse_digits(text)
+    return Shape("not_a_number", found.shape if isinstance(found, Shape) else "text_digits")
+
+
+def _kind_of_fraction(value: float | Decimal, *, floats: bool) -> Shape:
     if not _is_finite(value):
-        return "not_finite"
-    return "inexact" if floats and isinstance(value, float) and abs(value) >= FLOAT_EXACT else "fraction"
+        return Shape("not_finite")
+    if floats and isinstance(value, float) and abs(value) >= FLOAT_EXACT:
+        return Shape("inexact")
+    if isinstance(value, Decimal) and int(value.as_tuple().exponent) > 0:
+        return Shape("fraction", "exponent")
+    return Shape("fraction", "decimals" if value == int(value) else "")
 
 
 def _is_finite(value: float | Decimal) -> bool:
@@ -342,19 +408,32 @@ def _whole(value: float | Decimal) -> int | float | Decimal:
     return int(value) if value.is_integer() and abs(value) < FLOAT_EXACT else value
 
 
-def _in_range(number: int) -> int | Problem:
-    return number if BIGINT_MIN <= number <= BIGINT_MAX else Problem("out_of_range")
+def _in_range(number: int) -> int | Shape:
+    return number if BIGINT_MIN <= number <= BIGINT_MAX else Shape("out_of_range")
 
 
-def parse_flag(value: Any) -> int | Problem | None:
+def parse_flag(value: Any) -> int | Shape | None:
     """Return 1 or 0 for the flag's words, numbers and truth values, None for NULL."""
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
-        return int(value)
+    if isinstance(value, Marker):
+        return Shape("missing_value") if value is Marker.ABSENT else Shape("unknown_flag", value.shape)
+    if isinstance(value, (bool, int, float, Decimal)):
+        # REAL and numeric columns, and spreadsheets, write 1.0
+        return int(value) if _is_finite(value) and value in (0, 1) else Shape("unknown_flag")
     if isinstance(value, str):
-        return FLAGS.get(value.lower(), Problem("unknown_flag"))
-    return Problem("missing_value" if value is Marker.ABSENT else "unknown_flag")
+        flag = FLAGS.get(value.lower())
+        return Shape("unknown_flag", _flag_shape(value)) if flag is None else flag
+    return Shape("unknown_flag", _shape_of(value))
+
+
+def _flag_shape(text: str) -> str:
+    shape = "blanks" if text.strip().lower() in FLAGS else id_shape(text)
+    return shape if shape in ("blanks", "null_word", "error_cell", "quotes") else ""
+
+
+def _encoded(problem: Shape, column: str) -> str:
+    return f"{problem.code}.{problem.shape}:{column}" if problem.shape else f"{problem.code}:{column}"
 
 
 def shown_id(value: Any) -> str:
@@ -368,10 +447,30 @@ def shown_id(value: Any) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
-def decode_problem(problem: str) -> list[tuple[str, str]]:
-    """Return (code, column) of each reason; the column is empty where the whole row is meant."""
-    pairs = (part.partition(":") for part in problem.split())
-    return [(code, column) for code, _, column in pairs]
+class Reason(NamedTuple):
+    """One reason why a row is bad; the column is the export's usual name, empty where the whole row is meant."""
+
+    code: str
+    shape: str
+    column: str
+
+
+def decode_problem(problem: str) -> list[Reason]:
+    """Return the reasons of a bad row."""
+    found = []
+    for part in problem.split():
+        what, _, column = part.partition(":")
+        code, _, shape = what.partition(".")
+        found.append(Reason(code, shape, column))
+    return found
+
+
+def describe(code: str, shape: str) -> str:
+    """Return a reason as a sentence with its cure."""
+    if not shape:
+        return REASONS[code]
+    what, cure = SHAPES[shape]
+    return f"{REASONS[code]}: {what}; {cure}"
 
 
 def explain(problem: str, first_row: int | None, columns: Mapping[str, str]) -> str:
@@ -381,9 +480,11 @@ def explain(problem: str, first_row: int | None, columns: Mapping[str, str]) -> 
     """
     own = {standard: columns.get(name, standard) for name, standard in COLUMNS.items()}
     parts = [
-        f"{own.get(column, column)}: {REASONS[code]}" if column else REASONS[code]
-        for code, column in decode_problem(problem)
+        f"{own.get(reason.column, reason.column)}: {describe(reason.code, reason.shape)}"
+        if reason.column
+        else describe(reason.code, reason.shape)
+        for reason in decode_problem(problem)
     ]
     if first_row is not None:
-        parts.append(f"{own['id']}: the id stands in row {first_row:,} already")
+        parts.append(f"{own['id']}: {REASONS['duplicate_id']}, first seen in row {first_row:,}")
     return "; ".join(parts)

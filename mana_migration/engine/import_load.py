@@ -28,7 +28,7 @@ COLOURS: Final = ("green", "blue", "red")
 #: Slices cut in one go: the database holds the keys of all their users for it.
 SLICES_AT_ONCE: Final = 200
 
-#: A wallet that somebody or something has used: what the old system says of it is out of date.
+#: A wallet that is in use: what the old system says of it is out of date.
 _USED: Final = " OR ".join(
     f"EXISTS (SELECT 1 FROM {table} e WHERE e.user_id = w.user_id)"
     for table in (
@@ -45,10 +45,16 @@ _ARRIVING: Final = {
     "mana": "s.mana",
 }
 
+#: The mana that the old system paid, where its ledger says so; what was earned or spent since is an entry of its own.
+_OPENING: Final = "CASE WHEN s.paid > 0 THEN s.paid ELSE s.mana END"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The good rows with one outcome: users, flags, NULLs by column and sums by balance."""
+    """The good rows with one outcome: users, flags, NULLs by column and sums by balance.
+
+    ``since``: mana that users earned (or, negative, spent) after the old system had paid them, by its ledger.
+    """
 
     outcome: str
     users: int
@@ -58,6 +64,7 @@ class Outcome:
     nulls: dict[str, int]
     balances: dict[str, int]
     left_behind: dict[str, int]
+    since: int
 
 
 def classify(connection: BaseDatabaseWrapper, template: UserTemplate, *, update_existing: bool) -> None:
@@ -100,7 +107,7 @@ def _classify(
 
 
 def _joined(template: UserTemplate) -> str:
-    return f"FROM {TABLE} s JOIN {template.table} u ON u.{template.username} = s.username"
+    return f"FROM {TABLE} s JOIN {template.table} u ON {template.condition}"
 
 
 def outcomes(connection: BaseDatabaseWrapper) -> list[Outcome]:
@@ -112,6 +119,7 @@ def outcomes(connection: BaseDatabaseWrapper) -> list[Outcome]:
         for expression in (
             *_ARRIVING.values(),
             *(f"CASE WHEN s.migrated = 1 THEN s.{colour} ELSE 0 END" for colour in COLOURS),
+            f"CASE WHEN s.migrated = 1 THEN s.mana - {_OPENING} ELSE 0 END",
         )
     )
     with connection.cursor() as cursor:
@@ -135,7 +143,8 @@ def outcomes(connection: BaseDatabaseWrapper) -> list[Outcome]:
                 unpaid=int(unpaid),
                 nulls={name: int(value) for name, value in zip(NULLABLE, columns, strict=True)},
                 balances=dict(zip(BALANCES, exact[:4], strict=True)),
-                left_behind=dict(zip(COLOURS, exact[4:], strict=True)),
+                left_behind=dict(zip(COLOURS, exact[4:7], strict=True)),
+                since=exact[7],
             )
         )
     return found
@@ -168,7 +177,7 @@ def write_wallets(connection: BaseDatabaseWrapper, template: UserTemplate, *, op
     """Open and overwrite so many wallets.
 
     Raises:
-        ImportConflictError: a wallet was changed or opened by somebody else meanwhile.
+        ImportConflictError: a wallet was changed or opened by others meanwhile.
     """
     vendor = connection.vendor
     now = dialect.now(vendor)
@@ -182,18 +191,20 @@ def write_wallets(connection: BaseDatabaseWrapper, template: UserTemplate, *, op
             written += _changed(cursor, vendor)
     if written != opened + overwritten:
         raise ImportConflictError(
-            f"{opened + overwritten:,} wallets were to be written and {written:,} were: somebody changed them "
+            f"{opened + overwritten:,} wallets were to be written and {written:,} were: others changed them "
             "meanwhile; nothing was imported, give the command again"
         )
 
 
 def write_opening_entries(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
-    """Book the mana of those who arrive migrated."""
+    """Book the mana of those who arrive migrated: what they were paid, then what they earned or spent since."""
     vendor = connection.vendor
-    reference = f"'opening:' || {users.key_sql(vendor, 'user_id')}"
-    insert = posting.insert_opening_entries(reference, dialect.now(vendor))
+    reference, now = f"'opening:' || {users.key_sql(vendor, 'user_id')}", dialect.now(vendor)
+    picked = _picked(template, CREATED, GIVEN, UPDATED)
     with connection.cursor() as cursor:
-        cursor.execute(f"{_picked(template, CREATED, GIVEN, UPDATED)} {insert}", [])
+        cursor.execute(f"{picked} {posting.insert_opening_entries(reference, now)}", [])
+        since = posting.insert_entries_since_opening(f"{reference} || ':since'", now)
+        cursor.execute(f"{picked} {since}", [])
 
 
 def _changed(cursor: CursorWrapper, vendor: str) -> int:
@@ -210,7 +221,8 @@ def _picked(template: UserTemplate, *outcomes: str) -> str:
     balances = ", ".join(f"{expression} AS {name}" for name, expression in _ARRIVING.items())
     left = ", ".join(f"s.{colour} AS left_{colour}" for colour in COLOURS)
     return (
-        f"WITH picked AS (SELECT u.{template.key} AS user_id, {balances}, s.migrated, {left} {_joined(template)} "
+        f"WITH picked AS (SELECT u.{template.key} AS user_id, {balances}, s.migrated, {_OPENING} AS opening, "
+        f"{left} {_joined(template)} "
         f"WHERE {GOOD} AND s.outcome IN ({names}))"
     )
 

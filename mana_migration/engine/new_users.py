@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from django.contrib.auth import get_user_model
@@ -16,6 +16,7 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.fields import NOT_PROVIDED, AutoFieldMixin
 
+from mana_migration.domain.legacy import normalised
 from mana_migration.errors import PreflightError
 
 _CLOCK: Final = (datetime.date, datetime.time)
@@ -33,6 +34,7 @@ Field: TypeAlias = "models.Field[Any, Any]"
 class UserTemplate:
     """How a new user's row is made.
 
+    ``condition``: the SQL by which user ``u`` is the one of staging row ``s``.
     ``constants``: values by column that all new users share; ``generated``: fields by the name of
     the staging column that holds each user's own value; ``obstacle``: why no user can be created,
     empty where they can.
@@ -46,6 +48,19 @@ class UserTemplate:
     constants: dict[str, Any] = field(default_factory=dict)
     generated: dict[str, Field] = field(default_factory=dict)
     obstacle: str = ""
+    condition: str = ""
+
+    def matching(self, match: str, connection: BaseDatabaseWrapper) -> UserTemplate:
+        """Return the template for exports whose id is this column, ``username`` or ``pk``."""
+        if match == "username":
+            condition = f"u.{self.username} = s.username"
+        elif not isinstance(get_user_model()._meta.pk, models.UUIDField):
+            condition = f"CAST(u.{self.key} AS text) = s.username"
+        else:
+            # SQLite keeps a UUID as 32 digits
+            digits = "s.username" if connection.features.has_native_uuid_field else "REPLACE(s.username, '-', '')"
+            condition = f"CAST(u.{self.key} AS text) = LOWER({digits})"
+        return replace(self, condition=condition)
 
     def fresh_values(self, connection: BaseDatabaseWrapper) -> Callable[[], tuple[Any, ...]]:
         """Return a function that makes one user's own values, in the order of ``generated``."""
@@ -100,7 +115,7 @@ def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
             obstacles.append(f"{one.name} is unique and has no default of its own for each user")
         constants[_quoted(one.column)] = one.get_db_prep_save(value, connection)
     has_password = any(one.name == "password" for one in meta.concrete_fields)
-    return UserTemplate(
+    template = UserTemplate(
         table=_quoted(meta.db_table),
         key=_quoted(meta.pk.column),
         username=_quoted(name.column),
@@ -115,6 +130,13 @@ def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
             else ""
         ),
     )
+    return template.matching("username", connection)
+
+
+def normalise_username(text: str) -> str:
+    """Return a username as the site's user model stores it at sign-up."""
+    normalise = getattr(get_user_model(), "normalize_username", normalised)
+    return str(normalise(text))
 
 
 def _differs_by_user(one: Field) -> bool:

@@ -9,13 +9,15 @@ table ends with it; on SQLite the table belongs to the connection and is dropped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from mana_migration.domain.legacy import BadRow, GoodRow, RowParser
+from mana_migration.domain.legacy import COLUMNS, BadRow, GoodRow, RowParser, UnpaidFlag
 from mana_migration.engine import driver
 from mana_migration.engine.new_users import UserTemplate
 from mana_migration.engine.sources import LegacySource
@@ -29,11 +31,12 @@ CHUNK: Final = 2_000
 GOOD: Final = "s.problem = '' AND s.first_row IS NULL"
 BAD: Final = "s.problem <> '' OR s.first_row IS NOT NULL"
 
+Parsed: TypeAlias = tuple[int, int | None, GoodRow | BadRow, str | None]
+"""Number, line, the row as it was judged, and as it was written (JSON) where that is kept."""
+
 _READ: Final = (
     "row_no", "line", "problem", "shown", "username", "green", "blue", "red", "mana", "migrated", "nulls", "flagged",
 )  # fmt: skip
-
-StagedRow = tuple[Any, ...]
 
 
 def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
@@ -47,7 +50,9 @@ def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
         "username text",
         *(f"{name} bigint NOT NULL" for name in ("green", "blue", "red", "mana")),
         *(f"{name} smallint NOT NULL" for name in ("migrated", "nulls", "flagged")),
+        "original text",
         "first_row bigint",
+        *(f"{name} bigint NOT NULL DEFAULT 0" for name in ("payments", "paid")),
         "outcome text NOT NULL DEFAULT 'created'",
         *(f"{name} {field.db_type(connection)}" for name, field in template.generated.items()),
     ]
@@ -71,16 +76,18 @@ def load(
     parser: RowParser,
     template: UserTemplate,
     *,
+    keep: bool,
     on_rows: Callable[[int], None],
 ) -> int:
     """Read the whole source into the staging table and return the number of its rows.
 
-    ``on_rows`` is told how many rows were read, every ``CHUNK`` rows.
+    ``keep``: whether rows are also kept as they were written; ``on_rows`` takes the number of rows read so far, every
+    ``CHUNK`` rows.
 
     Raises:
         SourceError: the source breaks off.
     """
-    rows = _parsed(source, parser)
+    rows = _parsed(source, parser, keep=keep)
     copy = _copy if connection.vendor == "postgresql" else _insert
     count = copy(connection, rows, template, on_rows)
     with connection.cursor() as cursor:
@@ -89,14 +96,14 @@ def load(
     return count
 
 
-def _parsed(source: LegacySource, parser: RowParser) -> Iterator[tuple[int, int | None, GoodRow | BadRow]]:
+def _parsed(source: LegacySource, parser: RowParser, *, keep: bool) -> Iterator[Parsed]:
     parse = parser.parse
     for number, (line, values) in enumerate(source.rows(), 1):
-        yield number, line, parse(values)
+        yield number, line, parse(values), json.dumps(source.original()) if keep else None
 
 
 def _columns(template: UserTemplate) -> str:
-    return ", ".join((*_READ, *template.generated))
+    return ", ".join((*_READ, "original", *template.generated))
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
@@ -104,31 +111,29 @@ def _columns(template: UserTemplate) -> str:
 
 def _insert(
     connection: BaseDatabaseWrapper,
-    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
+    rows: Iterable[Parsed],
     template: UserTemplate,
     on_rows: Callable[[int], None],
 ) -> int:
-    marks = ", ".join(["%s"] * (len(_READ) + len(template.generated)))
+    marks = ", ".join(["%s"] * (len(_READ) + 1 + len(template.generated)))
     insert = f"INSERT INTO {TABLE} ({_columns(template)}) VALUES ({marks})"
     fresh = template.fresh_values(connection)
     count = 0
     with connection.cursor() as cursor:
         for chunk in _chunks(rows):
-            cursor.executemany(insert, [_values(number, line, row) + fresh() for number, line, row in chunk])
+            cursor.executemany(insert, [_values(*parsed) + fresh() for parsed in chunk])
             count = chunk[-1][0]
             on_rows(count)
     return count
 
 
-def _values(number: int, line: int | None, row: GoodRow | BadRow) -> StagedRow:
+def _values(number: int, line: int | None, row: GoodRow | BadRow, original: str | None) -> tuple[Any, ...]:
     if isinstance(row, GoodRow):
-        return (number, line, "", None, *row)
-    return (number, line, row.problem, row.shown, row.id, 0, 0, 0, 0, 0, 0, 0)
+        return (number, line, "", None, *row, original)
+    return (number, line, row.problem, row.shown, row.id, 0, 0, 0, 0, 0, 0, 0, original)
 
 
-def _chunks(
-    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
-) -> Iterator[list[tuple[int, int | None, GoodRow | BadRow]]]:
+def _chunks(rows: Iterable[Parsed]) -> Iterator[list[Parsed]]:
     iterator = iter(rows)
     while chunk := list(islice(iterator, CHUNK)):
         yield chunk
@@ -139,7 +144,7 @@ def _chunks(
 
 def _copy(
     connection: BaseDatabaseWrapper,
-    rows: Iterable[tuple[int, int | None, GoodRow | BadRow]],
+    rows: Iterable[Parsed],
     template: UserTemplate,
     on_rows: Callable[[int], None],
 ) -> int:
@@ -159,7 +164,7 @@ class _CopyStream:
 
     def __init__(
         self,
-        chunks: Iterator[list[tuple[int, int | None, GoodRow | BadRow]]],
+        chunks: Iterator[list[Parsed]],
         template: UserTemplate,
         connection: BaseDatabaseWrapper,
         on_rows: Callable[[int], None],
@@ -175,7 +180,7 @@ class _CopyStream:
             chunk = next(self._chunks, None)
             if chunk is None:
                 return b""
-            lines = [_line(number, line, row) for number, line, row in chunk]
+            lines = [_line(*parsed) for parsed in chunk]
             if self._fresh is not None:
                 lines = [f"{line}\t{_fields(self._fresh())}" for line in lines]
             self.count = chunk[-1][0]
@@ -186,14 +191,17 @@ class _CopyStream:
             return b""
 
 
-def _line(number: int, line: int | None, row: GoodRow | BadRow) -> str:
+def _line(number: int, line: int | None, row: GoodRow | BadRow, original: str | None) -> str:
+    kept = "\\N" if original is None else _escaped(original)
     place = "\\N" if line is None else line
     if isinstance(row, GoodRow):
         key, green, blue, red, mana, migrated, nulls, flagged = row
         if "\\" in key:
             key = key.replace("\\", "\\\\")
-        return f"{number}\t{place}\t\t\\N\t{key}\t{green}\t{blue}\t{red}\t{mana}\t{migrated}\t{nulls}\t{flagged}"
-    return f"{number}\t{place}\t{_fields((row.problem, row.shown, row.id))}\t0\t0\t0\t0\t0\t0\t0"
+        return (
+            f"{number}\t{place}\t\t\\N\t{key}\t{green}\t{blue}\t{red}\t{mana}\t{migrated}\t{nulls}\t{flagged}\t{kept}"
+        )
+    return f"{number}\t{place}\t{_fields((row.problem, row.shown, row.id))}\t0\t0\t0\t0\t0\t0\t0\t{kept}"
 
 
 def _fields(values: Sequence[Any]) -> str:
@@ -208,7 +216,7 @@ def _escaped(text: str) -> str:
 
 
 def mark_duplicates(connection: BaseDatabaseWrapper) -> None:
-    """Mark each row whose id stands in an earlier row, good or bad, with that row's number."""
+    """Mark each row whose id an earlier row has, good or bad, with that row's number."""
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE {TABLE} SET first_row = d.first_row FROM (SELECT username, MIN(row_no) AS first_row FROM {TABLE} "
@@ -229,14 +237,14 @@ def bad_rows_by_reason(connection: BaseDatabaseWrapper) -> list[tuple[str, bool,
 
 def bad_rows(
     connection: BaseDatabaseWrapper, *, limit: int | None = None
-) -> Iterator[tuple[int, int | None, str, str, int | None]]:
-    """Yield (row, line, id as shown, problem, first row with the id) of the bad rows, in the source's order."""
+) -> Iterator[tuple[int, int | None, str, str, int | None, str | None]]:
+    """Yield (row, line, id as shown, problem, first row with the id, original) of the bad rows, in order."""
     after, size = 0, CHUNK if limit is None else limit
     while True:
         with connection.cursor() as cursor:
             cursor.execute(
-                f"SELECT s.row_no, s.line, COALESCE(s.username, s.shown, ''), s.problem, s.first_row FROM {TABLE} s "
-                f"WHERE ({BAD}) AND s.row_no > %s ORDER BY s.row_no LIMIT %s",
+                "SELECT s.row_no, s.line, COALESCE(s.username, s.shown, ''), s.problem, s.first_row, s.original "
+                f"FROM {TABLE} s WHERE ({BAD}) AND s.row_no > %s ORDER BY s.row_no LIMIT %s",
                 [after, size],
             )
             rows = cursor.fetchall()
@@ -244,3 +252,102 @@ def bad_rows(
         if limit is not None or len(rows) < size:
             return
         after = rows[-1][0]
+
+
+# --- Which of the site's users are meant ------------------------------------------------------------------------------
+
+
+def fitting_users(connection: BaseDatabaseWrapper, template: UserTemplate) -> dict[str, int]:
+    """Count the good rows whose id is a user's primary key, and those whose id is a username."""
+    found = {}
+    for match in ("pk", "username"):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT COUNT(*) FROM {TABLE} s JOIN {template.table} u "
+                f"ON {template.matching(match, connection).condition} WHERE {GOOD}"
+            )
+            found[match] = int(cursor.fetchone()[0])
+    return found
+
+
+def mark_unknown_users(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
+    """Make each good row bad whose user is not there, for an import that creates none."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {TABLE} SET problem = 'no_such_user:id' WHERE row_no IN (SELECT s.row_no FROM {TABLE} s "
+            f"LEFT JOIN {template.table} u ON {template.condition} "
+            f"WHERE {GOOD} AND u.{template.key} IS NULL)"
+        )
+
+
+# --- The old ledger ---------------------------------------------------------------------------------------------------
+
+LEDGER: Final = "mana_import_ledger"
+
+
+def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, int, int]]) -> int:
+    """Add up the old ledger's payments into the staging table and return the number of entries.
+
+    ``entries``: user, 1 for a payment or -1 for one that was rolled back, mana with the same sign.
+    """
+    on_postgresql = connection.vendor == "postgresql"
+    count = 0
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {'pg_temp' if on_postgresql else 'temp'}.{LEDGER}")
+        cursor.execute(f"CREATE TEMPORARY TABLE {LEDGER} (username text, payments bigint, mana bigint)")
+        iterator = iter(entries)
+        while chunk := list(islice(iterator, CHUNK)):
+            count += len(chunk)
+            if on_postgresql:
+                columns = [list(column) for column in zip(*chunk, strict=True)]
+                cursor.execute(
+                    f"INSERT INTO {LEDGER} SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[])", columns
+                )
+            else:
+                cursor.executemany(f"INSERT INTO {LEDGER} VALUES (%s, %s, %s)", chunk)
+        cursor.execute(
+            f"UPDATE {TABLE} SET payments = l.payments, paid = l.paid FROM (SELECT username, "
+            f"SUM(payments) AS payments, SUM(mana) AS paid FROM {LEDGER} GROUP BY username) l "
+            f"WHERE {TABLE}.username = l.username"
+        )
+        cursor.execute(f"DROP TABLE {LEDGER}")
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFindings:
+    """What the old ledger says of the good rows, in users."""
+
+    paid_and_spent: int
+    never_paid: int
+    paid_twice: int
+    paid_unflagged: int
+
+
+def apply_ledger(connection: BaseDatabaseWrapper, *, rates: Mapping[str, int], unpaid: UnpaidFlag) -> LedgerFindings:
+    """Let the old ledger decide which flagged users were paid, and return what it says."""
+    factor = "::numeric" if connection.vendor == "postgresql" else ""
+    worth = " + ".join(f"{rate} * s.{colour}{factor}" for colour, rate in rates.items())
+    conditions = {
+        "paid_and_spent": "s.flagged = 2 AND s.paid > 0",
+        "never_paid": f"s.flagged > 0 AND s.paid <= 0 AND {worth} > 0",
+        "paid_twice": "s.payments > 1",
+        "paid_unflagged": "s.flagged = 0 AND s.paid > 0",
+    }
+    counts = ", ".join(f"COUNT(*) FILTER (WHERE {condition})" for condition in conditions.values())
+    never = {
+        UnpaidFlag.REJECT: f"problem = 'never_paid:{COLUMNS['migrated']}'",
+        UnpaidFlag.MIGRATED: "flagged = 2",
+        UnpaidFlag.PENDING: "flagged = 2, migrated = 0",
+    }[unpaid]
+    changes = {
+        "paid_and_spent": "flagged = 1, migrated = 1",
+        "never_paid": never,
+        "paid_unflagged": f"problem = 'paid_unflagged:{COLUMNS['migrated']}'",
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {counts} FROM {TABLE} s WHERE {GOOD}")
+        found = LedgerFindings(*map(int, cursor.fetchone()))
+        for name, change in changes.items():
+            cursor.execute(f"UPDATE {TABLE} AS s SET {change} WHERE {GOOD} AND {conditions[name]}")
+    return found

@@ -1,4 +1,4 @@
-"""What an import did, as lines for people."""
+"""What an import did, as lines of text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mana_migration.domain.import_results import (
     UPDATED,
     ImportSummary,
 )
-from mana_migration.domain.legacy import COLUMNS, REASONS
+from mana_migration.domain.legacy import COLUMNS, describe
 
 _WALLETS = {
     CREATED: "new users",
-    GIVEN: "users who were there without a wallet",
+    GIVEN: "users of this site without a wallet",
     UPDATED: "unused wallets overwritten",
     UNCHANGED: "already there with the same balances",
     CONVERTED: "already converted, left as they are",
@@ -29,20 +29,22 @@ _WALLETS = {
 
 def as_lines(done: ImportSummary) -> Iterator[str]:
     """Yield the summary, one fact a line."""
-    yield _figure("rows read", done.rows) + ("" if done.rows else "  (the source has no rows)")
+    yield _figure("rows read", done.rows) + _source(done)
+    for message in done.notes.values():
+        yield f"  note: {message}"
+    if done.spanning:
+        yield _part(done.spanning, "span lines")
     yield _figure("good rows", done.rows - done.bad)
     for name, words in _WALLETS.items():
         if done.wallets[name]:
             yield _part(done.wallets[name], words)
-    if done.flagged:
-        unpaid = f", {done.unpaid:,} of them never paid" if done.unpaid else ""
-        yield _part(done.flagged, f"flagged as migrated by the old system{unpaid}")
+    yield from _flagged(done)
     for name, count in done.nulls.items():
         if count:
             yield _part(count, f"NULLs in {COLUMNS[name]}, taken as {'not migrated' if name == 'migrated' else '0'}")
     yield _figure("bad rows", done.bad)
-    for code, count in done.reasons.most_common():
-        yield _part(count, f"{code}: {REASONS[code]}")
+    for (code, shape), count in done.shapes.most_common():
+        yield _part(count, f"{code}: {describe(code, shape)}")
     yield from _rejected(done)
     yield _figure("would be imported" if done.dry_run else "imported", done.imported)
     if done.imported:
@@ -55,6 +57,33 @@ def as_lines(done: ImportSummary) -> Iterator[str]:
     yield _verdict(done)
 
 
+def _flagged(done: ImportSummary) -> Iterator[str]:
+    if done.flagged:
+        unpaid = f", {done.unpaid:,} of them not paid" if done.unpaid else ""
+        yield _part(done.flagged, f"flagged as migrated by the old system{unpaid}")
+    for name, words in _LEDGER.items():
+        if done.ledger is not None and done.ledger[name]:
+            yield _part(done.ledger[name], words)
+
+
+_LEDGER = {
+    "entries": "payments and rollbacks in the old ledger",
+    "paid_and_spent": "paid by the old system and spent since",
+    "never_paid": "flagged with wishes and never paid, by the old ledger",
+    "paid_twice": "paid more than once by the old system; they keep it",
+    "paid_unflagged": "paid by the old system but not flagged",
+}
+
+
+def _source(done: ImportSummary) -> str:
+    """Say what was read where there was something to choose, and as what."""
+    if not done.rows:
+        return "  (the source has no rows)"
+    words = [f"from {done.part}"] if done.part is not None else []
+    words += ["by primary key"] if done.match == "pk" else []
+    return f"  {', '.join(words)}" if words else ""
+
+
 def _figure(name: str, value: int) -> str:
     return f"{name:<18}{value:>12,}"
 
@@ -65,20 +94,24 @@ def _part(count: int, words: str) -> str:
 
 def _rejected(done: ImportSummary) -> Iterator[str]:
     for row in done.rejected:
-        place = f" (line {row.line:,})" if row.line is not None else ""
+        sheet = f"sheet {row.sheet!r}, " if row.sheet is not None else ""
+        place = f" ({sheet}line {row.line:,})" if row.line is not None else ""
         yield f"  row {row.row:,}{place}: {row.message}"
     if done.bad > len(done.rejected):
         where = f"in {done.rejects}" if done.rejects else "listed with --rejects FILE"
         yield f"  and {done.bad - len(done.rejected):,} more, all {where}"
     elif done.rejects:
         yield f"  listed in {done.rejects}"
+    if done.rejects_with_values:
+        yield f"  to be corrected and imported: {done.rejects_with_values} (personal data: delete it afterwards)"
 
 
 def _verdict(done: ImportSummary) -> str:
     if done.status == "rejected":
+        rows, them = ("row", "it") if done.bad == 1 else ("rows", "them")
         return (
-            f"{'Nothing would be' if done.dry_run else 'Nothing was'} imported: correct the {done.bad:,} bad rows, "
-            "or leave them out with --skip-bad-rows"
+            f"{'Nothing would be' if done.dry_run else 'Nothing was'} imported: correct the {done.bad:,} bad {rows}, "
+            f"or leave {them} out with --skip-bad-rows"
         )
     if done.dry_run:
         return "Dry run: nothing was written."

@@ -1,4 +1,4 @@
-"""Bringing the old system's balances in: everything or nothing, in one transaction.
+"""Import the old system's balances: everything or nothing, in one transaction.
 
 The rows are read into a temporary table, judged there, and written with set-based SQL; see
 ``engine.staging`` and ``engine.arrivals``.
@@ -13,6 +13,7 @@ later moment: what imports added is added to what must be there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -34,13 +35,30 @@ from mana_migration.domain.import_results import (
     ImportSummary,
     RejectedRow,
 )
-from mana_migration.domain.legacy import BALANCES, NULLABLE, RowParser, RowRules, decode_problem, explain
+from mana_migration.domain.legacy import (
+    BALANCES,
+    COLUMNS,
+    LEDGER_COLUMNS,
+    NULLABLE,
+    Reason,
+    RowParser,
+    RowRules,
+    decode_problem,
+    explain,
+)
 from mana_migration.domain.options import Controls
-from mana_migration.engine import chain, dialect, failures, import_load, rejects, staging, totals
-from mana_migration.engine.new_users import user_template
-from mana_migration.engine.sources import LegacySource, open_source
-from mana_migration.errors import DatabaseUnavailableError, ImportConflictError, PreflightError, RunConflictError
-from mana_migration.models import MigrationBatch
+from mana_migration.engine import chain, dialect, failures, import_load, legacy_ledger, rejects, staging, totals
+from mana_migration.engine.new_users import normalise_username, user_template
+from mana_migration.engine.sources import LegacySource, open_ledger, open_source
+from mana_migration.errors import (
+    DatabaseUnavailableError,
+    ImportConflictError,
+    ImportRejectedError,
+    PreflightError,
+    RunConflictError,
+    UsageError,
+)
+from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import logs, preflight, runs
 from mana_migration.services.runs import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
@@ -69,20 +87,35 @@ def import_balances(
     Raises:
         PreflightError, DatabaseUnavailableError: the database is not fit.
         RunConflictError: a run is open, whose sums an import would change.
-        SourceError: the source is not there, or no export.
-        ReportError: the file of rejected rows cannot be written.
-        ImportConflictError: somebody changed the same users meanwhile.
+        SourceError: the source is not there, or not an export.
+        ImportRejectedError: ids may be primary keys or usernames of the site's users.
+        ReportError: a file of rejected rows cannot be written.
+        ImportConflictError: others changed the same users meanwhile.
     """
     preflight.check(using, read_only=options.dry_run)
     if not options.dry_run:
         refuse_open_run(using)
-    if options.rejects is not None:
-        rejects.check_target(options.rejects)
-    with (
-        open_source(options.source, table=options.table, columns=options.columns) as source,
-        _temporary_tables_on_disk(connections[using]),
-    ):
-        return _Import(options, source, actor=actor, using=using, progress=progress).run()
+    targets = [path for path in (options.rejects, options.rejects_with_values) if path is not None]
+    for path in targets:
+        rejects.check_target(path)
+    if len(set(targets)) < len(targets):
+        raise UsageError("--rejects and --rejects-with-values are the same file; give two names")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(
+            open_source(
+                options.source,
+                columns={name: options.columns[name] for name in COLUMNS},
+                table=options.table,
+                sheet=options.sheet,
+                backslash=options.backslash,
+            )
+        )
+        ledger = None
+        if options.ledger is not None:
+            columns = {name: options.columns.get(name, usual) for name, usual in LEDGER_COLUMNS.items()}
+            ledger = stack.enter_context(open_ledger(options.ledger, source, columns=columns))
+        stack.enter_context(_temporary_tables_on_disk(connections[using]))
+        return _Import(options, source, ledger, actor=actor, using=using, progress=progress).run()
 
 
 def refuse_open_run(using: str) -> None:
@@ -103,16 +136,18 @@ class _Import:
         self,
         options: ImportOptions,
         source: LegacySource,
+        ledger: LegacySource | None,
         *,
         actor: Actor,
         using: str,
         progress: ImportProgress | None,
     ) -> None:
-        self._options, self._source = options, source
+        self._options, self._source, self._ledger = options, source, ledger
         self._actor, self._using, self._connection = actor, using, connections[using]
         self._template = user_template(self._connection)
         self._rates = wishes_conf.rates()
         self._summary = ImportSummary(kind=source.kind, dry_run=options.dry_run)
+        self._since = 0
         self._ticker = _Ticker(progress)
 
     def run(self) -> ImportSummary:
@@ -172,11 +207,20 @@ class _Import:
         writes = summary.status == "completed" and not self._options.dry_run
         if writes and summary.imported:
             self._write()
-        if self._options.rejects is not None and summary.bad:
-            self._ticker.say("writing the rejected rows")
-            rejects.write_rejects(self._options.rejects, self._rejected(limit=None))
-            summary.rejects = str(self._options.rejects)
+        if summary.bad:
+            self._write_rejects()
         return writes
+
+    def _write_rejects(self) -> None:
+        options, summary = self._options, self._summary
+        if options.rejects is not None:
+            self._ticker.say("writing the rejected rows")
+            rejects.write_rejects(options.rejects, self._rejected(limit=None))
+            summary.rejects = str(options.rejects)
+        if options.rejects_with_values is not None:
+            self._ticker.say("writing the rejected rows with their values")
+            rejects.write_originals(options.rejects_with_values, self._source.header, self._rejected(limit=None))
+            summary.rejects_with_values = str(options.rejects_with_values)
 
     def _read(self) -> None:
         _prepare(self._connection)
@@ -189,39 +233,87 @@ class _Import:
             worth=self._rates.worth,
             id_length=self._template.username_length,
             unpaid=self._options.unpaid,
+            nulls=self._options.nulls,
+            literal_ids=self._options.literal_ids,
+            normalise=normalise_username,
+            with_ledger=self._ledger is not None,
         )
-        self._summary.rows = staging.load(
-            self._connection, self._source, RowParser(rules), self._template, on_rows=self._ticker.rows
+        summary, source = self._summary, self._source
+        summary.rows = staging.load(
+            self._connection,
+            source,
+            RowParser(rules),
+            self._template,
+            keep=self._options.rejects_with_values is not None,
+            on_rows=self._ticker.rows,
         )
-        self._source.close()  # let go of a legacy database before the writing begins
+        summary.part, summary.spanning, summary.notes = source.part, source.spanning, source.notes
+        if self._ledger is not None:
+            self._ticker.say("reading the old ledger")
+            summary.ledger = {
+                "entries": staging.load_ledger(self._connection, legacy_ledger.payments(self._ledger, rules))
+            }
+            self._ledger.close()
+        source.close()  # release a legacy database before the writing begins
 
     def _judge(self) -> None:
         self._ticker.say("looking for duplicates and existing users")
         staging.mark_duplicates(self._connection)
         summary = self._summary
+        if summary.ledger is not None:
+            found = staging.apply_ledger(self._connection, rates=self._rates.as_dict(), unpaid=self._options.unpaid)
+            summary.ledger |= dataclasses.asdict(found)
+        self._choose_match()
         for problem, duplicate, count in staging.bad_rows_by_reason(self._connection):
             summary.bad += count
-            for code in _codes(problem, duplicate):
-                summary.reasons[code] += count
+            reasons = _reasons(problem, duplicate)
+            summary.reasons.update(dict.fromkeys({reason.code for reason in reasons}, count))
+            summary.shapes.update(dict.fromkeys({(reason.code, reason.shape) for reason in reasons}, count))
         if summary.bad:
             summary.rejected = list(self._rejected(limit=SHOWN_ROWS))
         import_load.classify(self._connection, self._template, update_existing=self._options.update_existing)
         for name in (*BALANCES, "left_green", "left_blue", "left_red"):
             (summary.balances if name in BALANCES else summary.left_behind)[name.removeprefix("left_")] = 0
         summary.nulls = dict.fromkeys(NULLABLE, 0)
-        for found in import_load.outcomes(self._connection):
-            summary.wallets[found.outcome] = found.users
-            summary.flagged += found.flagged
-            summary.unpaid += found.unpaid
-            _add(summary.nulls, found.nulls)
-            if found.outcome in WRITTEN:
-                summary.migrated += found.migrated
-                _add(summary.balances, found.balances)
-                _add(summary.left_behind, found.left_behind)
+        for part in import_load.outcomes(self._connection):
+            summary.wallets[part.outcome] = part.users
+            summary.flagged += part.flagged
+            summary.unpaid += part.unpaid
+            _add(summary.nulls, part.nulls)
+            if part.outcome in WRITTEN:
+                summary.migrated += part.migrated
+                _add(summary.balances, part.balances)
+                _add(summary.left_behind, part.left_behind)
+                self._since += part.since
         if summary.wallets[CREATED] and self._template.obstacle:
             raise PreflightError(self._template.obstacle)
         if summary.bad and not self._options.skip_bad_rows:
             summary.status = "rejected"
+
+    def _choose_match(self) -> None:
+        """Decide which column of the site's users the ids are.
+
+        Raises:
+            ImportRejectedError: they fit primary keys, and which is meant was never said.
+        """
+        summary, match = self._summary, self._options.match or self._match_of_last_import()
+        if match is None:
+            fitting = staging.fitting_users(self._connection, self._template)
+            if fitting["pk"]:
+                raise ImportRejectedError(
+                    f"of {summary.rows:,} ids {fitting['pk']:,} are primary keys of users of this site and "
+                    f"{fitting['username']:,} are usernames; nothing was imported. Give --match pk if the ids are "
+                    "primary keys, --match username if they are or become usernames"
+                )
+        summary.match = match or "username"
+        self._template = self._template.matching(summary.match, self._connection)
+        if summary.match == "pk":
+            staging.mark_unknown_users(self._connection, self._template)
+
+    def _match_of_last_import(self) -> str | None:
+        runs_before = MigrationRun.objects.using(self._using).filter(kind=RunKind.IMPORT).order_by("-pk")
+        options = runs_before.values_list("options", flat=True).first()
+        return None if options is None else str(options.get("match", "username"))
 
     def _write(self) -> None:
         summary, connection = self._summary, self._connection
@@ -241,6 +333,8 @@ class _Import:
             opened=summary.wallets[CREATED] + summary.wallets[GIVEN],
             overwritten=summary.wallets[UPDATED],
         )
+        # what users earned and spent since they were paid is booked as that, and counted there
+        change["mana"] -= self._since
         self._record(change)
         self._ticker.say("checking the references")
         import_load.check_references(connection)
@@ -252,7 +346,7 @@ class _Import:
             using=self._using,
             kind=RunKind.IMPORT,
             status=RunStatus.COMPLETED,
-            options={"source": summary.kind, **self._options.as_dict()},
+            options={"source": summary.kind, "match": summary.match, **self._options.as_dict()},
             rates=self._rates.as_dict(),
             controls=Controls(),
             actor=self._actor,
@@ -294,20 +388,21 @@ class _Import:
         run.save(using=self._using, update_fields=["planned_users", "folded"])
 
     def _rejected(self, *, limit: int | None) -> Iterator[RejectedRow]:
-        for number, line, key, problem, first_row in staging.bad_rows(self._connection, limit=limit):
+        sheets = self._source.starts if len(self._source.starts) > 1 else []
+        for number, line, key, problem, first_row, original in staging.bad_rows(self._connection, limit=limit):
             yield RejectedRow(
                 row=number,
                 line=line,
+                sheet=next((name for first, name in reversed(sheets) if first <= number), None),
                 id=key,
-                reasons=tuple(_codes(problem, first_row is not None)),
+                problems=tuple(_reasons(problem, first_row is not None)),
                 message=explain(problem, first_row, self._options.columns),
+                original=original,
             )
 
 
-def _codes(problem: str, duplicate: bool) -> list[str]:
-    """Return the reasons of a row, each once."""
-    codes = [code for code, _ in decode_problem(problem)] + (["duplicate_id"] if duplicate else [])
-    return list(dict.fromkeys(codes))
+def _reasons(problem: str, duplicate: bool) -> list[Reason]:
+    return decode_problem(problem) + ([Reason("duplicate_id", "", COLUMNS["id"])] if duplicate else [])
 
 
 def _add(sums: dict[str, int], more: dict[str, int]) -> None:
@@ -329,17 +424,17 @@ class _Ticker:
         return time.monotonic() - self._begin
 
     def rows(self, count: int) -> None:
-        """Tell that so many rows were read."""
+        """Report that so many rows were read."""
         self._rows = count
         if time.monotonic() - self._last >= REPORT_EVERY:
-            self._tell("reading")
+            self._report("reading")
 
     def say(self, phase: str) -> None:
-        """Tell that a phase begins, of an import that is no matter of seconds."""
+        """Report that a phase begins, of an import that takes longer than seconds."""
         if self.seconds >= REPORT_EVERY:
-            self._tell(phase)
+            self._report(phase)
 
-    def _tell(self, phase: str) -> None:
+    def _report(self, phase: str) -> None:
         self._last = time.monotonic()
         if self._progress is not None:
             self._progress(phase=phase, rows=self._rows, seconds=self.seconds)

@@ -1,89 +1,329 @@
-"""CSV as spreadsheets and databases write it: comma, semicolon or tab, UTF-8, quotes as in RFC 4180.
+"""Tables as text: CSV as spreadsheets, databases and programs write it, and PostgreSQL's text format.
 
-tablib would read the whole file into memory; the standard library streams it.
+Separators are comma, semicolon, tab or bar.  With tabs, backslashes escape and quotation marks are plain characters, as
+``\\copy`` and MySQL write it; otherwise quotation marks enclose fields as in RFC 4180 and backslashes are plain.
+
+# Note [Two readings]
+A record is read in one way only where the other way cannot be meant: the other reading has the wrong number of fields,
+breaks off, or gives the same values.  An id that both readings accept and that differs is a bad row, until --backslash
+says what backslashes mean.  So no user gets an account under a name that the old system does not know.
+
+# Note [Stray quotation marks]
+A quotation mark that opens a field by mistake swallows the rows up to the next one.  A record that spans lines is
+therefore a bad row if two of its lines have as many fields as a row.  A record that cannot be read at all costs its
+first line alone: reading resumes with the next line, since no reading of the swallowed lines as one field works.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from operator import itemgetter
-from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from mana_migration.domain.legacy import Marker, Typing
-from mana_migration.engine.sources.base import LegacySource, SourceRow, positions, reading
+from mana_migration.engine.sources.base import (
+    MOST_TITLES,
+    LegacySource,
+    SourceOptions,
+    SourceRow,
+    as_text,
+    has_columns,
+    positions,
+)
+from mana_migration.engine.sources.input import Input
+from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
 
-DELIMITERS: Final = ",;\t"
-_WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
+DELIMITERS: Final = ",;\t|"
+
+_SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE).fullmatch
+#: Lines that a record with backslash escapes may span.
+_MOST_LINES: Final = 100
+#: An id that a writer with backslash escapes and one without could both have written.
+_PAIRS: Final = re.compile(r'(?:[^\\]|\\[\\"])*').fullmatch
+#: A text as COPY writes it: no backslash but in its escapes.
+_COPY_TEXT: Final = re.compile(r"(?:[^\\]|\\[\\bfnrtv])*").fullmatch
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_CONTROLS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "Z": "\x1a"}
+
+
+class _Record(NamedTuple):
+    """A record: its fields, or what is wrong with it, and the lines that it was read from."""
+
+    fields: Sequence[str | Marker | None] | Marker
+    lines: Sequence[str]
+
+
+class _TooLongError(Exception):
+    """A record does not end."""
 
 
 class CsvSource(LegacySource):
-    """A CSV file with a header."""
+    """A table as text, with a header."""
 
     kind = "csv"
     typing = Typing.TEXT
-    shows_lines = True
 
-    def __init__(self, path: Path, *, table: str | None, columns: Mapping[str, str]) -> None:
-        self._path = path
-        if table is not None:
-            raise SourceError(f"{path.name}: a CSV file has no tables; leave out --table")
-        with reading(path):
-            _refuse_binary(path)
-            self._file = path.open(encoding="utf-8-sig", newline="")
-        try:
-            self._header(columns)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__()
+        if options.table is not None or options.sheet is not None:
+            raise SourceError(f"{file.name}: a text file has no tables or sheets; leave out --table and --sheet")
+        self._file, self._backslash = file, options.backslash
+        self._latest: _Record = _Record((), ())
+        file.refuse_binary()
+        self._lines = TextLines(file)
+        with file.reading():
+            self._find_header(options)
 
-    def _header(self, columns: Mapping[str, str]) -> None:
-        with reading(self._path):
-            lines = (line for line in self._file if line.strip())
-            first = next(lines, "")
-        if not first:
-            raise SourceError(f"{self._path} is empty; export it again, with a header")
-        delimiter = max(DELIMITERS, key=first.count)
-        # strict: a stray quote must not swallow the rows behind it
-        with reading(self._path):
-            self._file.seek(0)
-        self._reader = csv.reader(self._file, delimiter=delimiter, strict=True)
-        try:
-            with reading(self._path):
-                found = [name.strip() for name in next(row for row in self._reader if row)]
-        except (csv.Error, StopIteration):
-            raise SourceError(f"{self._path}: its first row cannot be read as CSV; check the quotes") from None
-        self._width = len(found)
-        self._pick = itemgetter(*positions(found, columns, where=str(self._path)))
+    @property
+    def header(self) -> Sequence[str]:
+        """Return the names of all columns."""
+        return self._header
+
+    def _find_header(self, options: SourceOptions) -> None:
+        """Find the header among the first lines; only rows that look like titles may be above it."""
+        first: list[str] | None = None
+        above = widest = 0
+        delimiter: str | None = None
+        while above < MOST_TITLES and (line := self._lines.next()) is not None:
+            announced = _SEPARATOR_LINE(line) if first is None else None
+            if announced:
+                delimiter = announced[1]
+                continue
+            if not line.strip():
+                continue
+            number = self._lines.number
+            self._use(delimiter or max(DELIMITERS, key=line.count), len(line))
+            fields = self._quoted(line).fields
+            names = [] if isinstance(fields, Marker) else [as_text(name).strip() for name in fields]
+            if has_columns(names, options.columns):
+                self._take_header(line, names, options, number)
+                if above and widest * 2 > len(names):
+                    raise SourceError(
+                        f"{self._file.name}: line {number:,} is a header, but the rows above it look like data; "
+                        "begin the file with the header"
+                    )
+                if above:
+                    self.notes["titles_skipped"] = f"the header is line {number:,}; the lines above it were not read"
+                return
+            first = names if first is None else first
+            widest = max(widest, sum(bool(name) for name in names))
+            above += 1
+        if first is None:
+            raise SourceError(f"{self._file.name} is empty; export it again, with a header")
+        positions(first, options.columns, where=self._file.name)
+
+    def _use(self, delimiter: str, width: int) -> None:
+        self._delimiter, self._width = delimiter, width
+
+    def _take_header(self, line: str, names: list[str], options: SourceOptions, number: int) -> None:
+        self._header, self._width = names, len(names)
+        where = self._file.name if number == 1 else f"{self._file.name}, line {number:,}"
+        self._positions = positions(names, options.columns, where=where)
+        self._pick = itemgetter(*self._positions)
+        tabs = self._delimiter == "\t"
+        self._escapes = self._backslash == "escape" or (self._backslash is None and tabs)
+        # a header in quotation marks is not PostgreSQL's
+        self._plain_quotes = tabs and self._escapes and not line.lstrip().startswith('"')
+        if tabs and self._backslash is None and not self._plain_quotes:
+            self._escapes = False
 
     def rows(self) -> Iterator[SourceRow]:
-        """Yield (line, values); empty lines are no rows."""
-        reader, pick, width = self._reader, self._pick, self._width
-        line = reader.line_num + 1
-        try:
-            with reading(self._path):
-                for record in reader:
-                    if len(record) == width:
-                        yield line, pick(record)
-                    elif record:
-                        yield line, Marker.WRONG_FIELD_COUNT
-                    line = reader.line_num + 1
-        except csv.Error as error:
-            raise SourceError(
-                f"{self._path}, line {line:,}: not CSV ({error}); check the quotes from this line on"
-            ) from None
+        """Yield (line, values); lines without any content are no rows."""
+        lines, width, pick, delimiter = self._lines, self._width, self._pick, self._delimiter
+        marks = ('"',) if self._backslash == "literal" else ('"', "\\")
+        with self._file.reading():
+            while (line := lines.next()) is not None:
+                number = lines.number
+                if len(line) > LONGEST_ROW or any(mark in line for mark in marks):
+                    record = self._odd_record(line)
+                    if len(record.lines) > 1 and not isinstance(record.fields, Marker):
+                        self.spanning += 1
+                else:
+                    record = _Record(_without_end(line).split(delimiter), (line,))
+                fields = record.fields
+                if isinstance(fields, Marker):
+                    self._latest = record
+                    yield number, fields
+                    continue
+                if not fields[0] and not any(fields):
+                    continue
+                self._latest = record
+                if len(fields) != width:
+                    yield number, Marker.WRONG_FIELD_COUNT
+                elif is_damaged(line) or (len(record.lines) > 1 and is_damaged("".join(record.lines))):
+                    yield number, self._damaged(fields)
+                elif fields[0] == self._header[0] and [as_text(field).strip() for field in fields] == self._header:
+                    yield number, Marker.REPEATED_HEADER
+                else:
+                    yield number, pick(fields)
+        self._file.check_unchanged()
+        if lines.cut_last:
+            self.notes["last_line_unterminated"] = (
+                "the last line has no line end although all others have one: it may have been cut; "
+                "compare it with the old system"
+            )
+
+    def original(self) -> list[list[str]]:
+        """Return the latest row's fields; where its quotation marks are broken, those of each of its lines."""
+        fields, lines = self._latest
+        if isinstance(fields, Marker) or Marker.AMBIGUOUS in fields:
+            return [_without_end(line).split(self._delimiter) for line in lines]
+        return [[as_text(field) for field in fields]]
 
     def close(self) -> None:
         """Close the file."""
+        if hasattr(self, "_lines"):
+            self._lines.detach()
         self._file.close()
 
+    def _damaged(self, fields: Sequence[Any]) -> Marker | list[Any]:
+        """Return the values with a marker for those that are not UTF-8; one for the row if no column read has any."""
+        values = [
+            Marker.NOT_UTF8 if isinstance(field, str) and is_damaged(field) else field for field in self._pick(fields)
+        ]
+        return values if Marker.NOT_UTF8 in values else Marker.NOT_UTF8
 
-def _refuse_binary(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4096)
-    if start.startswith(_WIDE):
-        raise SourceError(f"{path} is UTF-16 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
-    if b"\0" in start:
-        raise SourceError(f"{path} is a binary file, not text; give it the ending of what it is")
+    # --- Records that are more than text between separators -----------------------------------------------------------
+
+    def _odd_record(self, line: str) -> _Record:
+        """Read a record with quotation marks or backslashes; see Note [Two readings]."""
+        if len(line) > LONGEST_ROW:
+            return _Record(Marker.ROW_TOO_LONG, (line[:LONGEST_ROW],))
+        if self._escapes:
+            return self._copied(line) if self._plain_quotes else self._escaped(line)
+        record = self._quoted(line)
+        if self._is_clean(record):
+            return self._doubted(record)
+        return self._repaired(line, record) if self._backslash is None and "\\" in line else record
+
+    def _repaired(self, line: str, record: _Record) -> _Record:
+        """Read a record with backslash escapes where the usual reading failed."""
+        self._lines.put_back(record.lines[1:])
+        escaped = self._escaped(line)
+        if self._is_clean(escaped):
+            return escaped
+        self._lines.put_back(escaped.lines[1:])
+        return self._quoted(line)
+
+    def _is_clean(self, record: _Record) -> bool:
+        return not isinstance(record.fields, Marker) and len(record.fields) == self._width
+
+    def _quoted(self, first: str) -> _Record:
+        """Read a record whose fields may be enclosed in quotation marks."""
+        taken = [first]
+        reader = csv.reader(self._feed(taken), delimiter=self._delimiter, strict=True)
+        try:
+            fields = next(reader, [])
+        except (csv.Error, _TooLongError):
+            self._lines.put_back(taken[1:])
+            return _Record(Marker.BROKEN_QUOTES, taken[:1])
+        if len(taken) > 1 and sum(line.count(self._delimiter) >= self._width - 1 for line in taken) > 1:
+            return _Record(Marker.SPANS_RECORDS, taken)
+        return _Record(fields, taken)
+
+    def _feed(self, taken: list[str]) -> Iterator[str]:
+        size = len(taken[0])
+        yield taken[0]
+        while (line := self._lines.next()) is not None:
+            taken.append(line)
+            size += len(line)
+            if size > LONGEST_ROW:
+                raise _TooLongError
+            yield line
+
+    def _escaped(self, first: str) -> _Record:
+        """Read a record whose backslashes escape, with or without enclosing quotation marks, as MySQL writes it."""
+        taken = [first]
+        while True:
+            fields = _split_escaped(_without_end("".join(taken)), self._delimiter)
+            if fields is not None:
+                break
+            line = self._lines.next() if len(taken) < _MOST_LINES else None
+            if line is None:
+                self._lines.put_back(taken[1:])
+                return _Record(Marker.BROKEN_QUOTES, taken[:1])
+            taken.append(line)
+        if len(taken) > 1 and sum(line.count(self._delimiter) >= self._width - 1 for line in taken) > 1:
+            return _Record(Marker.SPANS_RECORDS, taken)
+        return _Record(fields, taken)
+
+    def _copied(self, line: str) -> _Record:
+        """Read a line of PostgreSQL's text format; see Note [Two readings] for lines that may be a spreadsheet's."""
+        fields: list[Any] = list(_without_end(line).split("\t"))
+        sure = self._backslash == "escape"
+        enclosed = not sure and any(field and field.startswith('"') for field in fields)
+        if len(fields) != self._width and enclosed:
+            record = self._quoted(line)
+            if self._is_clean(record):
+                return self._doubted(record)
+            self._lines.put_back(record.lines[1:])
+        if len(fields) == self._width:
+            for place in self._positions:
+                fields[place] = self._copied_field(fields[place] or "", sure=sure)
+        return _Record(fields, (line,))
+
+    def _copied_field(self, text: str, *, sure: bool) -> str | Marker | None:
+        if text == "\\N":
+            return None
+        if not sure and (text.startswith('"') or not _COPY_TEXT(text)):
+            return Marker.AMBIGUOUS
+        return _unescaped(text)
+
+    def _doubted(self, record: _Record) -> _Record:
+        """Mark an id whose backslashes could also be escapes."""
+        place = self._positions[0] if hasattr(self, "_positions") else None
+        if place is None or self._backslash is not None or isinstance(record.fields, Marker):
+            return record
+        key = str(record.fields[place] or "")
+        if "\\" not in key or key == "\\N" or not _PAIRS(key):
+            return record
+        fields = list(record.fields)
+        fields[place] = Marker.AMBIGUOUS
+        return _Record(fields, record.lines)
+
+
+def _without_end(text: str) -> str:
+    """Return a line without its line end."""
+    if text.endswith("\n"):
+        text = text[:-1]
+    return text.removesuffix("\r")
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda found: _CONTROLS.get(found[1], found[1]), text) if "\\" in text else text
+
+
+def _split_escaped(text: str, delimiter: str) -> list[str | None] | None:
+    """Return the fields of a record with backslash escapes, None where a quotation mark or a backslash stays open."""
+    field = _field_pattern(delimiter)
+    fields: list[str | None] = []
+    place = 0
+    while True:
+        found = field(text, place)
+        if found is None:
+            return None
+        enclosed, plain, end = found.groups()
+        if enclosed is not None:
+            fields.append(_unescaped(_DOUBLED.sub(lambda pair: pair[1] or '"', enclosed)))
+        else:
+            fields.append(None if plain == "\\N" else _unescaped(plain))
+        if not end:
+            return fields
+        place = found.end()
+
+
+#: A doubled quotation mark; an escaped character stays as it is.
+_DOUBLED: Final = re.compile(r'(\\.)|""', re.DOTALL)
+
+
+@cache
+def _field_pattern(delimiter: str) -> Callable[[str, int], re.Match[str] | None]:
+    mark = re.escape(delimiter)
+    return re.compile(
+        rf"""(?: "((?: [^"\\] | \\. | "" )*)" | ((?!") (?: [^{mark}\\] | \\. )*) ) ({mark} | \Z)""",
+        re.DOTALL | re.VERBOSE,
+    ).match

@@ -1,185 +1,314 @@
-"""JSON: an array of objects, as tablib and most tools write it, or one object a line.
-
-The standard library parses one value at a time here, so that the file never is in memory as a whole.
-"""
+"""JSON: an array of objects, an object that holds one, or one object a line."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import IO, Any, Final
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final
 
-from mana_migration.domain.legacy import COLUMNS, Marker, Typing
-from mana_migration.engine.sources.base import LegacySource, SourceRow, positions, reading
+import ijson
+
+from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
+from mana_migration.engine.sources.input import Input
+from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
 
-_CHUNK: Final = 1 << 16
-#: Characters of one entry: far beyond any row, far below the memory of a machine.
-_LARGEST_ENTRY: Final = 1 << 20
-_BLANKS: Final = " \t\r\n"
+#: Bytes of one entry: far beyond any row, far below the memory of a machine.
+LARGEST_ENTRY: Final = 1 << 20
+
+_BOM: Final = b"\xef\xbb\xbf"
+_DEFAULT_KEY: Final = "users"
+_CHUNK: Final = 8 << 10
+_OVERLAP: Final = 4_096
+_DEEPEST: Final = 1_000
+_ENDLESS_NUMBER: Final = re.compile(rb"[0-9]{4000}").search
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+#: Bytes of an escape such as \\ud83d.
+_ESCAPE_LENGTH: Final = 6
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]").search
+_NOT_JSON: Final = re.compile(rb"\b(?:NaN|-?Infinity)\b").search
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Marker:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else Marker.REPEATED_KEY
+class _Object(dict[str, Any]):
+    """A JSON object that remembers whether a key came twice."""
+
+    repeated = False
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            self.repeated = True
+        super().__setitem__(key, value)
 
 
-def _integer(text: str) -> int | Marker:
-    return int(text) if len(text) <= 40 else Marker.HUGE
-
-
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_pairs,
-    parse_int=_integer,
-    parse_float=lambda text: Marker.FRACTION,
-    parse_constant=lambda text: Marker.NOT_FINITE,
-)
-
-
-class JsonSource(LegacySource):
-    """A JSON array of objects, or objects one after the other (JSON lines)."""
+class _Entries(LegacySource):
+    """Entries that are JSON values, one after the other."""
 
     kind = "json"
     typing = Typing.EXACT
 
-    def __init__(self, path: Path, *, table: str | None, columns: Mapping[str, str]) -> None:
-        self._path, self._columns = path, columns
-        if table is not None:
-            raise SourceError(f"{path.name}: a JSON file has no tables; leave out --table")
-        with reading(path):
-            self._file: IO[str] = path.open(encoding="utf-8-sig")
-        try:
-            self._entries = _Entries(self._file, path)
-            with reading(path):
-                self._first = self._entries.next()
-                if isinstance(self._first, dict):
-                    positions(list(self._first), columns, where=f"{path}, first entry")
-                elif self._first is not _END:
-                    raise SourceError(f"{path}: its first entry is no object; give an array of objects")
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__()
+        if options.sheet is not None:
+            raise SourceError(f"{file.name}: a JSON file has no sheets; leave out --sheet")
+        self._file, self._columns = file, options.columns
+        self._latest: Any = None
+        self._header: list[str] = []
+        file.refuse_binary()
+
+    def _begin(self) -> None:
+        """Read the first entry and find its columns."""
+        self._entries = self._numbered()
+        self._first = next(self._entries, None)
+        if self._first is not None:
+            entry = self._first[1]
+            if not isinstance(entry, dict):
+                raise SourceError(f"{self._file.name}: its first entry is not an object; give an array of objects")
+            positions(list(entry), self._columns, where=f"{self._file.name}, first entry")
+            self._header = list(entry)
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Return the keys of the first entry."""
+        return self._header
+
+    @abstractmethod
+    def _numbered(self) -> Iterator[tuple[int | None, Any]]:
+        """Yield the line and the value of each entry."""
 
     def rows(self) -> Iterator[SourceRow]:
-        """Yield (None, values); a key that an object lacks is marked, not taken as null."""
-        names = [self._columns[name] for name in COLUMNS]
+        """Yield (line, values); a key that an object lacks is marked, not taken as null."""
+        names = list(self._columns.values())
         absent = Marker.ABSENT
-        entry = self._first
-        with reading(self._path):
-            while entry is not _END:
-                if isinstance(entry, dict):
-                    yield None, [entry.get(name, absent) for name in names]
-                elif isinstance(entry, Marker):
-                    yield None, Marker.REPEATED_KEY if entry is Marker.REPEATED_KEY else Marker.NOT_AN_OBJECT
-                else:
-                    yield None, Marker.NOT_AN_OBJECT
-                entry = self._entries.next()
+        found = self._first
+        while found is not None:
+            line, entry = found
+            self._latest = entry
+            if isinstance(entry, _Object) and not entry.repeated:
+                yield line, [entry.get(name, absent) for name in names]
+            elif isinstance(entry, Marker):
+                yield line, entry
+            else:
+                yield line, Marker.REPEATED_KEY if isinstance(entry, _Object) else Marker.NOT_AN_OBJECT
+            found = next(self._entries, None)
+        self._file.check_unchanged()
+
+    def original(self) -> list[list[str]]:
+        """Return the latest entry's values in the order of the first entry's keys."""
+        entry = self._latest
+        if not isinstance(entry, dict):
+            return [[as_text(entry)]]
+        return [[as_text(entry.get(name)) for name in self._header]]
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
+class JsonSource(_Entries):
+    """An array of objects, at the top or under a key, or objects one after the other; streamed by ijson."""
+
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__(file, options)
+        self._count = 0
+        with file.reading():
+            start = file.stream.peek(LARGEST_ENTRY)
+            if start.startswith(_BOM):
+                file.stream.read(len(_BOM))
+                start = start[len(_BOM) :]
+        self._choose(start.lstrip(), options)
+        self._begin()
+        if self._first is None and self.part is not None and self.part not in self._keys:
+            self._refuse_key()
+
+    def _choose(self, start: bytes, options: SourceOptions) -> None:
+        """Find out where the entries are from the beginning of the file."""
+        self._keys: list[str] = []
+        self._prefix, self._several = "item", False
+        if start[:1] == b"{":
+            self._keys = _keys(start)
+            if options.table is None and next(iter(options.columns.values())) in self._keys:
+                self._prefix, self._several = "", True
+            else:
+                self.part = options.table or _DEFAULT_KEY
+                self._prefix = f"{self.part}.item"
+                if self.part not in self._keys and options.table is None:
+                    self._refuse_key()
+        elif start == b"":
+            raise SourceError(f"{self._file.name} is empty; export it again")
+        elif start[:1] != b"[":
+            raise SourceError(f"{self._file.name} is not a JSON array of objects; export it as one")
+        elif options.table is not None:
+            raise SourceError(f"{self._file.name} holds an array, without keys; leave out --table")
+
+    def _refuse_key(self) -> None:
+        found = ", ".join(name for name in self._keys[:10] if re.fullmatch(r"[\w.-]{1,40}", name))
+        raise SourceError(
+            f"{self._file.name} holds an object without the column {next(iter(self._columns.values()))!r} "
+            f"and without an array of objects under the key {self.part!r}"
+            + (f"; its keys begin with {found}" if found else "")
+            + ". "
+            "Name the key of the array with --table, or a column with --column"
+        )
+
+    def _numbered(self) -> Iterator[tuple[int | None, Any]]:
+        guarded = _Guarded(self._file, self)
+        entries = ijson.items(guarded, self._prefix, map_type=_Object, multiple_values=self._several)
+        while True:
+            try:
+                with self._file.reading():
+                    entry = next(entries, _END)
+            except (ijson.JSONError, UnicodeError, RecursionError, ValueError):
+                raise SourceError(self._broken(guarded)) from None
+            if entry is _END:
+                return
+            self._count += 1
+            guarded.since = 0
+            yield None, entry
+
+    def _broken(self, guarded: _Guarded) -> str:
+        cause = (
+            "NaN and Infinity are not JSON; write null"
+            if _NOT_JSON(guarded.latest)
+            else "not JSON in UTF-8, or broken off; export it again"
+        )
+        return f"{self._file.name}, entry {self._count + 1:,}: {cause}"
+
+    def refused(self, cause: str) -> SourceError:
+        """Return the error for an entry that no row can be."""
+        return SourceError(
+            f"{self._file.name}, entry {self._count + 1:,} or one of the next: {cause}; "
+            "export an array with one object for each user"
+        )
+
+
+class _Guarded:
+    """Hand out the bytes of a file to ijson, except those that it reads wrongly or cannot bear.
+
+    # Note [What ijson is kept from]
+    An entry has no end where a bracket is missing; its C library ends the process at a number of 4,300 digits, needs
+    memory by the square of the depth, and turns half a surrogate pair into a question mark.  No row has any of these.
+    """
+
+    def __init__(self, file: Input, source: JsonSource) -> None:
+        self._file, self._source = file, source
+        self._depth = 0
+        self._tail = b""
+        self.since = 0
+        self.latest = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            SourceError: they hold what no row does.
+        """
+        if size == 0:
+            return b""  # ijson asks for the type
+        self.latest = chunk = self._file.stream.read(_CHUNK)
+        window = self._tail + chunk
+        self._tail = window[-_OVERLAP:]
+        self.since += len(chunk)
+        self._depth += chunk.count(b"[") + chunk.count(b"{") - chunk.count(b"]") - chunk.count(b"}")
+        if self.since > LARGEST_ENTRY:
+            raise self._source.refused(f"larger than {LARGEST_ENTRY >> 20} MiB, which no row is")
+        if self._depth > _DEEPEST:
+            raise self._source.refused("nested too deeply for a row")
+        if _ENDLESS_NUMBER(window):
+            raise self._source.refused("a number of thousands of digits")
+        if _SURROGATE(window) and _has_half_pair(window, at_end=not chunk):
+            raise self._source.refused("half a surrogate pair in a text; write the character as UTF-8")
+        return chunk
+
+
+class JsonLinesSource(_Entries):
+    """One object a line: a line that is not JSON is a bad row, and the others are read."""
+
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__(file, options)
+        if options.table is not None:
+            raise SourceError(f"{file.name}: lines of JSON have no keys to choose from; leave out --table")
+        self._lines = TextLines(file)
+        self._begin()
+        if self._first is None:
+            raise SourceError(f"{file.name} is empty; export it again")
+
+    def _numbered(self) -> Iterator[tuple[int | None, Any]]:
+        with self._file.reading():
+            while (line := self._lines.next()) is not None:
+                if line.strip():
+                    yield self._lines.number, _decoded(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_lines"):
+            self._lines.detach()
+        super().close()
+
+
 _END: Final = object()
 
 
-class _Entries:
-    """Cut a file into the entries of its array, or into its lines' objects."""
+def _pairs(pairs: list[tuple[str, Any]]) -> _Object:
+    found = _Object(pairs)
+    found.repeated = len(found) != len(pairs)
+    return found
 
-    def __init__(self, file: IO[str], path: Path) -> None:
-        self._file, self._path = file, path
-        self._buffer, self._at, self._ended = "", 0, False
-        self._count = 0
-        self._array: bool | None = None
 
-    def next(self) -> Any:
-        """Return the next entry, ``_END`` behind the last.
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_pairs,
+    parse_int=lambda text: int(text) if len(text) <= 40 else Marker.HUGE,
+    parse_float=Decimal,
+    parse_constant=lambda text: Marker.NOT_FINITE,
+)
 
-        Raises:
-            SourceError: the text is no JSON, or breaks off.
-        """
-        if self._array is None and self._begin() is _END:
-            return _END
-        if not self._separator():
-            return _END
-        try:
-            entry = self._decode()
-        except RecursionError:
-            raise SourceError(f"{self._path}, entry {self._count + 1:,}: nested too deeply for a row") from None
-        self._count += 1
-        return entry
 
-    def _begin(self) -> object:
-        character = self._peek()
-        if character == "":
-            raise SourceError(f"{self._path} is empty; export it again")
-        if "\0" in self._buffer[:4096]:
-            raise SourceError(f"{self._path} is a binary file, not text; give it the ending of what it is")
-        self._array = character == "["
-        if not self._array:
-            if character != "{":
-                raise SourceError(f"{self._path} is no JSON array of objects; export it as one")
-            return None
-        self._at += 1
-        if self._peek() != "]":
-            return None
-        self._at += 1
-        self._finish()
-        return _END
+def _decoded(line: str) -> Any:
+    if len(line) > LONGEST_ROW:
+        return Marker.ROW_TOO_LONG
+    if is_damaged(line):
+        return Marker.NOT_UTF8
+    try:
+        return _DECODER.decode(line)
+    except (ValueError, RecursionError):
+        return Marker.NOT_AN_OBJECT
 
-    def _separator(self) -> bool:
-        """Step over what stands between two entries; return whether another one follows."""
-        character = self._peek()
-        if not self._array:
-            return character != ""
-        if self._count == 0:
+
+def _keys(start: bytes) -> list[str]:
+    """Return the keys of the object that a file begins with, as far as the beginning goes."""
+    keys: list[str] = []
+    depth = 0
+    events = ijson.sendable_list()
+    if not _ENDLESS_NUMBER(start):
+        # what is wrong with the text is said when it is read
+        with contextlib.suppress(ijson.JSONError, UnicodeError, StopIteration):
+            ijson.basic_parse_coro(events).send(start)
+    for event, value in events:
+        if event == "map_key" and depth == 1:
+            keys.append(value)
+        depth += event in ("start_map", "start_array")
+        depth -= event in ("end_map", "end_array")
+        if depth == 0:
+            break
+    return keys
+
+
+def _has_half_pair(window: bytes, *, at_end: bool) -> bool:
+    """Say whether an escape is half a surrogate pair, as far as both its neighbours are in the window."""
+    high = -1
+    for found in _ESCAPE.finditer(window):
+        code = int(found[1] or b"0", 16)
+        if 0xDC00 <= code <= 0xDFFF:
+            # at the very beginning of a window the other half may be in front of it, where it was seen already
+            if high != found.start() and found.start() >= _ESCAPE_LENGTH:
+                return True
+            high = -1
+        elif high >= 0:
             return True
-        self._at += 1
-        if character == ",":
-            return True
-        if character == "]":
-            self._finish()
-            return False
-        raise self._broken()
-
-    def _finish(self) -> None:
-        if self._peek() != "":
-            raise SourceError(f"{self._path}: text stands behind the end of the array; export it again")
-
-    def _decode(self) -> Any:
-        self._peek()
-        while True:
-            try:
-                entry, end = _DECODER.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError:
-                entry, end = None, len(self._buffer)
-                complete = False
-            else:
-                # a number at the end of the buffer may go on in the next chunk
-                complete = end < len(self._buffer) or isinstance(entry, dict) or self._ended
-            if complete:
-                self._at = end
-                return entry
-            if self._ended or len(self._buffer) - self._at > _LARGEST_ENTRY:
-                raise self._broken()
-            self._more()
-
-    def _broken(self) -> SourceError:
-        return SourceError(f"{self._path}, entry {self._count + 1:,}: not JSON, or broken off; export it again")
-
-    def _peek(self) -> str:
-        """Return the next character that is no blank, empty text at the end of the file."""
-        while True:
-            while self._at < len(self._buffer):
-                if self._buffer[self._at] not in _BLANKS:
-                    return self._buffer[self._at]
-                self._at += 1
-            if self._ended:
-                return ""
-            self._more()
-
-    def _more(self) -> None:
-        chunk = self._file.read(_CHUNK)
-        self._ended = chunk == ""
-        self._buffer, self._at = self._buffer[self._at :] + chunk, 0
+        elif 0xD800 <= code <= 0xDBFF:
+            high = found.end()
+    return high >= 0 and (at_end or high + _ESCAPE_LENGTH <= len(window))

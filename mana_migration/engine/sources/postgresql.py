@@ -7,13 +7,13 @@ because it quotes what it misunderstood.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
-from mana_migration.domain.legacy import COLUMNS, Typing
+from mana_migration.domain.legacy import Typing
 from mana_migration.engine import driver
 from mana_migration.engine.driver import errors, sql
-from mana_migration.engine.sources.base import LegacySource, SourceRow, positions
+from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
 from mana_migration.engine.sources.databases import CHUNK, table_name
 from mana_migration.errors import SourceError
 
@@ -32,7 +32,7 @@ _CAUSES: Final = (
     ("pg_hba", "it refuses this user from this machine"),
     ("authentication", "it refuses the user or the password"),
     ("role", "it does not know the user"),
-    ("database", "there is no such database, or this user may not open it"),
+    ("database", "no such database, or this user may not open it"),
     ("SSL", "no encrypted connection could be made"),
     ("too many", "it has no connection left"),
     ("starting up", "it is still starting"),
@@ -45,22 +45,24 @@ class PostgresqlSource(LegacySource):
     kind = "postgresql"
     typing = Typing.FLOATS
 
-    def __init__(self, address: str, *, table: str | None, columns: Mapping[str, str]) -> None:
-        self._table = table_name(table)
+    def __init__(self, address: str, options: SourceOptions, connection: Any = None) -> None:
+        super().__init__()
+        self._address, self._owner = address, connection is None
+        self._table = table_name(options)
         self._label = _label(address)
         seconds = int(driver.address_parts(address).get("connect_timeout", _CONNECT_SECONDS))
         try:
             # one snapshot for all rows, and the server itself refuses any write
-            self._connection = driver.connect_read_only(address, seconds=seconds)
+            self._connection = connection or driver.connect_read_only(address, seconds=seconds)
         except (driver.Error, UnicodeError, ValueError) as error:
             raise SourceError(f"{self._label} cannot be opened: {_cause(str(error))}") from None
         try:
-            self._open(columns)
+            self._open(options)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, columns: Mapping[str, str]) -> None:
+    def _open(self, options: SourceOptions) -> None:
         relation = sql.Identifier(*self._table)
         where = f"{self._label}, table {'.'.join(self._table)}"
         try:
@@ -69,16 +71,18 @@ class PostgresqlSource(LegacySource):
                 cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
                 found = [column.name for column in cursor.description or ()]
         except (errors.UndefinedTable, errors.InvalidSchemaName):
-            raise SourceError(f"{where}: there is no such table; name it with --table") from None
+            raise SourceError(f"{where}: no such table; name it with --table") from None
         except errors.InsufficientPrivilege:
             raise SourceError(f"{where}: this user may not read it; grant SELECT to the user") from None
         except driver.Error as error:
             raise SourceError(f"{where} cannot be read: {_sentence(error)}") from None
+        columns = options.columns
         positions(found, columns, where=where)
+        self._header = list(columns.values())
         self._query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
-            sql.SQL(", ").join(sql.Identifier(columns[name]) for name in COLUMNS),
+            sql.SQL(", ").join(sql.Identifier(columns[name]) for name in columns),
             relation,
-            sql.Identifier(columns["id"]),
+            sql.Identifier(next(iter(columns.values()))),
         )
 
     def rows(self) -> Iterator[SourceRow]:
@@ -91,16 +95,31 @@ class PostgresqlSource(LegacySource):
                 cursor.execute(self._query)
                 while chunk := cursor.fetchmany(CHUNK):
                     for values in chunk:
+                        self._latest = values
                         yield None, values
                     count += len(chunk)
         except UnicodeDecodeError:
-            raise SourceError(f"{self._label}: behind row {count:,} stands text that is not UTF-8; mend it") from None
+            raise SourceError(f"{self._label}: text that is not UTF-8 after row {count:,}; correct it") from None
         except driver.Error as error:
-            raise SourceError(f"{self._label}: lost behind row {count:,} ({_sentence(error)}); try again") from None
+            raise SourceError(f"{self._label}: lost after row {count:,} ({_sentence(error)}); try again") from None
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Return the names of the columns that are read."""
+        return self._header
+
+    def original(self) -> list[list[str]]:
+        """Return the latest row."""
+        return [[as_text(value) for value in self._latest]]
+
+    def beside(self, options: SourceOptions) -> PostgresqlSource:
+        """Open another table of the same database, in the same snapshot."""
+        return PostgresqlSource(self._address, options, self._connection)
 
     def close(self) -> None:
-        """Close the connection; the read-only transaction ends with it."""
-        self._connection.close()
+        """Close the connection, if it is this source's own; the read-only transaction ends with it."""
+        if self._owner:
+            self._connection.close()
 
 
 def _label(address: str) -> str:

@@ -1,28 +1,28 @@
 """XLSX, one row at a time.
 
-openpyxl reads the workbook's structure; the two large parts, the sheet and its table of texts, are
-streamed here: openpyxl's own reader (and tablib's, which uses it) keeps every text and an object for
-every row in memory.  Texts wait in an unnamed temporary file instead.
+# Note [Why openpyxl does not read the rows]
+Memory stays flat.  openpyxl's read-only API keeps all texts of a workbook and an element for each row, as
+docs/performance.md shows.  So the two large parts are streamed here; what number formats mean is openpyxl's.
 """
 
 from __future__ import annotations
 
+import posixpath
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from functools import partial
+from typing import IO, Final
 
-from openpyxl.reader.excel import ExcelReader
-from openpyxl.styles.stylesheet import apply_stylesheet
-from openpyxl.xml.constants import SHARED_STRINGS
+from openpyxl.styles.numbers import BUILTIN_FORMATS, is_date_format, is_timedelta_format
 
-from mana_migration.domain.legacy import Typing
-from mana_migration.engine.sources.base import LegacySource, SourceRow, positions, reading
-from mana_migration.engine.sources.xlsx_parts import SharedTexts, rows_of_sheet
+from mana_migration.engine.sources.base import SourceOptions
+from mana_migration.engine.sources.input import Input
+from mana_migration.engine.sources.sheets import Row, Sheet, SheetSource
+from mana_migration.engine.sources.xlsx_parts import SharedTexts, elements, rows_of_sheet
 from mana_migration.errors import SourceError
 
-#: Bytes that a workbook may unpack to, and that its small parts may.
+#: Bytes that the parts which are read may unpack to, and that the small ones among them may.
 LARGEST_WORKBOOK: Final = 2 << 30
 LARGEST_SMALL_PART: Final = 32 << 20
 #: A part above this size must not be packed more tightly than this: balances never are, bombs are.
@@ -31,104 +31,121 @@ TIGHTEST: Final = 250
 #: Rows that a sheet can have.
 MOST_ROWS: Final = 1_048_576
 
-_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError)
+_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError, IndexError)
 
 
-class XlsxSource(LegacySource):
-    """One sheet of a workbook: the first, or the one named."""
+class XlsxSource(SheetSource):
+    """A workbook of Excel 2007 or later, ordinary or strict."""
 
     kind = "xlsx"
-    typing = Typing.FLOATS
-    shows_lines = True
 
-    def __init__(self, path: Path, *, table: str | None, columns: Mapping[str, str]) -> None:
-        self._path = path
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__(file, options)
         self._texts: SharedTexts | None = None
-        with reading(path), path.open("rb") as file:
-            file.read(1)
+        self._unpacked = 0
+        if not file.stream.seekable():
+            raise SourceError(f"{file.name}: a workbook cannot be read from a pipe; save it as a file")
+        with file.reading():
+            file.stream.peek(1)
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._archive = zipfile.ZipFile(file.stream)
         except (zipfile.BadZipFile, OSError, ValueError):
-            raise SourceError(f"{path} is no XLSX workbook (or is protected by a password); save it as one") from None
+            raise SourceError(
+                f"{file.name} is not an XLSX workbook (or is protected by a password); save it as one"
+            ) from None
         try:
-            self._refuse_bombs()
-            self._open(table)
-            self._header(columns)
+            with file.reading():
+                sheets = self._sheets()
+        except _BROKEN as error:
+            self.close()
+            raise SourceError(f"{file.name} is not an XLSX workbook that can be read; save it again") from error
         except BaseException:
             self.close()
             raise
+        self.choose(sheets)
 
-    def _refuse_bombs(self) -> None:
-        total = 0
-        for part in self._archive.infolist():
-            if part.flag_bits & 1:
-                raise SourceError(f"{self._path} is encrypted; save it without a password")
-            total += part.file_size
-            large = part.filename.startswith("xl/worksheets/") or part.filename.endswith("sharedStrings.xml")
-            tight = part.file_size > SUSPICIOUS_SIZE and part.file_size > part.compress_size * TIGHTEST
-            if total > LARGEST_WORKBOOK or tight or (not large and part.file_size > LARGEST_SMALL_PART):
-                raise SourceError(
-                    f"{self._path} unpacks to more than any export of balances would; "
-                    "if it is a real one, export it as CSV instead"
-                )
+    def _sheets(self) -> list[Sheet]:
+        book = self._related("", "officeDocument")[0][1]
+        targets = dict(self._related(book, "worksheet"))
+        formats = self._formats(book)
+        texts = [part for _, part in self._related(book, "sharedStrings")] or self._declared("sharedStrings+xml")
+        if texts:
+            self._check(texts[0], large=True)
+            self._texts = SharedTexts(self._archive, texts[0])
+        return [
+            Sheet(
+                attributes["name"],
+                attributes.get("state", "visible") == "visible",
+                partial(self._rows_of, targets[attributes["id"]], formats),
+            )
+            for _, tag, attributes in elements(self._open(book))
+            if tag == "sheet" and attributes.get("id") in targets
+        ]
 
-    def _open(self, table: str | None) -> None:
+    def _related(self, part: str, kind: str) -> list[tuple[str, str]]:
+        """Return (id, part) of the parts of a kind that a part refers to."""
+        folder, name = posixpath.split(part)
+        relations = posixpath.join(folder, "_rels", f"{name}.rels")
+        return [
+            (attributes["Id"], posixpath.normpath(posixpath.join("/", folder, attributes["Target"])).lstrip("/"))
+            for _, tag, attributes in elements(self._open(relations))
+            if tag == "Relationship" and attributes["Type"].endswith(f"/{kind}")
+        ]
+
+    def _declared(self, kind: str) -> list[str]:
+        """Return the parts that the table of contents declares to be of a kind."""
+        return [
+            attributes["PartName"].lstrip("/")
+            for _, tag, attributes in elements(self._open("[Content_Types].xml"))
+            if tag == "Override" and attributes["ContentType"].endswith(kind)
+        ]
+
+    def _formats(self, book: str) -> list[str | None]:
+        """Return the number format of each style, None for dates and times."""
+        codes = dict(BUILTIN_FORMATS)
+        styles: list[str | None] = []
+        for part in self._related(book, "styles"):
+            for parent, tag, attributes in elements(self._open(part[1])):
+                if tag == "numFmt":
+                    codes[int(attributes["numFmtId"])] = attributes["formatCode"]
+                elif tag == "xf" and parent == "cellXfs":
+                    code = codes.get(int(attributes.get("numFmtId", 0)), "General")
+                    styles.append(None if is_date_format(code) or is_timedelta_format(code) else code)
+        return styles
+
+    def _open(self, part: str) -> IO[bytes]:
+        self._check(part, large=False)
+        return self._archive.open(part)
+
+    def _check(self, part: str, *, large: bool) -> None:
+        """Refuse a part that unpacks to more than an export of balances has."""
+        found = self._archive.getinfo(part)
+        if found.flag_bits & 1:
+            raise SourceError(f"{self._file.name} is encrypted; save it without a password")
+        self._unpacked += found.file_size
+        tight = found.file_size > SUSPICIOUS_SIZE and found.file_size > found.compress_size * TIGHTEST
+        if tight or self._unpacked > LARGEST_WORKBOOK or (not large and found.file_size > LARGEST_SMALL_PART):
+            raise SourceError(
+                f"{self._file.name} unpacks to more than any export of balances would; "
+                "if it is a real one, export it as CSV instead"
+            )
+
+    def _rows_of(self, part: str, formats: list[str | None]) -> Iterator[Row]:
+        """Yield the rows of a sheet that have content."""
         try:
-            with reading(self._path):
-                book = ExcelReader(str(self._path), read_only=True)
-                try:
-                    book.read_manifest()
-                    book.read_workbook()
-                    apply_stylesheet(book.archive, book.wb)
-                    sheets = {
-                        sheet.name: relation.target
-                        for sheet, relation in book.parser.find_sheets()
-                        if "worksheet" in relation.Type
-                    }
-                    texts = next((part for part in book.package.Override if part.ContentType == SHARED_STRINGS), None)
-                finally:
-                    book.archive.close()
-                if texts is not None:
-                    self._texts = SharedTexts(self._archive, texts.PartName.lstrip("/"))
-        except (*_BROKEN, SyntaxError) as error:  # ElementTree's ParseError is a SyntaxError
-            raise SourceError(f"{self._path} is no XLSX workbook that can be read; save it anew") from error
-        if not sheets:
-            raise SourceError(f"{self._path} has no sheet with cells")
-        if table is not None and table not in sheets:
-            raise SourceError(f"{self._path} has no sheet {table!r}; name one of its {len(sheets)} sheets with --table")
-        self._part = next(iter(sheets.values())) if table is None else sheets[table]
-        self._dates: frozenset[int] = frozenset().union(
-            *(getattr(book.wb, name) for name in ("_date_formats", "_timedelta_formats"))  # set by apply_stylesheet
-        )
-
-    def _header(self, columns: Mapping[str, str]) -> None:
-        self._rows = self._guarded()
-        line, cells = next(self._rows, (0, {}))
-        if not cells:
-            raise SourceError(f"{self._path}: its sheet is empty; export it again, with a header")
-        width = max(cells) + 1
-        names = [cells.get(column) for column in range(width)]
-        found = [name.strip() if isinstance(name, str) else str(name or "") for name in names]
-        self._columns = positions(found, columns, where=f"{self._path}, row {line}")
-
-    def _guarded(self) -> Iterator[tuple[int, dict[int, Any]]]:
-        try:
-            with reading(self._path), self._archive.open(self._part) as part:
-                for line, cells in rows_of_sheet(part, self._texts, self._dates):
+            self._check(part, large=True)
+            with self._file.reading(), self._archive.open(part) as stream:
+                for line, cells in rows_of_sheet(stream, self._texts, formats):
                     if line > MOST_ROWS:
-                        raise SourceError(f"{self._path}: row {line:,} is beyond the rows that a sheet can have")
+                        raise SourceError(f"{self._file.name}: row {line:,} is beyond the rows that a sheet can have")
                     yield line, cells
-        except (*_BROKEN, SyntaxError) as error:
-            raise SourceError(f"{self._path} is damaged, or no XLSX workbook; save it anew") from error
-
-    def rows(self) -> Iterator[SourceRow]:
-        """Yield (row of the sheet, values); rows without any content are no rows."""
-        columns = self._columns
-        for line, cells in self._rows:
-            yield line, [cells.get(column) for column in columns]
+        except _BROKEN as error:
+            raise SourceError(f"{self._file.name} is damaged, or not an XLSX workbook; save it again") from error
 
     def close(self) -> None:
         """Close the workbook and drop the temporary file."""
-        self._archive.close()
         if self._texts is not None:
             self._texts.close()
+        if hasattr(self, "_archive"):
+            self._archive.close()
+        self._file.close()

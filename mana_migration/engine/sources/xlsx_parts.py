@@ -1,4 +1,4 @@
-"""The two large parts of a workbook, streamed with expat: its table of texts and the rows of a sheet."""
+"""The parts of a workbook, streamed with expat; names are read without their namespace, which strict files change."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 from xml.parsers import expat
 
 from mana_migration.domain.legacy import Marker
+from mana_migration.engine.sources.sheets import Formatted, number, shows_other_text
 from mana_migration.errors import SourceError
 
 _CHUNK: Final = 1 << 16
@@ -21,19 +22,22 @@ _OFFSET: Final = struct.Struct("<Q")
 Handler = Callable[..., None]
 
 
-def _parse(part: IO[bytes], *, start: Handler, end: Handler, text: Handler) -> Iterator[None]:
+def parse_xml(part: IO[bytes], *, start: Handler, end: Handler, text: Handler | None = None) -> Iterator[None]:
     """Feed a part to the handlers, yielding after each chunk.
 
     Raises:
-        ValueError: it is no XML, or declares entities.
+        ValueError: it is not XML.
+        SourceError: it declares a document type.
     """
 
     def refuse(*_: object) -> None:
-        raise SourceError("the workbook declares a document type, which no spreadsheet does; save it anew")
+        raise SourceError("the workbook declares a document type, which no spreadsheet does; save it again")
 
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    if text is not None:
+        parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
     try:
         while chunk := part.read(_CHUNK):
@@ -43,6 +47,25 @@ def _parse(part: IO[bytes], *, start: Handler, end: Handler, text: Handler) -> I
     except expat.ExpatError as error:
         raise ValueError("no XML") from error
     yield
+
+
+def elements(part: IO[bytes]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield (parent, element, attributes) of a small part, by local names."""
+    path = [""]
+    found: list[tuple[str, str, dict[str, str]]] = []
+
+    def start(tag: str, attributes: Mapping[str, str]) -> None:
+        name = tag.rpartition(" ")[2]
+        found.append((path[-1], name, {key.rpartition(" ")[2]: value for key, value in attributes.items()}))
+        path.append(name)
+
+    def end(tag: str) -> None:
+        path.pop()
+
+    with part:
+        for _ in parse_xml(part, start=start, end=end):
+            yield from found
+            found.clear()
 
 
 class SharedTexts:
@@ -92,7 +115,7 @@ class SharedTexts:
                 pieces.append(data)
                 size += len(data)
 
-        for _ in _parse(source, start=start, end=end, text=text):
+        for _ in parse_xml(source, start=start, end=end, text=text):
             pass
         self._index.write(_OFFSET.pack(self._length))
         self._data.flush()
@@ -119,11 +142,11 @@ class SharedTexts:
 
 
 def rows_of_sheet(
-    part: IO[bytes], texts: SharedTexts | None, dates: frozenset[int]
+    part: IO[bytes], texts: SharedTexts | None, formats: Sequence[str | None]
 ) -> Iterator[tuple[int, dict[int, Any]]]:
     """Yield (row of the sheet, values by column from 0) of each row that has any content.
 
-    ``dates``: numbers of the styles that show a number as a date.
+    ``formats``: the number format of each style, None for those that show a number as a date.
 
     Raises:
         ValueError, IndexError: the sheet is damaged.
@@ -164,7 +187,11 @@ def rows_of_sheet(
         if name in ("v", "t"):
             inside = False
         elif name == "c":
-            value = Marker.FORMULA if formula else _value(kind, "".join(pieces), texts, style in dates)
+            value = (
+                Marker.FORMULA
+                if formula
+                else _value(kind, "".join(pieces), texts, formats[style] if formats else "General")
+            )
             if value is not None:
                 cells[column] = value
         elif name == "row":
@@ -179,7 +206,7 @@ def rows_of_sheet(
             pieces.append(data)
             size += len(data)
 
-    for _ in _parse(part, start=start, end=end, text=text):
+    for _ in parse_xml(part, start=start, end=end, text=text):
         yield from ready
         ready.clear()
 
@@ -196,24 +223,25 @@ def _column(place: str) -> int:
     return number - 1
 
 
-def _value(kind: str, text: str, texts: SharedTexts | None, is_date: bool) -> Any:
+def _value(kind: str, text: str, texts: SharedTexts | None, code: str | None) -> Any:
     """Return a cell's value: text, whole number, float, truth value, None, or a marker."""
     if text == "":
         return None
     if kind == "n":
-        return _number(text, is_date)
+        return _number(text, code)
     if kind == "s":
         if texts is None:
             raise IndexError(text)
         return texts[int(text)] or None
     if kind == "b":
         return text.strip() in ("1", "true")
-    return text if kind in ("str", "inlineStr") else Marker.TEXT
+    return text if kind in ("str", "inlineStr") else {"e": Marker.ERROR_CELL, "d": Marker.DATE}.get(kind, Marker.TEXT)
 
 
-def _number(text: str, is_date: bool) -> int | float | Marker:
-    if is_date:
-        return Marker.TEXT
-    if text.isascii() and text.lstrip("-").isdigit():
-        return int(text) if len(text) <= 40 else Marker.HUGE
-    return float(text)
+def _number(text: str, code: str | None) -> Any:
+    if code is None:
+        return Marker.DATE
+    found = number(float(text))
+    if isinstance(found, int) and code != "General" and shows_other_text(code, len(str(abs(found)))):
+        return Formatted(found)
+    return found

@@ -1,4 +1,4 @@
-"""Bring the old system's balances in."""
+"""Import the old system's balances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from mana_migration.domain.import_results import DIFFERS, ImportOptions, ImportSummary, parse_columns
-from mana_migration.domain.legacy import COLUMNS, UnpaidFlag
+from mana_migration.domain.legacy import COLUMNS, LEDGER_COLUMNS, UnpaidFlag
 from mana_migration.errors import UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, REFUSED, MigrationCommand
 from mana_migration.reports import import_summary
@@ -22,7 +22,7 @@ from mana_migration.services import imports, runs
 class Command(MigrationCommand):
     help = (
         "Import a legacy export: create its users and their wallets in one transaction. Bad rows are listed with "
-        "their reasons, and nothing at all is imported while there are any, unless they are to be skipped. "
+        "their reasons, and nothing is imported while there are any, unless --skip-bad-rows leaves them out. "
         "Importing twice changes nothing."
     )
 
@@ -31,12 +31,12 @@ class Command(MigrationCommand):
         parser.add_argument(
             "source",
             metavar="SOURCE",
-            help="A file (.csv, .tsv, .json, .jsonl, .ndjson, .xlsx), or the legacy database: "
-            "postgres://USER@HOST/NAME or sqlite:///FILE. A password is better kept out of the address, in PGPASSWORD "
-            "or ~/.pgpass, where other users of this machine cannot read it.",
+            help="A file (.csv, .tsv, .json, .jsonl, .ndjson, .xlsx, .ods, .xls, .yaml; text also as .gz or .zip), "
+            "- for standard input, or the legacy database: postgres://USER@HOST/NAME or sqlite:///FILE. Keep a "
+            "password out of the address, in PGPASSWORD or ~/.pgpass, where other users cannot read it.",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="Read and judge everything, say what would happen, write no row."
+            "--dry-run", action="store_true", help="Read and check everything, report what would happen, write no row."
         )
         parser.add_argument(
             "--rejects",
@@ -45,14 +45,27 @@ class Command(MigrationCommand):
             help="Write every bad row's number, id and reasons to this new CSV file (default: the first 20 are shown).",
         )
         parser.add_argument(
+            "--rejects-with-values",
+            type=Path,
+            metavar="PATH",
+            help="Write every bad row as it is, behind its reasons, to this new CSV file, which can be corrected and "
+            "imported. It holds personal data; only its owner can read it.",
+        )
+        parser.add_argument(
             "--skip-bad-rows",
             action="store_true",
-            help="Import the good rows and leave out the bad ones (exit code 3); without it one bad row stops it all.",
+            help="Import the good rows and leave out the bad ones (exit code 3); otherwise one bad row stops all.",
         )
         parser.add_argument(
             "--table",
             metavar="NAME",
-            help="The table or view of a legacy database (default: users), or the sheet of a workbook (the first).",
+            help="The table or view of a legacy database, or the key of a JSON object that holds the array "
+            "(default: users).",
+        )
+        parser.add_argument(
+            "--sheet",
+            metavar="NAME",
+            help="The sheet of a workbook, or all for every visible sheet with the header (default: the only one).",
         )
         parser.add_argument(
             "--column",
@@ -60,19 +73,51 @@ class Command(MigrationCommand):
             default=[],
             metavar="OURS=THEIRS",
             help="Read a column under another name, such as green=green_wishes; ours are "
-            f"{', '.join(COLUMNS)}. May be repeated.",
+            f"{', '.join((*COLUMNS, *LEDGER_COLUMNS))}. May be repeated.",
+        )
+        parser.add_argument(
+            "--null",
+            action="append",
+            default=[],
+            metavar="WORD",
+            help="A word that means NULL, such as NULL or n/a, beside the empty field. May be repeated.",
+        )
+        parser.add_argument(
+            "--literal-ids",
+            action="store_true",
+            help="Accept ids that look as if a tool had changed them (1001.0, NULL, 5-Mar) or that hold characters "
+            "which are invisible or look like others.",
+        )
+        parser.add_argument(
+            "--backslash",
+            choices=("escape", "literal"),
+            help="What a backslash in a text file means: an escape (psql and MySQL write it) or itself (spreadsheets). "
+            "By default it depends on the format, and an id that can be read in two ways is a bad row.",
+        )
+        parser.add_argument(
+            "--match",
+            choices=("username", "pk"),
+            help="Which column of this site's users the id is. By default the username, and the import is refused "
+            "where ids are primary keys of users. With pk no account is created.",
+        )
+        parser.add_argument(
+            "--legacy-ledger",
+            metavar="NAME",
+            help="The old system's ledger, which shows who was paid: a table of the legacy database (transactions), or "
+            "a file.",
         )
         parser.add_argument(
             "--unpaid-flag",
             choices=[choice.value for choice in UnpaidFlag],
             default=UnpaidFlag.REJECT.value,
-            help="What a user is who is flagged as migrated but has wishes and no mana: a bad row (reject), migrated "
-            "for nothing (migrated), or still to be migrated (pending) (default: %(default)s).",
+            help="What a user is who is flagged as migrated and was not paid (without --legacy-ledger: who has wishes "
+            "and no mana): a bad row (reject), migrated for nothing (migrated), or still to be migrated (pending) "
+            "(default: %(default)s).",
         )
         parser.add_argument(
             "--update-existing",
             action="store_true",
-            help="Overwrite wallets that differ from the source, if nobody has used them; without it they are left "
+            help="Overwrite wallets that differ from the source, if they are not in use; otherwise they are left "
             "as they are and counted. A converted wallet is never overwritten.",
         )
 
@@ -84,7 +129,14 @@ class Command(MigrationCommand):
             source=options["source"],
             table=options["table"],
             columns=parse_columns(options["column"]),
+            sheet=options["sheet"],
+            backslash=options["backslash"],
+            nulls=frozenset(options["null"]),
+            literal_ids=options["literal_ids"],
+            match=options["match"],
+            ledger=options["legacy_ledger"],
             rejects=options["rejects"],
+            rejects_with_values=options["rejects_with_values"],
             dry_run=options["dry_run"],
             skip_bad_rows=options["skip_bad_rows"],
             update_existing=options["update_existing"],

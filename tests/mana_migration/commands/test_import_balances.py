@@ -63,7 +63,7 @@ def test_bad_rows_are_listed_and_stop_the_import(export: Any) -> None:
     with assert_nothing_changes():
         done = run_command("import_balances", export(GOOD + BAD))
     assert done.code == 1
-    assert "  row 3 (line 4): green_balance: text" in done.out
+    assert "  row 3 (line 4): green_balance: not a whole number" in done.out
     assert "1  not_a_number" in done.out
     assert done.out.splitlines()[-1].startswith("Nothing was imported")
     assert "Carol" not in done.out + done.err
@@ -94,11 +94,13 @@ def test_json_is_one_object_with_exact_integers_and_nothing_else(export: Any) ->
     assert (done.code, done.err) == (3, "")
     found = json.loads(done.out)
     assert found["balances"]["green"] == 2 * limit
-    assert found["rejected"] == [{"row": 3, "line": 4, "reasons": ["not_a_number"]}]
+    problem = {"code": "not_a_number", "shape": "", "column": "green_balance"}
+    assert found["rejected"] == [{"row": 3, "line": 4, "reasons": ["not_a_number"], "problems": [problem]}]
     assert found["reasons"] == {"not_a_number": 1}
     assert set(found) == {
-        "kind", "source", "dry_run", "status", "run", "rows", "imported", "bad", "reasons", "rejected", "rejects",
-        "wallets", "nulls", "flagged", "balances", "left_behind", "seconds",
+        "kind", "source", "part", "match", "dry_run", "status", "run", "rows", "rows_over_lines", "notes", "imported",
+        "bad", "reasons", "rejected", "rejects", "rejects_with_values", "legacy_ledger", "wallets", "nulls", "flagged",
+        "balances", "left_behind", "seconds",
     }  # fmt: skip
 
 

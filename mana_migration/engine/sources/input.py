@@ -1,0 +1,193 @@
+"""Opening what SOURCE names: a file, a packed file, a pipe or standard input, as one stream of bytes.
+
+A pipe is opened once and read as it comes.  A file that changes while it is read is refused, because what was read of
+it is neither its old nor its new content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import select
+import stat
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from mana_migration.errors import SourceError
+
+#: Formats that are read from a stream, and can therefore be packed or piped.
+STREAMED: Final = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".yaml", ".yml")
+
+#: Seconds to wait for the first byte of a named pipe.
+PIPE_PATIENCE: Final = 60.0
+
+_GZIP: Final = b"\x1f\x8b"
+_WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
+_JUNK: Final = ("__MACOSX/", ".DS_Store")
+
+
+class Input:
+    """An open stream, the name that messages show, and the ending that says what is in it ("" where unknown)."""
+
+    def __init__(self, stream: Any, name: str, suffix: str, *, watched: int | None = None) -> None:
+        self.name, self.suffix = name, suffix
+        self._raw = stream
+        self.stream = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 16)
+        self._watched = watched
+        self._before = _fingerprint(watched)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what can go wrong while reading into one clear line.
+
+        Raises:
+            SourceError: the stream breaks off, is damaged or cannot be read.
+        """
+        with reading(self.name):
+            yield
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to since it was opened.
+
+        Raises:
+            SourceError: its size or its time of change is another.
+        """
+        if _fingerprint(self._watched) != self._before:
+            raise SourceError(f"{self.name} changed while it was read; import it when it is finished")
+
+    def refuse_binary(self) -> None:
+        """Refuse what is not UTF-8 text by its first bytes.
+
+        Raises:
+            SourceError: the text is UTF-16, or no text.
+        """
+        with self.reading():
+            start = self.stream.peek(4096)[:4096]
+        if start.startswith(_WIDE) or _looks_wide(start):
+            raise SourceError(f"{self.name} is UTF-16 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
+        if b"\0" in start or start.startswith((b"PK\x03\x04", _GZIP)):
+            raise SourceError(f"{self.name} is a binary file, not text; give it the ending of what it is")
+
+    def close(self) -> None:
+        """Close the stream and what it is read from."""
+        if self.stream is not sys.stdin.buffer:
+            self.stream.close()
+            self._raw.close()
+
+
+@contextlib.contextmanager
+def reading(name: object) -> Iterator[None]:
+    """Turn what can go wrong with a file into one clear line.
+
+    Raises:
+        SourceError: the file is not there, is not a file, breaks off or cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise SourceError(f"{name}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise SourceError(f"{name} is a folder; give a file in it") from None
+    except PermissionError:
+        raise SourceError(f"{name}: this user may not read it; change its permissions or run as another user") from None
+    except UnicodeDecodeError:
+        raise SourceError(f"{name} is not UTF-8 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)") from None
+    except EOFError:
+        raise SourceError(f"{name} breaks off; copy it again") from None
+    except (zlib.error, zipfile.BadZipFile, gzip.BadGzipFile):
+        raise SourceError(f"{name} is damaged; copy it again") from None
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+def open_input(address: str) -> Input:
+    """Open a path, or standard input for ``-``; the caller closes it.
+
+    Raises:
+        SourceError: it is not there, cannot be read, or is an archive of several files.
+    """
+    if address == "-":
+        return _unpacked(Input(sys.stdin.buffer, "standard input", ""))
+    path = Path(address)
+    with reading(address):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        stream = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb")
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        return _zipped(path, stream)
+    if suffix == ".gz":
+        suffix = Path(path.stem).suffix.lower()
+        if suffix and suffix not in STREAMED:
+            stream.close()
+            raise SourceError(f"{address}: only text is read from a packed file; unpack it and give the file")
+        packed = gzip.GzipFile(fileobj=stream)
+        return Input(packed, address, suffix, watched=stream.fileno())
+    found = Input(stream, address, suffix, watched=stream.fileno())
+    return _unpacked(found) if stat.S_ISFIFO(mode) and suffix not in STREAMED else found
+
+
+def _open_pipe(path: Path) -> BinaryIO:
+    """Open a named pipe without waiting for ever for a program that writes to it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    watch = select.poll()
+    watch.register(descriptor, select.POLLIN | select.POLLHUP)
+    if not watch.poll(PIPE_PATIENCE * 1000):
+        os.close(descriptor)
+        raise SourceError(f"{path} is a pipe that nothing was written to for {PIPE_PATIENCE:.0f} s; start its writer")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
+
+
+def _unpacked(found: Input) -> Input:
+    """Recognise what a pipe without an ending holds: JSON, or a table as text; either may be packed."""
+    with found.reading():
+        start = found.stream.peek(4096)
+        if start.startswith(_GZIP):
+            found = Input(gzip.GzipFile(fileobj=found.stream), found.name, "")
+            start = found.stream.peek(4096)
+    found.suffix = ".json" if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") else ".csv"
+    return found
+
+
+def _zipped(path: Path, stream: BinaryIO) -> Input:
+    with reading(path):
+        try:
+            archive = zipfile.ZipFile(stream)
+            files = [
+                part for part in archive.infolist()
+                if not part.is_dir() and not any(junk in part.filename for junk in _JUNK)
+            ]  # fmt: skip
+            if len(files) != 1:
+                raise SourceError(f"{path} holds {len(files):,} files; unpack it and give one of them")
+            suffix = Path(files[0].filename).suffix.lower()
+            if suffix not in STREAMED:
+                raise SourceError(f"{path}: only text is read from a packed file; unpack it and give the file")
+            if files[0].flag_bits & 1:
+                raise SourceError(f"{path} is encrypted; unpack it and give the file")
+            return Input(archive.open(files[0]), str(path), suffix, watched=stream.fileno())
+        except NotImplementedError:
+            raise SourceError(f"{path} is packed in a way that cannot be read; unpack it and give the file") from None
+        except BaseException:
+            stream.close()
+            raise
+
+
+def _fingerprint(descriptor: int | None) -> tuple[int, int] | None:
+    if descriptor is None:
+        return None
+    found = os.fstat(descriptor)
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _looks_wide(start: bytes) -> bool:
+    """Say whether text looks like UTF-16 without its mark: every other byte of the beginning is 0."""
+    some = start[:200]
+    return len(some) > 3 and (not any(some[1::2]) or not any(some[::2]))

@@ -1,0 +1,196 @@
+"""What the readers of workbooks share: which sheets are read, and where their header is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.engine.sources.base import (
+    MOST_TITLES,
+    LegacySource,
+    SourceOptions,
+    SourceRow,
+    as_text,
+    has_columns,
+    positions,
+)
+from mana_migration.engine.sources.input import Input
+from mana_migration.errors import SourceError
+
+#: From here on a spreadsheet no longer keeps every digit of a number.
+INEXACT_FROM: Final = 10**15
+
+ALL_SHEETS: Final = "all"
+
+Row = tuple[int, dict[int, Any]]
+
+
+class Sheet(NamedTuple):
+    """A sheet of a workbook: its name, whether users see it, and a function that yields its rows with content."""
+
+    name: str
+    visible: bool
+    rows: Callable[[], Iterator[Row]]
+
+
+class _Table(NamedTuple):
+    """A sheet with the header: its rows after the header, and the places of the columns."""
+
+    sheet: Sheet
+    line: int
+    header: list[str]
+    places: tuple[int, ...]
+
+
+class SheetSource(LegacySource):
+    """A workbook of any format: the visible sheet with the header, or those that --sheet names."""
+
+    typing = Typing.FLOATS
+
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__()
+        if options.table is not None:
+            raise SourceError(f"{file.name}: a workbook has sheets; name one with --sheet")
+        self._file, self._options = file, options
+        self._latest: dict[int, Any] = {}
+        self._header: list[str] = []
+        self._tables: list[_Table] = []
+
+    def choose(self, sheets: Sequence[Sheet]) -> None:
+        """Find the sheets to read, or close the workbook.
+
+        Raises:
+            SourceError: none fits, or several do and none was named.
+        """
+        try:
+            self._choose(sheets)
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose(self, sheets: Sequence[Sheet]) -> None:
+        name, asked = self._file.name, self._options.sheet
+        if not sheets:
+            raise SourceError(f"{name} has no sheet with cells")
+        if asked is not None and asked != ALL_SHEETS:
+            sheets = [sheet for sheet in sheets if sheet.name == asked]
+            if not sheets:
+                raise SourceError(f"{name} has no sheet {asked!r}; name one of its sheets with --sheet")
+        else:
+            sheets = [sheet for sheet in sheets if sheet.visible]
+        found = [(sheet, self._header_of(sheet)) for sheet in sheets]
+        self._tables = [
+            _Table(sheet, line, names, positions(names, self._options.columns, where=f"{name}, sheet {sheet.name!r}"))
+            for sheet, (line, names) in found
+            if has_columns(names, self._options.columns)
+        ]
+        if not self._tables:
+            self._refuse_all(found)
+        if len(self._tables) > 1 and asked is None:
+            names = ", ".join(repr(table.sheet.name) for table in self._tables)
+            raise SourceError(
+                f"{name}: {len(self._tables)} visible sheets have the header ({names}); "
+                "name one with --sheet, or read them all with --sheet all"
+            )
+        self.part = ", ".join(table.sheet.name for table in self._tables)
+
+    def _header_of(self, sheet: Sheet) -> tuple[int, list[str]]:
+        """Return the line and the names of the header, which titles may be above; of the first row if there is none."""
+        first: tuple[int, list[str]] = (0, [])
+        widest = 0
+        for above, (line, cells) in enumerate(sheet.rows()):
+            if above == MOST_TITLES:
+                break
+            names = [as_text(cells.get(place)).strip() for place in range(max(cells) + 1)]
+            if has_columns(names, self._options.columns):
+                if above and widest * 2 > len([one for one in names if one]):
+                    raise SourceError(
+                        f"{self._file.name}, sheet {sheet.name!r}: row {line:,} is a header, but the rows above it "
+                        "look like data; begin the sheet with the header"
+                    )
+                if above:
+                    self.notes["titles_skipped"] = f"the header is row {line:,}; the rows above it were not read"
+                return line, names
+            first = first if first[1] else (line, names)
+            widest = max(widest, len(cells))
+        return first
+
+    def _refuse_all(self, found: Sequence[tuple[Sheet, tuple[int, list[str]]]]) -> None:
+        """Raise the error that helps most: about the only sheet with cells, or about all of them."""
+        filled = [(sheet, line, names) for sheet, (line, names) in found if names]
+        if not filled:
+            raise SourceError(f"{self._file.name}: its visible sheets are empty; export it again, with a header")
+        if len(filled) > 1:
+            raise SourceError(
+                f"{self._file.name}: none of its {len(filled)} visible sheets with cells has the header; "
+                "name one with --sheet to learn which columns it lacks"
+            )
+        sheet, line, names = filled[0]
+        positions(names, self._options.columns, where=f"{self._file.name}, sheet {sheet.name!r}, row {line:,}")
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Return the names of the columns of the first sheet."""
+        return self._tables[0].header
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield (row of the sheet, values); rows without any content are no rows."""
+        count = 0
+        for table in self._tables:
+            self._header = table.header
+            self.starts.append((count + 1, table.sheet.name))
+            key, *others = table.places
+            for line, cells in table.sheet.rows():
+                if line <= table.line:
+                    continue
+                if isinstance(cells.get(key), Formatted):
+                    cells[key] = Marker.FORMATTED
+                self._latest = cells
+                count += 1
+                values = [cells.get(key), *(_plain(cells.get(place)) for place in others)]
+                if values[0] == table.header[key] and all(
+                    as_text(cells.get(place)).strip() == name for place, name in enumerate(table.header)
+                ):
+                    yield line, Marker.REPEATED_HEADER
+                else:
+                    yield line, values
+        self._file.check_unchanged()
+
+    def original(self) -> list[list[str]]:
+        """Return the latest row as text."""
+        return [[as_text(_plain(self._latest.get(place))) for place in range(len(self._header))]]
+
+
+class Formatted(NamedTuple):
+    """A number that its cell shows as other text, such as 00123."""
+
+    value: Any
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Formatted) else value
+
+
+def number(value: float) -> int | float | Marker:
+    """Return a cell's number: whole where it is, a marker where the spreadsheet may have rounded it."""
+    if abs(value) >= INEXACT_FROM:
+        return Marker.INEXACT
+    return int(value) if value == int(value) else float(value)
+
+
+_LITERAL: Final = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|\[[^\]]*\]|[_*].')
+
+
+def shows_other_text(code: str, digits: int) -> bool:
+    """Say whether a number format shows a whole number of so many digits as other text than its digits.
+
+    Leading zeros, prefixes, percent and exponents count; separators and decimals do not.
+    """
+    section = code.partition(";")[0]
+    literal = "".join("".join(part for part in found if part) for found in _LITERAL.findall(section))
+    plain = _LITERAL.sub("", section)
+    if literal.strip() or "%" in plain or "E" in plain.upper().replace("GENERAL", ""):
+        return True
+    return plain.partition(".")[0].count("0") > digits

@@ -1,0 +1,184 @@
+"""YAML: a list of mappings, one event at a time; see Note [Why tablib does not read ODS, XLS and YAML].
+
+A plain value is taken only if YAML 1.1 and 1.2 read it alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import yaml
+from yaml.events import (
+    AliasEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+
+from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
+from mana_migration.engine.sources.input import Input
+from mana_migration.errors import SourceError
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_STRING: Final = "tag:yaml.org,2002:str"
+#: Parts of an entry: far beyond any row.
+_LARGEST_ENTRY: Final = 10_000
+
+_NULLS: Final = ("", "~", "null", "Null", "NULL")
+_TRUTHS: Final = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
+_WHOLE: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)").fullmatch
+_FRACTION: Final = re.compile(r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+").fullmatch
+_NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE).fullmatch
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*").fullmatch
+#: Octal, hexadecimal, binary, with underscores or in base 60, in one of the versions.
+_DISPUTED: Final = re.compile(
+    r"[-+]?0[0-9]+|[-+]?0[obxOBX][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?|[-+]?[0-9]+(?::[0-9]+)+(?:\.[0-9]*)?"
+).fullmatch
+#: Truth values of YAML 1.1 that are text in 1.2; as a flag both mean the same.
+_WORDS: Final = frozenset(
+    form for word in ("yes", "no", "on", "off", "y", "n") for form in (word, word.title(), word.upper())
+)
+
+
+class YamlSource(LegacySource):
+    """A list of mappings."""
+
+    kind = "yaml"
+    typing = Typing.EXACT
+
+    def __init__(self, file: Input, options: SourceOptions) -> None:
+        super().__init__()
+        if options.table is not None or options.sheet is not None:
+            raise SourceError(f"{file.name}: a YAML file has no tables or sheets; leave out --table and --sheet")
+        self._file, self._columns = file, options.columns
+        file.refuse_binary()
+        self._events: Iterator[Event] = yaml.parse(file.stream, Loader=_LOADER)
+        self._entries = self._numbered()
+        self._latest: Any = None
+        self._first = next(self._entries, None)
+        self._header: list[str] = []
+        if self._first is not None:
+            entry = self._first[1]
+            if not isinstance(entry, dict):
+                raise SourceError(f"{file.name}: its first entry is not a mapping; give a list of mappings")
+            self._header = list(entry)
+            positions(self._header, self._columns, where=f"{file.name}, first entry")
+
+    @property
+    def header(self) -> Sequence[str]:
+        """Return the keys of the first entry."""
+        return self._header
+
+    def _next(self) -> Event | None:
+        try:
+            with self._file.reading():
+                return next(self._events, None)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1:,}" if mark is not None else ""
+            raise SourceError(f"{self._file.name}{where}: not YAML, or broken off; export it again") from None
+        except (ValueError, RecursionError):
+            raise SourceError(f"{self._file.name}: not YAML in UTF-8; export it again") from None
+
+    def _numbered(self) -> Iterator[tuple[int, Any]]:
+        """Yield the line and the value of each entry of the one list that the file must be."""
+        while (event := self._next()) is not None:
+            if isinstance(event, SequenceStartEvent):
+                break
+            if isinstance(event, (MappingStartEvent, ScalarEvent, AliasEvent)):
+                raise SourceError(f"{self._file.name} is not a YAML list of mappings; export it as one")
+        else:
+            raise SourceError(f"{self._file.name} is empty; export it again")
+        while (event := self._next()) is not None and not isinstance(event, SequenceEndEvent):
+            yield getattr(event.start_mark, "line", 0) + 1, self._value(event, [0])
+        while (event := self._next()) is not None:
+            if isinstance(event, (MappingStartEvent, ScalarEvent, SequenceStartEvent)):
+                raise SourceError(f"{self._file.name}: more than one document; give one list of mappings")
+
+    def _value(self, event: Event | None, size: list[int]) -> Any:
+        """Return what an event begins: a mapping, None in the place of other collections and aliases, or a scalar."""
+        size[0] += 1
+        if event is None or size[0] > _LARGEST_ENTRY:
+            raise SourceError(f"{self._file.name}: an entry is larger than any row; give a list of mappings")
+        if isinstance(event, ScalarEvent):
+            return _scalar(event)
+        if isinstance(event, AliasEvent):
+            return Marker.TEXT
+        mapping: dict[str, Any] = {}
+        repeated = False
+        is_mapping = isinstance(event, MappingStartEvent)
+        while not isinstance(part := self._next(), (MappingEndEvent, SequenceEndEvent)):
+            key = self._value(part, size)
+            if is_mapping:
+                name = part.value if isinstance(part, ScalarEvent) else ""
+                repeated = repeated or name in mapping
+                mapping[name] = self._value(self._next(), size)
+            del key
+        if repeated:
+            return Marker.REPEATED_KEY
+        return mapping if is_mapping else Marker.NOT_AN_OBJECT
+
+    def rows(self) -> Iterator[SourceRow]:
+        """Yield (line, values); a key that a mapping lacks is marked, not taken as null."""
+        names = list(self._columns.values())
+        found = self._first
+        while found is not None:
+            line, entry = found
+            self._latest = entry
+            if isinstance(entry, dict):
+                yield line, [_outside_flag(entry.get(name, Marker.ABSENT), place) for place, name in enumerate(names)]
+            else:
+                yield line, entry if entry is Marker.REPEATED_KEY else Marker.NOT_AN_OBJECT
+            found = next(self._entries, None)
+        self._file.check_unchanged()
+
+    def original(self) -> list[list[str]]:
+        """Return the latest entry's values in the order of the first entry's keys."""
+        entry = self._latest
+        if not isinstance(entry, dict):
+            return [[as_text(entry)]]
+        return [[as_text(entry.get(name)) for name in self._header]]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class _Word(str):
+    """A text that YAML 1.1 takes for a truth value."""
+
+
+def _outside_flag(value: Any, place: int) -> Any:
+    """Return a value of a column; a word that versions read differently is one only as the flag, the last column."""
+    return Marker.DISPUTED if isinstance(value, _Word) and place != 5 else value
+
+
+def _scalar(event: ScalarEvent) -> Any:
+    text = event.value
+    if event.style is not None or event.tag == _STRING:
+        return text
+    if event.tag is not None:
+        return Marker.TEXT
+    return _plain(text)
+
+
+def _plain(text: str) -> Any:
+    if text in _NULLS:
+        return None
+    if text in _TRUTHS:
+        return _TRUTHS[text]
+    if _WHOLE(text):
+        return int(text) if len(text) <= 40 else Marker.HUGE
+    for fits, value in ((_DISPUTED, Marker.DISPUTED), (_NOT_FINITE, Marker.NOT_FINITE), (_DATE, Marker.DATE)):
+        if fits(text):
+            return value
+    if _FRACTION(text):
+        return Decimal(text) if len(text) <= 40 else Marker.FRACTION
+    return _Word(text) if text in _WORDS else text
