@@ -1,11 +1,14 @@
 """The project around the code: dependencies, settings, commands, packaging."""
 
+import email
 import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from django.db import connection
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support import packages
 from tests.support.commands import PROJECT, Result, run_command
 
 OUR_APPS = ("wishes", "mana_migration")
@@ -242,28 +246,76 @@ def test_env_example_names_every_variable() -> None:
 
 @pytest.mark.sqlite  # no database is asked
 @pytest.mark.slow
-def test_the_wheel_holds_both_apps_with_their_templates_and_static_files(tmp_path: Path) -> None:
-    # Built from a copy: setuptools leaves folders beside what it builds.
-    sources = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").out.split("\0")
-    for source in filter(None, sources):
-        if (PROJECT / source).is_file():
-            target = tmp_path / "source" / source
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((PROJECT / source).read_bytes())
-    built = run(
-        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path,
-        tmp_path / "source",
-    )  # fmt: skip
-    assert built.code == 0, built.err
-    (wheel,) = tmp_path.glob("*.whl")
-    packed = set(zipfile.ZipFile(wheel).namelist())
-
-    wanted = set()
-    for app in OUR_APPS:
-        files = (path for path in (tmp_path / "source" / app).rglob("*") if path.is_file())
-        wanted |= {str(path.relative_to(tmp_path / "source")) for path in files}
-    assert wanted <= packed
+def test_the_wheel_holds_both_apps_with_their_templates_and_static_files() -> None:
+    packed = set(zipfile.ZipFile(packages.wheel()).namelist())
+    source = packages.source()
+    wanted = {str(path.relative_to(source)) for app in OUR_APPS for path in (source / app).rglob("*") if path.is_file()}
+    assert {name for name in wanted if not name.endswith(".po")} <= packed
     assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == set(OUR_APPS)
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.slow
+def test_the_wheel_says_what_it_is_and_needs_only_what_it_imports() -> None:
+    with zipfile.ZipFile(packages.wheel()) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        found = email.message_from_bytes(archive.read(name))
+    needed = {Requirement(text).name for text in found.get_all("Requires-Dist", []) if "extra ==" not in text}
+    assert needed == {"django", "django-htmx", "ijson", "openpyxl", "prometheus-client", "rich", "tablib"}
+    assert set(found.get_all("Provides-Extra", [])) == {"postgres", "celery", "notify", "site"}
+    (django,) = (text for text in found.get_all("Requires-Dist", []) if Requirement(text).name == "django")
+    assert {each.operator for each in Requirement(django).specifier} == {">="}  # no cap: a host keeps its release
+    text = str(found.get_payload())
+    assert "migrate_users" in text
+    links = re.findall(r"\]\(([^)]*)\)|<img", text)
+    assert not [link for link in links if not link.startswith("https://")]
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.slow
+def test_the_source_distribution_can_be_tested(tmp_path: Path) -> None:
+    with tarfile.open(packages.sdist()) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    source = packages.source()
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    lacking = {name for name in files if not (folder / name).exists() and not name.startswith((".git", "logs/"))}
+    assert not lacking
+    chosen = "tests/mana_migration/domain/test_chain.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen],
+        cwd=folder, env=without_our_settings(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.slow
+def test_an_editable_install_finds_its_templates(tmp_path: Path) -> None:
+    source = shutil.copytree(packages.source(), tmp_path / "source")
+    installed = tmp_path / "installed"
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index", "--no-build-isolation"]
+    packages.run(*pip, "--target", installed, "--editable", source)
+    look = """
+from importlib.metadata import version
+import site, sys; site.addsitedir(sys.argv[1])
+import django
+from django.conf import settings
+apps = ["django.contrib.auth", "django.contrib.contenttypes", "django_htmx", "wishes", "mana_migration"]
+settings.configure(INSTALLED_APPS=apps, TEMPLATES=[
+    {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}])
+django.setup()
+from django.template.loader import get_template
+print(get_template("mana_migration/run.html").origin.name)
+"""
+    found = packages.run(sys.executable, "-c", look, installed, cwd=tmp_path, env=without_our_settings())
+    assert found.startswith(str(source / "mana_migration"))
+
+
+def without_our_settings() -> dict[str, str]:
+    """Return the environment without what these tests set."""
+    ours = ("DJANGO", "MANA", "DATABASE_URL", "ENV_FILE", "PYTEST")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def test_the_site_finds_its_templates() -> None:

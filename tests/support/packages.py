@@ -44,10 +44,13 @@ def run(*argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None =
 
 @functools.cache
 def source() -> Path:
-    """Return a copy of the project to build from, because a build leaves its traces."""
-    folder = _folder_of_this_run() / "source"
-    shutil.copytree(PROJECT, folder, ignore=_not_ours)
-    return folder
+    """Return a copy of the project's files as they are published."""
+    return shutil.copytree(PROJECT, _folder_of_this_run() / "source", ignore=_not_ours)
+
+
+def _to_build() -> Path:
+    """Return one more copy, because a build leaves its traces."""
+    return shutil.copytree(source(), Path(tempfile.mkdtemp(dir=_folder_of_this_run())) / "source")
 
 
 @functools.cache
@@ -56,7 +59,7 @@ def sdist() -> Path:
     target = _folder_of_this_run() / "sdist"
     build = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
     target.mkdir()
-    run(sys.executable, "-c", build, target, cwd=source())
+    run(sys.executable, "-c", build, target, cwd=_to_build())
     (found,) = target.iterdir()
     return found
 
@@ -65,7 +68,7 @@ def sdist() -> Path:
 def wheel() -> Path:
     """Return the wheel, built without a network."""
     target = _folder_of_this_run() / "wheel"
-    run(*_pip(), "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", target, source())
+    run(*_pip(), "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", target, _to_build())
     (found,) = target.glob("*.whl")
     return found
 
