@@ -100,7 +100,7 @@ format: $(VENV)/dev.stamp ## Format the code and mend what can be mended
 	@$(BIN)/ruff format .
 
 .PHONY: test-matrix
-test-matrix: ## Run the tests on every Python >= 3.11 at hand, with Django 5.2 and 6.0 (ARGS="--fast" as for test)
+test-matrix: ## Run the tests on every Python at hand, with each Django and driver (ARGS="--fast" as for test)
 	@$(or $(PYTHON),python3) scripts/test_matrix.py $(ARGS)
 
 # --- Measuring --------------------------------------------------------------------------------------------------------

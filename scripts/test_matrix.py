@@ -1,22 +1,42 @@
-"""Run the tests on every Python at hand that is new enough, with every Django that it and we support.
+"""Run the tests on every Python at hand that is new enough, with every Django and PostgreSQL driver that is supported.
 
-Each pair has an environment of its own, .venv-PYTHON-DJANGO, which is kept; one more, with the oldest Python, has
-psycopg 3 in the place of psycopg2. Arguments go to pytest. It ends with one line per pair.
+Each combination has an environment of its own, .venv-PYTHON-NAME, which is kept. Arguments go to pytest. It ends with
+one line per combination.
 """
 
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 OLDEST = (3, 11)
-# The Django that the requirements pin, and what else pyproject.toml allows, with the oldest Python it runs on.
-DJANGOS = {"5.2": ("", (3, 11)), "6.0": ("django>=6.0,<6.1", (3, 12))}
-PLACES = ("/usr/bin/python3*", "/usr/local/bin/python3*", "~/.pyenv/versions/*/bin/python3", "~/.local/bin/python3*")
-WHICH = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
+SITES = "-m pytest -q -p no:randomly --db postgres --long tests/test_foreign_sites.py"
 
 Version = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What pip installs and uninstalls after the lock, the oldest Python for it, and what is run."""
+
+    name: str
+    install: str = ""
+    uninstall: str = ""
+    python: Version = OLDEST
+    run: str = "scripts/test_both.py -q"
+
+
+VARIANTS = (
+    Variant("django5.2"),
+    Variant("django6.0", "django>=6.0,<6.1", python=(3, 12)),
+    Variant("django6.1", "django>=6.1,<6.2", python=(3, 12)),
+    Variant("psycopg3", "--require-hashes --no-deps -r requirements-psycopg3.txt", uninstall="psycopg2-binary"),
+    Variant("sites", run=SITES),  # sites that are not ours make environments of their own
+)
+PLACES = ("/usr/bin/python3*", "/usr/local/bin/python3*", "~/.pyenv/versions/*/bin/python3", "~/.local/bin/python3*")
+WHICH = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
 
 
 def find_pythons() -> dict[Version, str]:
@@ -35,48 +55,33 @@ def find_pythons() -> dict[Version, str]:
     return dict(sorted(found.items()))
 
 
-def test(
-    python: str, version: Version, name: str, requirement: str, arguments: list[str], *, psycopg3: bool = False
-) -> bool:
+def test(python: str, version: Version, variant: Variant, arguments: list[str]) -> bool:
     """Set up one environment and run the tests in it; ``arguments`` go to pytest."""
-    folder = PROJECT / f".venv-{version[0]}.{version[1]}-django{name}{'-psycopg3' * psycopg3}"
+    folder = PROJECT / f".venv-{version[0]}.{version[1]}-{variant.name}"
     inside = str(folder / "bin" / "python")
-    pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [inside, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     steps = [
         [python, "-m", "venv", str(folder)],
-        [*pip, "--require-hashes", "--no-deps", "-r", "requirements-dev.txt"],
-        [inside, "-m", "pip", "--disable-pip-version-check", "check"],
-        *([[*pip, requirement]] if requirement else []),
-        *(
-            [
-                [inside, "-m", "pip", "uninstall", "--quiet", "--yes", "psycopg2-binary"],
-                [*pip, "--require-hashes", "--no-deps", "-r", "requirements-psycopg3.txt"],
-            ]
-            if psycopg3
-            else []
-        ),
-        [inside, "scripts/test_both.py", "-q", *arguments],
+        [*pip, "install", "--require-hashes", "--no-deps", "-r", "requirements-dev.txt"],
+        [*pip, "check"],
+        *([[*pip, "uninstall", "--yes", variant.uninstall]] if variant.uninstall else []),
+        *([[*pip, "install", *variant.install.split()]] if variant.install else []),
+        [inside, *variant.run.split(), *arguments],
     ]
     return all(subprocess.run(step, cwd=PROJECT, check=False).returncode == 0 for step in steps)
 
 
 def main(arguments: list[str]) -> int:
-    """Run all pairs and return 1 if one of them failed."""
+    """Run all combinations and return 1 if one of them failed."""
     outcomes: dict[str, bool] = {}
-    pythons = find_pythons()
-    for version, python in pythons.items():
-        for name, (requirement, oldest) in DJANGOS.items():
-            if version >= oldest:
-                pair = f"Python {version[0]}.{version[1]}, Django {name}"
-                print(f"\n=== {pair} ({python})", flush=True)
-                outcomes[pair] = test(python, version, name, requirement, arguments)
-    for version, python in list(pythons.items())[:1]:
-        pair = f"Python {version[0]}.{version[1]}, psycopg 3"
-        print(f"\n=== {pair} ({python})", flush=True)
-        outcomes[pair] = test(python, version, next(iter(DJANGOS)), "", arguments, psycopg3=True)
+    for version, python in find_pythons().items():
+        for variant in [each for each in VARIANTS if version >= each.python]:
+            name = f"Python {version[0]}.{version[1]}, {variant.name}"
+            print(f"\n=== {name} ({python})", flush=True)
+            outcomes[name] = test(python, version, variant, arguments)
     print()
-    for pair, passed in outcomes.items():
-        print(f"{pair}: {'passed' if passed else 'FAILED'}")
+    for name, passed in outcomes.items():
+        print(f"{name}: {'passed' if passed else 'FAILED'}")
     return 0 if outcomes and all(outcomes.values()) else 1
 
 
