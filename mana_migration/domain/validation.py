@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from mana_migration.domain.chain import Walk
@@ -157,7 +158,8 @@ class ValidationReport:
 
     ``totals``: exact sums over the wallets looked at, by name.  ``baseline``: the same and those of
     the ledgers as text, for a run to keep; empty where only part of the users was looked at.
-    ``walk``: what following the chains of digests found; None where they were not followed.
+    ``walk``: what following the chains of digests found; None where they were not followed.  ``kept_at``: when a run
+    kept what its own check found, at its end; None for what was found just now.
     """
 
     phase: str
@@ -166,6 +168,31 @@ class ValidationReport:
     baseline: Mapping[str, str] = field(default_factory=dict)
     walk: Walk | None = None
     seconds: float = 0.0
+    kept_at: datetime | None = None
+
+    def as_details(self) -> dict[str, Any]:
+        """Return what a run keeps of the check at its end."""
+        return {
+            "ok": self.ok,
+            "checks": {check.id: check.count for check in self.checks if check.count},
+            "made": [check.id for check in self.checks],
+            "totals": dict(self.totals),
+            "seconds": round(self.seconds, 3),
+        }
+
+    @classmethod
+    def from_details(cls, details: Mapping[str, Any], kept_at: datetime) -> ValidationReport | None:
+        """Return what a run kept of the check at its end; None of a run that kept less, as earlier versions did."""
+        if "made" not in details:
+            return None
+        counts = details["checks"]
+        return cls(
+            phase=POST,
+            checks=tuple(CheckResult(name, BY_ID[name].severity, counts.get(name, 0)) for name in details["made"]),
+            totals=details["totals"],
+            seconds=details["seconds"],
+            kept_at=kept_at,
+        )
 
     @property
     def ok(self) -> bool:
@@ -212,6 +239,7 @@ class ValidationReport:
             "totals": dict(self.totals),
             **({} if self.walk is None else {"chains": [asdict(head) for head in self.walk.heads]}),
             "seconds": round(self.seconds, 3),
+            **({} if self.kept_at is None else {"checked_at": self.kept_at.isoformat()}),
         }
 
 

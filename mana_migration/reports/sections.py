@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from mana_migration.domain.progress import rates_over_time
 from mana_migration.domain.report import AMOUNTS, ProblemClass, RunReport, SizeClass, Stage, UserDetail
 from mana_migration.domain.validation import BY_ID, errors_in_words
-from mana_migration.reports.formatting import number, one_line
+from mana_migration.reports.formatting import number, one_line, when
 from mana_migration.reports.run_lines import controls_words
 
 Cell = int | float | str | datetime | None
@@ -206,6 +207,9 @@ def _integrity(report: RunReport) -> Section:
         if validation.ok
         else f"{errors_in_words(validation.error_count)}; see validate_migration."
     )
+    if validation.kept_at is not None:
+        moment = when(validation.kept_at, ZoneInfo(report.time_zone))
+        note = f"{note} This was found at the end of the run, {moment}; --validate checks again."
     columns = ("check", "severity", "findings", "fixed", "meaning")
     return Section("integrity", "Data integrity", note, columns, rows, ok=validation.ok)
 

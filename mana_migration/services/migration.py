@@ -378,8 +378,7 @@ def close(
         return
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
-    details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
-    runs.end_check(run_id, broken=report.broken, actor=actor, details=details, using=using)
+    runs.end_check(run_id, broken=report.broken, actor=actor, details=report.as_details(), using=using)
 
 
 def trip(

@@ -19,20 +19,26 @@ from mana_migration.services import preflight, validation
 
 @contextmanager
 def run_report(
-    using: str = "default", run_id: int | None = None, *, validate: bool = True, since: datetime | None = None
+    using: str = "default",
+    run_id: int | None = None,
+    *,
+    validate: bool = True,
+    again: bool = False,
+    since: datetime | None = None,
 ) -> Iterator[RunReport]:
     """Open the report of a run (without an id of the latest mass migration) for as long as the block lasts.
 
     Figures, checks and the users that the report streams are all of one read-only snapshot; on
     PostgreSQL vacuum cannot clean up behind it for as long.  The cost grows with the run: every record
-    is read once by the database and once while it is written.  Without ``validate``, whose checks read
-    every wallet, record and entry, the report says that it was not checked.  ``since`` limits the users that
+    is read once by the database and once while it is written.  What the run's own check found at its end is shown with
+    its time; a run that kept nothing is checked now.  ``again`` checks any run now and reads all entries of its users.
+    Without ``validate`` the report says that it was not checked.  ``since`` limits the users that
     are listed to those handled or rolled back from then on.
 
     Raises:
         RunNotFoundError: there is no such run, or none at all.
     """
-    with report_to_come(using, run_id, validate=validate, since=since) as report:
+    with report_to_come(using, run_id, validate=validate, again=again, since=since) as report:
         yield report.whole()
 
 
@@ -42,6 +48,7 @@ def report_to_come(
     run_id: int | None = None,
     *,
     validate: bool = True,
+    again: bool = False,
     since: datetime | None = None,
     at_once: bool = False,
 ) -> Iterator[ReportToCome]:
@@ -59,13 +66,16 @@ def report_to_come(
         if run is None:
             raise RunNotFoundError("there is no run yet, so nothing to report; start one with migrate_users")
         details = RunDetails.of(run, using, since)
-        rest = partial(_gather, run, using, details, validate=validate, since=since)
+        rest = partial(_gather, run, using, details, validate=validate, again=again, since=since)
         with beside(using, rest) if at_once else nullcontext(rest) as whole:
             yield ReportToCome(run.pk, run.now, details, cache(whole))  # type: ignore[attr-defined]
 
 
 def _gather(
-    run: MigrationRun, using: str, details: UserDetails, *, validate: bool, since: datetime | None
+    run: MigrationRun, using: str, details: UserDetails, *, validate: bool, again: bool, since: datetime | None
 ) -> RunReport:
-    checked = validation.check_run(using, run.pk) if validate else None
+    checked = None
+    if validate:
+        checked = None if again else validation.kept(run, using)
+        checked = checked or validation.check_run(using, run.pk, exact=again)
     return gather(run, using, details, checked, since)

@@ -358,9 +358,8 @@ def finish(
     """Check the books after a rollback and close it, and the run that it took back."""
     notice("everybody is accounted for: checking the books")
     report = validation.check_run(using, run_id)
-    details = {"ok": report.ok, "checks": {check.id: check.count for check in report.checks if check.count}}
     with transaction.atomic(using=using):
-        if runs.end_check(run_id, broken=report.broken, actor=actor, details=details, using=using):
+        if runs.end_check(run_id, broken=report.broken, actor=actor, details=report.as_details(), using=using):
             close_targets(options, run_id, actor=actor, using=using)
 
 

@@ -31,7 +31,8 @@ from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationRun, RunEvent
+from mana_migration.states import EventKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
 
@@ -138,10 +139,11 @@ def wallet_totals(using: str = "default") -> dict[str, int]:
     return wallets.scan(connections[using], _terms(using, None), Scope()).totals
 
 
-def check_run(using: str, run_id: int) -> ValidationReport:
+def check_run(using: str, run_id: int, *, exact: bool = False) -> ValidationReport:
     """Check that the rules hold for what one run did, before it may be called completed.
 
-    A rollback that deletes its records leaves nothing that names its users: then everything is checked.
+    A rollback that deletes its records leaves nothing that names its users: then everything is checked.  ``exact``:
+    read all that the ledger has of its users at once, instead of only where what came since the run began is suspect.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -149,8 +151,17 @@ def check_run(using: str, run_id: int) -> ValidationReport:
     run = MigrationRun.objects.using(using).numbered(run_id)
     scope = None if run.deletes_records else run_id
     with sessions.named(f"check of run {run_id}"):
-        found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
-        return found if found.ok else validate(using, phase=POST, run=scope, chains=False)
+        if not exact:
+            found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
+            if found.ok:
+                return found
+        return validate(using, phase=POST, run=scope, chains=False)
+
+
+def kept(run: MigrationRun, using: str) -> ValidationReport | None:
+    """Return what the check at the end of a run found; None where it was not checked, or kept less."""
+    event = RunEvent.objects.using(using).filter(run=run, kind=EventKind.CHECKED).order_by("-id").first()
+    return None if event is None else ValidationReport.from_details(event.details, event.created_at)
 
 
 def _terms(using: str, run: int | None) -> WalletTerms:

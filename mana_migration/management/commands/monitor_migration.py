@@ -135,7 +135,11 @@ class Command(MigrationCommand):
         zone = timezone.get_current_timezone()
         for run_id in self.chosen_runs(options):
             with reporting.run_report(
-                options["database"], run_id, validate=options["validation"], since=options["since"]
+                options["database"],
+                run_id,
+                validate=options["validation"],
+                again=options["validate"],
+                since=options["since"],
             ) as report:
                 if self.json_output:
                     export.write_to(report, "json", TextSink(self.stdout))
@@ -181,6 +185,7 @@ class Command(MigrationCommand):
             options["database"],
             run_id,
             validate=options["validation"],
+            again=options["validate"],
             since=options["since"],
             at_once=options["export"] == "csv",
         )
@@ -240,8 +245,12 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise UsageError("--output - writes the report itself to standard output: leave --format json out")
     if options["text_amounts"] and options["export"] != "csv":
         raise UsageError("--text-amounts is about --export csv: give that as well")
-    if not (options["validation"] or options["report"] or options["export"]):
-        raise UsageError("--no-validation is about --report and --export: give one of them as well")
+    if not (options["report"] or options["export"]):
+        for name, given in (("--no-validation", not options["validation"]), ("--validate", options["validate"])):
+            if given:
+                raise UsageError(f"{name} is about --report and --export: give one of them as well")
+    if options["validate"] and not options["validation"]:
+        raise UsageError("--validate checks the run and --no-validation leaves that out: give one of them")
     if options["watch"] and options["export"]:
         raise UsageError("--watch shows a run and --export writes a file: give one of them")
     if options["watch"] and json_text:
@@ -284,11 +293,17 @@ def add_monitor_options(parser: CommandParser) -> None:
         "round otherwise (default: every number as it is).",
     )
     parser.add_argument(
+        "--validate",
+        action="store_true",
+        help="In --report and --export, check the run again now, reading all that the ledger has of its users "
+        "(default: show what was found at the end of the run, with its time; check only a run that kept nothing).",
+    )
+    parser.add_argument(
         "--no-validation",
         action="store_false",
         dest="validation",
-        help="Leave out of --report and --export what validate_migration finds for the run, which takes most of their "
-        "time after a large run; they say so then (default: find it).",
+        help="Leave out of --report and --export what the integrity checks find for the run; they say so then "
+        "(default: show it).",
     )
     parser.add_argument(
         "--run",

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from openpyxl import load_workbook
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import snapshot
 from mana_migration.management.watching import Watch
+from mana_migration.models import RunEvent
 from mana_migration.reports import sections
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import validation
@@ -254,6 +256,28 @@ def test_a_report_without_validation_says_so_in_every_format(tmp_path: Path) -> 
     assert "Data integrity\n  Not checked for this report.\n" in monitor("--report", "--no-validation")
 
 
+def test_a_report_shows_what_the_run_proved_at_its_end_and_checks_again_when_asked(tmp_path: Path) -> None:
+    make_wallets([(3, 2, 1)] * 5)
+    run = migrate()["run"]
+    checked_at = RunEvent.objects.get(run_id=run, kind=EventKind.CHECKED).created_at
+    wallet = Wallet.objects.order_by("pk")[0]
+    Wallet.objects.filter(pk=wallet.pk).update(mana=1)  # after the run, beside the ledger
+    monitor("--export", "json", "--output", tmp_path / "kept.json")
+    kept = json.loads((tmp_path / "kept.json").read_text())["integrity"]
+    assert kept["ok"] and datetime.fromisoformat(kept["checked_at"]) == checked_at
+    assert "No error-level finding. This was found at the end of the run, 20" in monitor("--report")
+    monitor("--export", "json", "--validate", "--output", tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text())["integrity"]
+    assert not again["ok"] and "checked_at" not in again
+    assert {check["id"]: check["count"] for check in again["checks"]}["ledger_mismatch"] == 1
+
+
+def test_a_run_that_kept_nothing_is_checked_for_its_report() -> None:
+    make_wallets([(3, 2, 1)] * 5)
+    RunEvent.objects.filter(run_id=migrate()["run"], kind=EventKind.CHECKED).update(details={"ok": True, "checks": {}})
+    assert "Data integrity\n  No error-level finding.\n" in monitor("--report")
+
+
 def test_the_users_are_the_same_without_validation(tmp_path: Path) -> None:
     make_wallets([(3, 2, 1)] * 5)
     migrate()
@@ -274,14 +298,14 @@ def test_the_files_are_the_same_whether_or_not_a_second_session_gathers_the_summ
     checked_by: list[str] = []
     check_run = validation.check_run
 
-    def noted(*args: Any) -> Any:
+    def noted(*args: Any, **options: Any) -> Any:
         checked_by.append(threading.current_thread().name)
-        return check_run(*args)
+        return check_run(*args, **options)
 
     monkeypatch.setattr(validation, "check_run", noted)
-    monitor("--export", "csv", "--output", tmp_path / "beside.csv")
+    monitor("--export", "csv", "--validate", "--output", tmp_path / "beside.csv")
     monkeypatch.setattr(snapshot, "_exported", lambda using: None)
-    monitor("--export", "csv", "--output", tmp_path / "after.csv")
+    monitor("--export", "csv", "--validate", "--output", tmp_path / "after.csv")
     assert checked_by == ["beside", "MainThread"]
     assert [thread.name for thread in threading.enumerate()] == names
     assert (tmp_path / "beside.csv").read_bytes() == (tmp_path / "after.csv").read_bytes()
@@ -295,6 +319,10 @@ def test_a_screen_that_checks_nothing_needs_no_option_for_it() -> None:
     for what in ([], ["--watch"]):
         error = monitor(*what, "--no-validation", code=2)
         assert error.endswith("--no-validation is about --report and --export: give one of them as well\n")
+        error = monitor(*what, "--validate", code=2)
+        assert error.endswith("--validate is about --report and --export: give one of them as well\n")
+    error = monitor("--report", "--validate", "--no-validation", code=2)
+    assert error.endswith("--validate checks the run and --no-validation leaves that out: give one of them\n")
 
 
 @pytest.mark.parametrize("format_", ["json", "csv", "html"])
