@@ -179,7 +179,7 @@ def photograph(chromium: str, site: str) -> None:
         take(page, f"/migration/users/{spender}/", "explanation.png", full=True)
         largest = MigrationRun.objects.filter(kind="migration", planned_users=3000).earliest("pk")
         page.goto(f"/migration/runs/{largest.pk}/")
-        page.get_by_role("button", name="Roll back").click()
+        page.get_by_role("link", name="Roll back").click()
         page.get_by_label("Reason").wait_for()
         page.screenshot(path=IMAGES / "rollback.png", full_page=True)
         take_back()

@@ -7,18 +7,21 @@ use an index, and nothing is joined that the visible page does not show.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import DateTimeField, Field, IntegerField, Model, QuerySet
 from django.http import HttpRequest
+from django.utils.formats import number_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from wishes.html import moment_html
 from wishes.models import ManaEntry, Wallet, WishEntry
 
 if TYPE_CHECKING:  # generic in the stubs alone
@@ -27,6 +30,9 @@ if TYPE_CHECKING:  # generic in the stubs alone
 else:
     AnyPaginator = Paginator
     AnyModelAdmin = admin.ModelAdmin
+
+
+Column = Callable[[Any], SafeString | None]
 
 
 class BoundedPaginator(AnyPaginator):
@@ -50,6 +56,35 @@ class BoundedPaginator(AnyPaginator):
         return self._rows > self.LIMIT
 
 
+def moment_column(field: Field[Any, Any]) -> Column:
+    """Return a column that shows a moment as all pages do."""
+
+    @admin.display(description=field.verbose_name, ordering=field.name, empty_value="-")
+    def column(row: Any) -> SafeString | None:
+        at = getattr(row, field.attname)
+        return None if at is None else moment_html(at)
+
+    column.__name__ = field.name
+    return column
+
+
+def number_column(field: Field[Any, Any]) -> Column:
+    """Return a column that shows a whole number grouped and to the right."""
+
+    @admin.display(description=field.verbose_name, ordering=field.name, empty_value="-")
+    def column(row: Any) -> SafeString | None:
+        value = getattr(row, field.attname)
+        return None if value is None else number_html(value)
+
+    column.__name__ = field.name
+    return column
+
+
+def number_html(value: int) -> SafeString:
+    """Return a whole number with its thousands apart, for a column of numbers."""
+    return format_html('<span class="mm-num">{}</span>', number_format(value, force_grouping=True))
+
+
 class ReadOnlyAdmin(AnyModelAdmin):
     """An admin that shows and never changes, for superusers as well: the services are the only writers."""
 
@@ -63,6 +98,28 @@ class ReadOnlyAdmin(AnyModelAdmin):
 
     class Media:
         css = {"all": ["wishes/admin.css"]}
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """Return the columns, with moments and numbers written as on all pages."""
+        return [self._column(name) for name in super().get_list_display(request)]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Model | None = None) -> Any:
+        """Return the fields, with moments and numbers written as on all pages."""
+        return [
+            (title, {**options, "fields": [self._column(name) for name in options["fields"]]})
+            for title, options in super().get_fieldsets(request, obj)
+        ]
+
+    def _column(self, name: Any) -> Any:
+        try:
+            field = self.model._meta.get_field(name) if isinstance(name, str) and not hasattr(self, name) else None
+        except FieldDoesNotExist:
+            field = None
+        if isinstance(field, DateTimeField):
+            return moment_column(field)
+        if isinstance(field, IntegerField) and not field.primary_key:
+            return number_column(field)
+        return name
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Refuse: rows are made by services."""

@@ -111,6 +111,12 @@ class UserMigration(models.Model):
                 condition=Q(status__in=PROBLEM_STATUSES),
                 name="mana_migration_record_problem",
             ),
+            # A run's page says what became of its users since.
+            models.Index(
+                fields=["run", "reversal_run"],
+                condition=Q(status="rolled_back"),
+                name="mana_migration_record_reversed",
+            ),
         )
 
     def __str__(self) -> str:

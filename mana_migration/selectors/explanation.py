@@ -5,7 +5,8 @@ Nothing here carries a name: a user is shown by primary key and record ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -16,14 +17,17 @@ from django.db import connections
 
 from mana_migration.engine import users
 from mana_migration.models import IntegrityFix, UserMigration
-from mana_migration.selectors.user_list import Standing, standing_of
+from mana_migration.selectors.user_list import Standing, UserStanding, standing_of, standings
 from mana_migration.states import RunKind, UserStatus
 from wishes import conf as wishes_conf
-from wishes.models import ManaEntry, Wallet, WishEntry
+from wishes.models import EntryKind, ManaEntry, Wallet, WishEntry
 from wishes.rates import COLOURS
 
 #: Ledger entries shown, the latest; a busy user has thousands.
 ENTRIES_SHOWN: Final = 200
+
+#: Users that one reference can find, and the latest entries whose references say how the site begins them.
+MOST_MATCHES, REFERENCES_READ = 20, 200
 
 #: Records and fixes shown, the latest.
 RECORDS_SHOWN: Final = 100
@@ -96,6 +100,31 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """One thing that happened to the user; ``kind`` says which of the others is there.
+
+    ``converted``, ``imported``, ``failed``, ``skipped``, ``kept`` (a rollback left the user alone) and
+    ``rolled_back`` have an episode; ``entry`` is of the mana ledger and ``wish_entry`` of that of the
+    wishes; ``fixed`` has a fix.
+    """
+
+    at: datetime
+    kind: str
+    episode: Episode | None = None
+    entry: ManaEntry | None = None
+    wish_entry: WishEntry | None = None
+    fix: IntegrityFix | None = None
+
+    @property
+    def ledger_id(self) -> int:
+        """Return the id of the mana entry that it booked, by which what happened at the same time is ordered."""
+        entry = self.entry
+        if self.episode is not None:
+            entry = self.episode.reversal_entry if self.kind == "rolled_back" else self.episode.entry
+        return 0 if entry is None else entry.pk
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Everything that explains one user's numbers, newest first."""
 
@@ -117,6 +146,16 @@ class Explanation:
         return next((episode for episode in self.episodes if episode.record.status == UserStatus.MIGRATED), None)
 
     @property
+    def timeline(self) -> list[Moment]:
+        """Return all that happened to the user, newest first; what a run booked is part of what it did."""
+        found = [moment for episode in self.episodes for moment in _moments(episode)]
+        told = {entry.pk for episode in self.episodes for entry in (episode.entry, episode.reversal_entry) if entry}
+        found += [Moment(entry.created_at, "entry", entry=entry) for entry in self.entries if entry.pk not in told]
+        found += [Moment(entry.created_at, "wish_entry", wish_entry=entry) for entry in self.wish_entries]
+        found += [Moment(fix.created_at, "fixed", fix=fix) for fix in self.fixes]
+        return sorted(found, key=lambda moment: (moment.at, moment.ledger_id), reverse=True)
+
+    @property
     def ledger_agrees(self) -> bool:
         """Say whether the wallet's mana is the balance after the newest entry."""
         if self.wallet is None:
@@ -124,15 +163,29 @@ class Explanation:
         return self.wallet.mana == (self.entries[0].balance_after if self.entries else 0)
 
 
+def _moments(episode: Episode) -> list[Moment]:
+    record = episode.record
+    if episode.is_import:
+        kind = "imported"
+    elif episode.is_conversion:
+        kind = "converted"
+    else:
+        kind = "kept" if episode.is_rollback else record.status
+    found = [Moment(record.created_at, kind, episode)]
+    if record.reversed_at is not None:
+        found.append(Moment(record.reversed_at, "rolled_back", episode))
+    return found
+
+
 def explain(pk: Any, *, using: str) -> Explanation | None:
     """Return what explains this user's numbers, None if there is no such user.
 
-    Seven queries at most, none of which reads more than the rows shown.
+    Six queries at most, none of which reads more than the rows shown.
     """
-    user = get_user_model()._base_manager.using(using).filter(pk=pk).first()
+    user = get_user_model()._base_manager.using(using).filter(pk=pk).select_related("wish_wallet").first()
     if user is None:
         return None
-    wallet = Wallet.objects.using(using).filter(pk=pk).first()
+    wallet = getattr(user, "wish_wallet", None)
     records = list(
         UserMigration.objects.using(using)
         .filter(user=pk)
@@ -142,7 +195,7 @@ def explain(pk: Any, *, using: str) -> Explanation | None:
     entries = list(ManaEntry.objects.using(using).filter(user=pk).order_by("-id")[: ENTRIES_SHOWN + 1])
     rates = wishes_conf.rates().as_dict()
     key = users.to_sql(connections[using], users.to_text(user.pk))  # as references hold it
-    booked = _entries_of(records, key, using)
+    booked = _entries_of(records, entries, key, using)
     deciding = next((record for record in records if record.run.kind != RunKind.ROLLBACK), None)
     return Explanation(
         user_pk=str(user.pk),
@@ -167,32 +220,40 @@ def explain(pk: Any, *, using: str) -> Explanation | None:
     )
 
 
-def _entries_of(records: Iterable[UserMigration], key: Any, using: str) -> dict[str, ManaEntry]:
-    """Return the ledger entries that these records booked, by reference, however old."""
+def _entries_of(
+    records: Iterable[UserMigration], entries: Sequence[ManaEntry], key: Any, using: str
+) -> dict[str, ManaEntry]:
+    """Return the ledger entries that these records booked, by reference, however old; ``entries``: the latest."""
     references = [f"opening:{key}"]
     for record in records:
         references += [f"conversion:{record.run_id}:{key}", f"reversal:{record.run_id}:{key}"]
-    found = ManaEntry.objects.using(using).filter(reference__in=references)
-    return {entry.reference: entry for entry in found}
+    # more than are shown: some of these may be older
+    found = ManaEntry.objects.using(using).filter(reference__in=references) if len(entries) > ENTRIES_SHOWN else entries
+    wanted = set(references)
+    return {entry.reference: entry for entry in found if entry.reference in wanted}
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A user that a search fits, and how."""
+    """A user that a search fits, and how: ``detail`` is the reference where that fits."""
 
     user_pk: str
     how: str
+    standing: UserStanding
+    detail: str = ""
 
 
 def find(text: str, *, using: str) -> list[Match]:
-    """Return the users that a primary key, username or record id fits; one user may fit in several ways.
+    """Return the users that a primary key, username, record id or ledger reference fits.
 
-    ``pk:57``, ``username:57`` and ``record:57`` ask for one way alone; ``57`` for all of them.
+    One user may fit in several ways.  ``pk:57``, ``username:57``, ``record:57`` and ``reference:57`` ask
+    for one way alone; ``57`` for all of them.
     """
     ways: dict[str, Callable[[str, str], list[Any]]] = {
         "pk": users_with_key,
         "username": users_with_name,
         "record": users_of_record,
+        "reference": users_of_reference,
     }
     word, colon, rest = text.strip().partition(":")
     if colon and word in ways:
@@ -201,20 +262,31 @@ def find(text: str, *, using: str) -> list[Match]:
         value = text.strip()
     if not value or "\0" in value:
         return []
-    return [Match(str(pk), how) for how, look in ways.items() for pk in look(value, using)]
+    found = [(key, how) for how, look in ways.items() for key in look(value, using)]
+    keys = [key[0] if isinstance(key, tuple) else key for key, _how in found]
+    known = standings(keys, using=using)
+    return [
+        Match(str(key), how, known[key], given[1] if isinstance(given, tuple) else "")
+        for key, (given, how) in zip(keys, found, strict=True)
+    ]
+
+
+def key_of(text: str) -> Any:
+    """Return the primary key that this text would be, whether or not a user has it; None where it can be none."""
+    try:
+        key = get_user_model()._meta.pk.to_python(text)
+    except (ValidationError, ValueError):
+        return None
+    # "007" and "1_000" are numbers to Python and usernames at most to us; a UUID may come without its dashes
+    return key if users.to_text(key).replace("-", "") == text.lower().replace("-", "") else None
 
 
 def users_with_key(text: str, using: str) -> list[Any]:
     """Return the primary key that this text stands for, if a user has it."""
-    model = get_user_model()
-    try:
-        key = model._meta.pk.to_python(text)
-    except (ValidationError, ValueError):
+    key = key_of(text)
+    if key is None:
         return []
-    # "007" and "1_000" are numbers to Python and usernames at most to us; a UUID may come without its dashes
-    if users.to_text(key).replace("-", "") != text.lower().replace("-", ""):
-        return []
-    return list(model._base_manager.using(using).filter(pk=key).values_list("pk", flat=True))
+    return list(get_user_model()._base_manager.using(using).filter(pk=key).values_list("pk", flat=True))
 
 
 def users_with_name(text: str, using: str) -> list[Any]:
@@ -230,4 +302,33 @@ def users_of_record(text: str, using: str) -> list[Any]:
     digits = text.removeprefix("record:").removeprefix("#").strip()
     if not (digits.isascii() and digits.isdecimal()) or digits.startswith("0"):
         return []
+    if int(digits) > 2**63 - 1:
+        return []
     return list(UserMigration.objects.using(using).filter(pk=int(digits)).values_list("user", flat=True))
+
+
+def users_of_reference(text: str, using: str) -> list[tuple[Any, str]]:
+    """Return the primary key and the reference of the user of ledger entries with this reference.
+
+    ``1000`` and ``order-1000`` also find ``shop:order-1000``, where the latest entries have references
+    that begin like that: a support agent has the order's number and not what the site puts before it.
+    """
+    wanted = {text} | {f"{prefix}{text}" for prefix in _prefixes(using)}
+    found = {
+        (entry.user_id, entry.reference)
+        for model in (ManaEntry, WishEntry)
+        for entry in model._base_manager.using(using).filter(reference__in=wanted)[:MOST_MATCHES]
+    }
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _prefixes(using: str) -> set[str]:
+    """Return what the references of the latest entries of the site begin with, up to each of their separators."""
+    latest = ManaEntry.objects.using(using).order_by("-id").values_list("reference", "kind")[:REFERENCES_READ]
+    own = (EntryKind.CONVERSION, EntryKind.REVERSAL, EntryKind.OPENING)
+    return {
+        reference[: separator.end()]
+        for reference, kind in latest
+        if kind not in own
+        for separator in re.finditer(r"[:/#_. -]", reference)
+    }

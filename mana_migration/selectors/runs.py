@@ -137,8 +137,12 @@ def runs_since(using: str, since: datetime) -> list[RunLine]:
 
 def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
     events = RunEvent.objects.using(using).filter(run_id=run.pk).order_by("-id")
-    # a run with many failing users splits many batches
-    history = list(reversed(events.exclude(kind=EventKind.BATCH_SPLIT)[:MARKS]))
+    latest = list(events[:MARKS])
+    if len(latest) == MARKS:  # a run with many failing users splits many batches
+        history = list(events.exclude(kind=EventKind.BATCH_SPLIT)[:MARKS])
+    else:
+        history = [event for event in latest if event.kind != EventKind.BATCH_SPLIT]
+    history.reverse()
     folded = figures.folded_figures(run, using)
     return _Seen(
         run=run,
@@ -150,7 +154,7 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         marks=[event for event in history if event.kind in (*_HOLDS, *_GAPS)],
         checked=_latest(history, EventKind.CHECKED),
         wait=_latest(history, *_WAITS) if run.is_open else None,
-        events=list(events[:EVENTS_SHOWN]),
+        events=latest[:EVENTS_SHOWN],
     )
 
 

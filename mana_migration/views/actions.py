@@ -1,152 +1,119 @@
-"""What staff can do from a page: always by POST, shown first, confirmed with a reason, recorded with the account.
-
-The first POST shows what would happen; the second one, with the token of that page, does it.
-"""
+"""What staff can do from a page: shown first, confirmed with a reason, recorded with the account."""
 
 from __future__ import annotations
 
-import socket
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from django.contrib import messages
-from django.db import DEFAULT_DB_ALIAS
-from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
-from django.urls import reverse
-from django.views.decorators.http import require_POST
+from django.http import Http404, HttpRequest, HttpResponseBase
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from mana_migration.domain.options import SKIP, WRITE_OFF, MigrationOptions, RollbackOptions
+from mana_migration import conf
+from mana_migration.domain.options import (
+    CELERY,
+    MAX_SELECTED_USERS,
+    SKIP,
+    WRITE_OFF,
+    Controls,
+    MigrationOptions,
+    RollbackOptions,
+    parse_cohort,
+    parse_workers,
+)
 from mana_migration.domain.results import Totals
+from mana_migration.domain.validation import BY_ID
 from mana_migration.engine import users
-from mana_migration.errors import MigrationError, UsageError, for_database
+from mana_migration.errors import UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.reports.formatting import one_line
-from mana_migration.selectors import explanation
+from mana_migration.selectors import explanation, outcomes
 from mana_migration.selectors.run_list import totals_of
-from mana_migration.services import dry_run, rollback, runs
+from mana_migration.services import dry_run, migration, rollback, runs
 from mana_migration.services.executors import background
-from mana_migration.services.runs import Actor
 from mana_migration.states import RunStatus, check_transition
-from mana_migration.views import confirmation
-from mana_migration.views.access import alias_of, staff_only
-from mana_migration.views.page import render
-
-#: Characters of a reason that are kept.
-REASON_LENGTH: Final = 500
-
-USED_UP: Final = "This confirmation was used already, is too old or belongs to another page. Look again and confirm."
-NO_REASON: Final = "Give a reason: it is recorded with your account."
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a confirmation page shows, and where its buttons lead.
-
-    ``prepare`` gathers what the template needs and raises MigrationError where the action cannot be
-    done at all; ``perform`` does it, with the reason, and returns what to say and where to go.
-    """
-
-    action: str
-    target: str
-    title: str
-    button: str
-    template: str
-    back: str
-    prepare: Callable[[], Mapping[str, Any]]
-    perform: Callable[[str], tuple[str, str]]
-    danger: bool = False
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """Return the staff account, on this machine, as the one who acts."""
-    return Actor(request.user.get_username()[:150], socket.gethostname()[:255])
-
-
-def ask(request: HttpRequest, question: Question) -> HttpResponseBase:
-    """Show what would happen, or do it where it was confirmed with a reason."""
-    token = request.POST.get("token")
-    if token is None:
-        return _show(request, question)
-    reason = one_line(request.POST.get("reason", ""), REASON_LENGTH)
-    if not reason:
-        return _show(request, question, error=NO_REASON, status=400)
-    if not confirmation.redeem(request, question.action, question.target, token):
-        return _show(request, question, error=USED_UP, status=409, reason=reason)
-    try:
-        sentence, address = question.perform(reason)
-    except UsageError as error:
-        return _show(request, question, error=_said(request, error), status=400, reason=reason)
-    except MigrationError as error:
-        return _show(request, question, error=_said(request, error), status=409, reason=reason)
-    messages.success(request, sentence)
-    return HttpResponseRedirect(address)
-
-
-def _said(request: HttpRequest, error: MigrationError) -> str:
-    return for_database(str(error), alias_of(request))
-
-
-def _show(
-    request: HttpRequest, question: Question, *, error: str = "", status: int = 200, reason: str = ""
-) -> HttpResponseBase:
-    context: dict[str, Any] = {
-        "title": question.title,
-        "question": question,
-        "error": error,
-        "reason": reason,
-        "reason_length": REASON_LENGTH,
-        "posted": request.POST,
-    }
-    try:
-        context |= question.prepare()
-    except MigrationError as refusal:
-        context |= {"error": _said(request, refusal), "refused": True}
-        status = 409
-    else:
-        context["token"] = confirmation.issue(request, question.action, question.target)
-    return render(request, question.template, context, status=status)
+from mana_migration.views.access import ACT, staff_only
+from mana_migration.views.page import address, alias_of
+from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask
 
 
 def _run(request: HttpRequest, run_id: int) -> MigrationRun:
     run = MigrationRun.objects.using(alias_of(request)).filter(pk=run_id).first()
     if run is None:
-        raise Http404(f"there is no run {run_id}")
+        raise Http404(_("There is no run {run}.").format(run=run_id))
     return run
 
 
-def address(request: HttpRequest, name: str, *args: Any) -> str:
-    """Return the address of a page about the same database."""
-    alias = alias_of(request)
-    path = reverse(f"mana_migration:{name}", args=args)
-    return path if alias == DEFAULT_DB_ALIAS else f"{path}?database={alias}"
+# --- Pause, resume, stop, send again, settings ------------------------------------------------------------------------
 
 
-# --- Pause, resume, stop ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A change of a run's status: where to, by which service, and what the page says."""
+
+    target: RunStatus
+    service: Callable[..., bool]
+    title: Any
+    button: Any
+    done: Any
+    before: Any
+
 
 _CHANGES: Final = {
-    "pause": (RunStatus.PAUSED, runs.pause_run, "paused"),
-    "resume": (RunStatus.RUNNING, runs.resume_run, "running again"),
-    "stop": (RunStatus.STOPPED, runs.stop_run, "stopped"),
+    "pause": _Change(
+        RunStatus.PAUSED,
+        runs.pause_run,
+        gettext_lazy("Pause run {run}?"),
+        gettext_lazy("Pause run {run}"),
+        gettext_lazy("Run {run} is paused."),
+        gettext_lazy("Run {run} was paused already."),
+    ),
+    "resume": _Change(
+        RunStatus.RUNNING,
+        runs.resume_run,
+        gettext_lazy("Resume run {run}?"),
+        gettext_lazy("Resume run {run}"),
+        gettext_lazy("Run {run} is running again."),
+        gettext_lazy("Run {run} was running already."),
+    ),
+    "stop": _Change(
+        RunStatus.STOPPED,
+        runs.stop_run,
+        gettext_lazy("Stop run {run}?"),
+        gettext_lazy("Stop run {run}"),
+        gettext_lazy("Run {run} is stopped."),
+        gettext_lazy("Run {run} was stopped already."),
+    ),
 }
 
 
 def _change(request: HttpRequest, run_id: int, action: str) -> HttpResponseBase:
     using = alias_of(request)
     run = _run(request, run_id)
-    target, service, outcome = _CHANGES[action]
-    page = address(request, "run", run.pk)
+    change = _CHANGES[action]
 
     def check() -> None:
-        check_transition(run.pk, run.status, target)
+        if run.status == RunStatus.CHECKING and action != "stop":
+            raise RefusedError(
+                _("Run {run} is being checked. It ends by itself when the checks are done.").format(run=run.pk)
+            )
+        if action == "resume" and run.status != RunStatus.PAUSED:
+            raise RefusedError(
+                _("Run {run} is not paused. Its status is: {status}.").format(
+                    run=run.pk, status=run.get_status_display()
+                )
+            )
+        check_transition(run.pk, run.status, change.target)
 
-    def perform(reason: str) -> tuple[str, str]:
-        changed = service(run.pk, actor=actor_of(request), reason=reason, using=using)
-        return f"Run {run.pk} is {outcome}." if changed else f"Run {run.pk} was {outcome} already.", page
+    def perform(values: Values, reason: str) -> Outcome:
+        changed = change.service(run.pk, actor=actor_of(request), reason=reason, using=using)
+        sentence = str(change.done if changed else change.before).format(run=run.pk)
+        return Outcome(sentence, address(request, "run", run.pk), changed)
 
-    label = f"{action.capitalize()} run {run.pk}"
-    return _ask_about(request, run, action, (f"{label}?", label), check=check, perform=perform)
+    labels = (str(change.title).format(run=run.pk), str(change.button).format(run=run.pk))
+    return _ask_about(request, run, action, labels, check=check, perform=perform)
 
 
 def _ask_about(
@@ -156,15 +123,17 @@ def _ask_about(
     labels: tuple[str, str],
     *,
     check: Callable[[], object],
-    perform: Callable[[str], tuple[str, str]],
+    perform: Callable[[Values, str], Outcome],
+    template: str = "confirm_change.html",
+    terms: Callable[[Values], str] = lambda values: "",
 ) -> HttpResponseBase:
     """Ask before something is done about an open run; ``labels``: of the page and of its button."""
     title, button = labels
 
-    def prepare() -> Mapping[str, Any]:
+    def prepare(values: Values) -> Mapping[str, Any]:
         check()
         totals = totals_of([run], using=alias_of(request))[run.pk]
-        return {"run": run, "totals": totals, "action": action}
+        return {"run": run, "totals": totals, "action": action, "controls": Controls.from_dict(run.controls)}
 
     return ask(
         request,
@@ -173,102 +142,210 @@ def _ask_about(
             target=f"{alias_of(request)}:{run.pk}",
             title=title,
             button=button,
-            template="confirm_change.html",
+            template=template,
             back=address(request, "run", run.pk),
             prepare=prepare,
             perform=perform,
+            terms=terms,
             danger=action == "stop",
         ),
     )
 
 
-@require_POST
-@staff_only("mana_migration.pause_run")
+@staff_only("mana_migration.pause_run", methods=ACT)
 def pause(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Hold a run."""
     return _change(request, run_id, "pause")
 
 
-@require_POST
-@staff_only("mana_migration.resume_run")
+@staff_only("mana_migration.resume_run", methods=ACT)
 def resume(request: HttpRequest, run_id: int) -> HttpResponseBase:
-    """Let a paused run go on."""
+    """Let a paused run continue."""
     return _change(request, run_id, "resume")
 
 
-@require_POST
-@staff_only("mana_migration.stop_run")
+@staff_only("mana_migration.stop_run", methods=ACT)
 def stop(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """End an open run for good."""
     return _change(request, run_id, "stop")
 
 
-# --- Send again -------------------------------------------------------------------------------------------------------
-
-
-@require_POST
-@staff_only("mana_migration.resume_run")
+@staff_only("mana_migration.resume_run", methods=ACT)
 def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Send the workers the message of an open run once more, which may be lost."""
     using = alias_of(request)
     run = _run(request, run_id)
 
-    def perform(reason: str) -> tuple[str, str]:
+    def perform(values: Values, reason: str) -> Outcome:
         background.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
-        return f"Run {run.pk} is sent to the workers again.", address(request, "run", run.pk)
+        return Outcome(_("Run {run} is sent to the workers again.").format(run=run.pk), address(request, "run", run.pk))
 
-    return _ask_about(
-        request,
-        run,
-        "send_again",
-        (f"Send run {run.pk} to the workers again?", f"Send run {run.pk} again"),
-        check=partial(background.check_send_again, run.pk, using),
-        perform=perform,
+    labels = (
+        _("Send run {run} to the workers again?").format(run=run.pk),
+        _("Send run {run} again").format(run=run.pk),
     )
+    check = partial(background.check_send_again, run.pk, using)
+    return _ask_about(request, run, "send_again", labels, check=check, perform=perform)
+
+
+_SETTINGS: Final = ("batch_size", "delay", "error_threshold")
+
+
+@staff_only("mana_migration.change_migrationrun", methods=ACT)
+def settings(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    """Change the batch size, delay or error threshold of an open run."""
+    using = alias_of(request)
+    run = _run(request, run_id)
+    before = Controls.from_dict(run.controls)
+
+    def check() -> None:
+        if not run.is_open:
+            raise RefusedError(_("Run {run} is closed: its settings cannot be changed any more.").format(run=run.pk))
+
+    def perform(values: Values, reason: str) -> Outcome:
+        asked = {name: values[name].strip() for name in _SETTINGS if values.get(name, "").strip()}
+        after = runs.change_controls(run.pk, asked, actor=actor_of(request), reason=reason, using=using)
+        if after == before:
+            sentence = _("The settings of run {run} were like this already.").format(run=run.pk)
+            return Outcome(sentence, address(request, "run", run.pk), changed=False)
+        return Outcome(
+            _("The settings of run {run} are changed, from its next batch on.").format(run=run.pk),
+            address(request, "run", run.pk),
+        )
+
+    labels = (_("Change the settings of run {run}").format(run=run.pk), _("Change the settings"))
+    return _ask_about(request, run, "settings", labels, check=check, perform=perform, template="confirm_settings.html")
 
 
 # --- Start ------------------------------------------------------------------------------------------------------------
 
 
-@require_POST
-@staff_only("mana_migration.start_run")
+@staff_only("mana_migration.start_run", methods=ACT)
 def start(request: HttpRequest) -> HttpResponseBase:
-    """Open a migration for a worker process."""
+    """Open a migration for a worker process, with options whose effect is shown as they are chosen."""
     using = alias_of(request)
 
-    def prepare() -> Mapping[str, Any]:
+    def prepare(values: Values) -> Mapping[str, Any]:
         open_run = runs.open_run_or_none(using)
         if open_run is not None:
-            raise MigrationError(runs.describe_conflict(open_run))
-        return {"forecast": dry_run.forecast(MigrationOptions(), using=using)}
+            raise RefusedError(
+                _("{kind} run {run} is open. Let it finish or stop it first.").format(
+                    kind=open_run.get_kind_display(), run=open_run.pk
+                )
+            )
+        forecast = dry_run.forecast(_options(values), using=using)
+        errors = sum(finding.count for finding in forecast.findings if finding.severity == "error")
+        return {
+            "forecast": forecast,
+            "findings": [(finding, BY_ID[finding.id].sentence) for finding in forecast.findings if finding.count],
+            "errors": 0 if forecast.options.skip_invalid or forecast.options.auto_fix else errors,
+            "default": Controls(),
+            "celery": conf.executor() == CELERY,
+            "workers": conf.celery_workers(),
+            "unusable": bool(forecast.blocked) or not forecast.totals.selected,
+        }
 
-    def perform(reason: str) -> tuple[str, str]:
-        options = MigrationOptions(limit=_limit(request), skip_invalid=request.POST.get("skip_invalid") == "on")
-        run = background.ask_for_migration(options, actor=actor_of(request), reason=reason, using=using)
-        return f"Run {run.pk} is open; a worker process takes it up.", address(request, "run", run.pk)
+    def perform(values: Values, reason: str) -> Outcome:
+        workers = parse_workers(values["workers"]) if values.get("workers") else None
+        run = background.ask_for_migration(
+            _options(values), actor=actor_of(request), reason=reason, using=using, workers=workers
+        )
+        return Outcome(
+            _("Run {run} is open; a worker process takes it up.").format(run=run.pk), address(request, "run", run.pk)
+        )
 
     return ask(
         request,
         Question(
             action="start_run",
             target=using,
-            title="Start a migration?",
-            button="Start the migration",
+            title=_("Start a migration"),
+            button=_("Start the migration"),
             template="confirm_start.html",
             back=address(request, "overview"),
             prepare=prepare,
             perform=perform,
+            terms=lambda values: json.dumps(_terms(values), sort_keys=True),
         ),
     )
 
 
-def _limit(request: HttpRequest) -> int | None:
-    text = request.POST.get("limit", "").strip()
+def _options(values: Values) -> MigrationOptions:
+    given = {name: values[name].strip() for name in _SETTINGS if values.get(name, "").strip()}
+    return MigrationOptions(
+        limit=_limit(values.get("limit", "")),
+        cohort=parse_cohort(values["cohort"]) if values.get("cohort", "").strip() else None,
+        skip_invalid=values.get("skip_invalid") == "on",
+        auto_fix=values.get("auto_fix") == "on",
+        retry_failed=values.get("retry_failed") == "on",
+        controls=Controls.from_dict(given),
+    )
+
+
+def _terms(values: Values) -> dict[str, Any]:
+    try:
+        options = _options(values)
+    except UsageError:
+        return {}
+    return {**options.as_dict(), **options.controls.as_dict()}
+
+
+def _limit(text: str) -> int | None:
+    text = text.strip()
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 10**12):
-        raise UsageError(f"limit {text[:20]!r}: give a whole number of users, or leave it empty for all")
+        raise UsageError(
+            _("Limit {value}: give a whole number of users, or leave it empty for all.").format(value=repr(text[:20]))
+        )
     return int(text)
+
+
+@staff_only("mana_migration.start_run", methods=ACT)
+def retry(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    """Convert users of a run who failed for one reason, at once, as selected users."""
+    using = alias_of(request)
+    run = _run(request, run_id)
+    error_class = request.GET.get("error_class", "").replace("\0", "")[:40]
+    selected = outcomes.failed_users(run.pk, error_class, most=MAX_SELECTED_USERS, using=using)
+
+    def prepare(values: Values) -> Mapping[str, Any]:
+        if not selected:
+            raise RefusedError(
+                _("No user of run {run} with the error “{error}” is left to retry.").format(
+                    run=run.pk, error=error_class
+                )
+            )
+        forecast = dry_run.forecast(MigrationOptions(users=selected, auto_fix=_fixes(values)), using=using)
+        return {"forecast": forecast, "unusable": bool(forecast.blocked), "most": MAX_SELECTED_USERS}
+
+    def perform(values: Values, reason: str) -> Outcome:
+        options = MigrationOptions(users=selected, auto_fix=_fixes(values))
+        done = migration.migrate(options, actor=actor_of(request), reason=reason, using=using)
+        sentence = _("Run {run}: {migrated} migrated, {failed} failed, {skipped} skipped.").format(
+            run=done.run, migrated=done.totals.migrated, failed=done.totals.failed, skipped=done.totals.skipped
+        )
+        page = address(request, "run", run.pk if done.run is None else done.run)
+        return Outcome(sentence, page, changed=bool(done.totals.migrated))
+
+    return ask(
+        request,
+        Question(
+            action="retry",
+            target=f"{using}:{run.pk}:{error_class}",
+            title=_("Retry users with the error “{error}”").format(error=error_class),
+            button=_("Retry"),
+            template="confirm_retry.html",
+            back=address(request, "run", run.pk),
+            prepare=prepare,
+            perform=perform,
+            terms=lambda values: json.dumps([*selected, _fixes(values)]),
+        ),
+    )
+
+
+def _fixes(values: Values) -> bool:
+    return values.get("auto_fix") == "on"
 
 
 # --- Roll back --------------------------------------------------------------------------------------------------------
@@ -290,7 +367,7 @@ class Outlook:
 
 
 def outlook(options: RollbackOptions, *, using: str) -> Outlook:
-    """Say what a rollback would do on either terms; one look where nobody has spent the mana."""
+    """Say what a rollback would do on either terms; one pass where no user has spent the mana."""
     plain = rollback.forecast_rollback(options, using=using)
     other = plain.totals
     if plain.shortfalls:
@@ -299,35 +376,43 @@ def outlook(options: RollbackOptions, *, using: str) -> Outlook:
     return Outlook(plain.totals, other, plain.shortfalls, plain.stops_run)
 
 
-def _policy(request: HttpRequest) -> str:
-    return WRITE_OFF if request.POST.get("on_shortfall") == WRITE_OFF else SKIP
+def _policy(values: Values) -> str:
+    """Return what happens to users who have spent the mana; where the page asked, it must be chosen."""
+    chosen = values.get("on_shortfall", "")
+    if chosen in (SKIP, WRITE_OFF):
+        return chosen
+    if values.get("shortfalls"):
+        raise UsageError(_("Choose what happens to users who have spent the mana."))
+    return SKIP
 
 
-@require_POST
-@staff_only("mana_migration.rollback_run")
+@staff_only("mana_migration.rollback_run", methods=ACT)
 def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Open a rollback of a run for a worker process."""
     using = alias_of(request)
     run = _run(request, run_id)
 
-    def prepare() -> Mapping[str, Any]:
+    def prepare(values: Values) -> Mapping[str, Any]:
         found = outlook(RollbackOptions(run=run.pk), using=using)
         if not found.skipping.selected:
-            raise MigrationError(f"no conversion of run {run.pk} is left to take back")
-        return {"outlook": found, "write_off": WRITE_OFF, "handed_over": True}
+            raise RefusedError(_("Nothing to roll back: no user is migrated by run {run} any more.").format(run=run.pk))
+        return {"outlook": found, "in_background": True}
 
-    def perform(reason: str) -> tuple[str, str]:
-        options = RollbackOptions(run=run.pk, on_shortfall=_policy(request), reason=reason)
+    def perform(values: Values, reason: str) -> Outcome:
+        options = RollbackOptions(run=run.pk, on_shortfall=_policy(values), reason=reason)
         opened = background.ask_for_rollback(options, actor=actor_of(request), using=using)
-        return f"Rollback run {opened.pk} is open; a worker process takes it up.", address(request, "run", opened.pk)
+        return Outcome(
+            _("Rollback run {run} is open; a worker process takes it up.").format(run=opened.pk),
+            address(request, "run", opened.pk),
+        )
 
     return ask(
         request,
         Question(
             action="rollback_run",
             target=f"{using}:{run.pk}",
-            title=f"Roll back run {run.pk}?",
-            button=f"Roll back run {run.pk}",
+            title=_("Roll back run {run}?").format(run=run.pk),
+            button=_("Roll back run {run}").format(run=run.pk),
             template="confirm_rollback.html",
             back=address(request, "run", run.pk),
             prepare=prepare,
@@ -337,38 +422,38 @@ def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
     )
 
 
-@require_POST
-@staff_only("mana_migration.rollback_user")
+@staff_only("mana_migration.rollback_user", methods=ACT)
 def roll_back_user(request: HttpRequest, key: str) -> HttpResponseBase:
-    """Take one user's conversion back, at once."""
+    """Roll one user's conversion back, at once."""
     using = alias_of(request)
     found = explanation.users_with_key(key, using)
     if not found:
-        raise Http404(f"there is no user {key}")
+        raise Http404(_("There is no user {user}.").format(user=key))
     user = users.to_text(found[0])
     page = address(request, "user", user)
 
-    def prepare() -> Mapping[str, Any]:
+    def prepare(values: Values) -> Mapping[str, Any]:
         seen = outlook(RollbackOptions(users=(user,)), using=using)
         if not seen.skipping.selected:
-            raise MigrationError(f"user {user} is not migrated: there is nothing to take back")
-        return {"outlook": seen, "write_off": WRITE_OFF, "handed_over": False}
+            raise RefusedError(_("Nothing to roll back: user {user} is not migrated.").format(user=user))
+        return {"outlook": seen, "in_background": False}
 
-    def perform(reason: str) -> tuple[str, str]:
-        options = RollbackOptions(users=(user,), on_shortfall=_policy(request), reason=reason)
+    def perform(values: Values, reason: str) -> Outcome:
+        options = RollbackOptions(users=(user,), on_shortfall=_policy(values), reason=reason)
         done = rollback.roll_back(options, actor=actor_of(request), using=using)
         if done.totals.rolled_back:
-            return f"User {user} is rolled back, by run {done.run}.", page
-        why = ", ".join([*done.totals.skips, *done.totals.errors]) or "nothing to take back"
-        return f"User {user} was left as they are ({why}), see run {done.run}.", page
+            return Outcome(_("User {user} is rolled back, by run {run}.").format(user=user, run=done.run), page)
+        why = ", ".join([*done.totals.skips, *done.totals.errors]) or _("nothing to roll back")
+        sentence = _("Nothing was changed: user {user} stays migrated ({why}). See run {run}.")
+        return Outcome(sentence.format(user=user, why=why, run=done.run), page, changed=False)
 
     return ask(
         request,
         Question(
             action="rollback_user",
             target=f"{using}:{user}",
-            title=f"Roll back user {user}?",
-            button=f"Roll back user {user}",
+            title=_("Roll back user {user}?").format(user=user),
+            button=_("Roll back user {user}").format(user=user),
             template="confirm_rollback.html",
             back=page,
             prepare=prepare,

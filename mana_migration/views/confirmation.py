@@ -18,31 +18,43 @@ _SALT: Final = "mana_migration.confirmation"
 _SESSION_KEY: Final = "mana_migration_confirmations"
 
 
-def issue(request: HttpRequest, action: str, target: str) -> str:
-    """Return a token for this account, session, action and target."""
+class StaleTokenError(Exception):
+    """The token was used before, is too old, or belongs to another account, session, action or target."""
+
+
+class OtherTermsError(Exception):
+    """The token is good, but what is asked for now is not what was shown."""
+
+
+def issue(request: HttpRequest, action: str, target: str, terms: str = "") -> str:
+    """Return a token for this account, session, action, target and terms."""
     nonce = secrets.token_urlsafe(16)
     request.session[_SESSION_KEY] = [*request.session.get(_SESSION_KEY, []), nonce][-OPEN_PAGES:]
-    return signing.dumps(_content(request, action, target, nonce), salt=_SALT)
+    return signing.dumps({**_content(request, action, target, nonce), "terms": terms}, salt=_SALT, compress=True)
 
 
-def redeem(request: HttpRequest, action: str, target: str, token: str) -> bool:
-    """Say whether the token was issued for just this and not used before; it is void from now on.
+def redeem(request: HttpRequest, action: str, target: str, token: str, terms: str = "") -> None:
+    """Accept a token that was issued for just this and not used before; it is void from now on.
 
     Two requests with the same token at the very same moment may both pass: what they ask for is
     then decided by the service, which lets one of them through.
+
+    Raises:
+        StaleTokenError, OtherTermsError: it is not accepted.
     """
     try:
         content: dict[str, Any] = signing.loads(token, salt=_SALT, max_age=MAX_AGE)
-        nonce = str(content["nonce"])
-    except (signing.BadSignature, KeyError, TypeError):
-        return False
+        shown, nonce = content.pop("terms"), str(content["nonce"])
+    except (signing.BadSignature, KeyError, TypeError, AttributeError) as error:
+        raise StaleTokenError from error
     pending = list(request.session.get(_SESSION_KEY, []))
     if nonce not in pending or content != _content(request, action, target, nonce):
-        return False
+        raise StaleTokenError
+    if shown != terms:
+        raise OtherTermsError
     pending.remove(nonce)
     request.session[_SESSION_KEY] = pending
     request.session.save()
-    return True
 
 
 def _content(request: HttpRequest, action: str, target: str, nonce: str) -> dict[str, str]:

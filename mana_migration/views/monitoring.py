@@ -13,7 +13,7 @@ from mana_migration.engine.totals import BUCKETS
 from mana_migration.reports.metrics import CONTENT_TYPE, metrics_text
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.states import RunStatus
-from mana_migration.views.access import alias_of
+from mana_migration.views.page import alias_of
 
 #: A staff permission that opens the metrics to a signed-in account.
 VIEW_METRICS = "mana_migration.view_metrics"

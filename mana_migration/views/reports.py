@@ -7,14 +7,13 @@ from typing import BinaryIO, Final, cast
 
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.timezone import get_current_timezone
-from django.views.decorators.http import require_safe
 
 from mana_migration.domain.report import RunReport
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.reports import export, report_csv, report_html
 from mana_migration.services.reporting import run_report
-from mana_migration.views.access import alias_of, staff_only
-from mana_migration.views.page import render, snapshot_or_404
+from mana_migration.views.access import staff_only
+from mana_migration.views.page import alias_of, render, snapshot_or_404
 
 #: Users up to which a report is made inside a request: about ten seconds. A spreadsheet takes ten times as long.
 LARGEST: Final = 1_000_000
@@ -29,7 +28,6 @@ SUMMARY: Final = "summary.csv"
 DOWNLOADS: Final = (*export.FORMATS, SUMMARY)
 
 
-@require_safe
 @staff_only()
 def report(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Show the report, a page of its own with its own policy."""
@@ -41,7 +39,6 @@ def report(request: HttpRequest, run_id: int) -> HttpResponseBase:
     return response
 
 
-@require_safe
 @staff_only("mana_migration.export_report")
 def download(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
     """Return the report as a file."""

@@ -108,9 +108,9 @@ def test_axe_finds_nothing_serious_on_a_confirmation(button: str, desk: OpenDesk
     village, run, users = build(BUTTONS[button])
     sam = desk(*ALL)
     sam.page.goto(f"/migration/runs/{village.run.pk if button == 'Roll back' else run.pk}/")
-    make_batch(village.run, Totals(selected=1, migrated=1))
+    make_batch(village.run, Totals(selected=9, migrated=9))
     sam.page.reload()
-    sam.page.get_by_role("button", name=button).click()
+    sam.page.get_by_role("link", name=f"{button}…").click()
     expect(sam.page.get_by_label("Reason")).to_be_visible()
     assert sam.serious_findings() == []
     assert users
@@ -121,17 +121,17 @@ def test_axe_finds_nothing_serious_on_the_other_forms(desk: OpenDesk) -> None:
     sam = desk(*ALL)
     sam.page.goto("/migration/")
     assert sam.serious_findings() == []
-    sam.page.get_by_role("button", name="Start a migration").click()
+    sam.page.get_by_role("link", name="Start a migration").click()
     expect(sam.page.get_by_label("Reason")).to_be_visible()
     assert sam.serious_findings() == []
     sam.page.goto(f"/migration/users/{users[6]}/")  # has spent the mana
-    sam.page.get_by_role("button", name="Roll back").click()
-    expect(sam.page.get_by_text("get their wishes back all the same")).to_be_visible()
+    sam.page.get_by_role("link", name="Roll back").click()
+    expect(sam.page.get_by_text("are rolled back; the missing mana is written off")).to_be_visible()
     assert sam.serious_findings() == []
     sam.page.goto("/migration/users/")
-    sam.page.get_by_label("User").fill("nobody")
-    sam.page.get_by_role("button", name="Explain").click()
-    expect(sam.page.get_by_text("Nobody has this primary key")).to_be_visible()
+    sam.page.get_by_label("Find a user").fill("nobody")
+    sam.page.get_by_role("button", name="Find").click()
+    expect(sam.page.get_by_text("No user has this primary key")).to_be_visible()
     assert sam.serious_findings() == []
     sam.forgive("404")  # the answer to the search
 

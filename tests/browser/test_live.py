@@ -41,7 +41,7 @@ def test_without_javascript_the_page_reloads_by_itself(run: MigrationRun, desk: 
 def test_without_javascript_a_run_is_paused(run: MigrationRun, desk: OpenDesk) -> None:
     page = desk("pause_run", scripts=False).page
     page.goto(f"/migration/runs/{run.pk}/")
-    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("link", name="Pause").click()
     page.get_by_label("Reason").fill("the backup runs")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text(f"Run {run.pk} is paused.")).to_be_visible()
@@ -84,10 +84,10 @@ def test_an_opened_table_and_the_focus_survive_the_update(run: MigrationRun, des
 def test_a_change_of_status_brings_the_right_buttons(run: MigrationRun, desk: OpenDesk) -> None:
     page = desk("pause_run", "resume_run").page
     page.goto(f"/migration/runs/{run.pk}/")
-    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.get_by_role("link", name="Pause")).to_be_visible()
     MigrationRun.objects.filter(pk=run.pk).update(status=RunStatus.PAUSED)
-    expect(page.get_by_role("button", name="Resume")).to_be_visible()
-    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    expect(page.get_by_role("link", name="Resume")).to_be_visible()
+    expect(page.get_by_role("link", name="Pause")).to_have_count(0)
 
 
 def test_a_server_that_does_not_answer_is_pointed_out(run: MigrationRun, desk: OpenDesk) -> None:

@@ -37,14 +37,18 @@ def looks_idle(seconds: float | None) -> bool:
     return seconds is not None and seconds >= IDLE_AFTER
 
 
-def ask_for_migration(options: MigrationOptions, *, actor: Actor, reason: str, using: str = "default") -> MigrationRun:
+def ask_for_migration(
+    options: MigrationOptions, *, actor: Actor, reason: str, using: str = "default", workers: int | None = None
+) -> MigrationRun:
     """Open a migration for a worker to take up; everything that must hold before is checked here.
+
+    ``workers``: the Celery tasks that share it, None for the setting's.
 
     Raises:
         PreflightError, FindingsError, RunConflictError, BrokerUnavailableError: it cannot start now.
     """
     _check(using)
-    return _hand_over(migration.start(options, actor=actor, reason=reason, using=using), using)
+    return _hand_over(migration.start(options, actor=actor, reason=reason, using=using), using, workers)
 
 
 def ask_for_rollback(options: RollbackOptions, *, actor: Actor, using: str = "default") -> MigrationRun:
@@ -111,10 +115,11 @@ def _check(using: str) -> None:
         celery_broker.check()
 
 
-def _hand_over(run: MigrationRun, using: str) -> MigrationRun:
+def _hand_over(run: MigrationRun, using: str, workers: int | None = None) -> MigrationRun:
     """Send a run to the workers, once it can be seen by them; a page does not follow it."""
     if conf.executor() == CELERY:
-        transaction.on_commit(lambda: celery_broker.send(run, using=using, times=conf.celery_workers()), using=using)
+        times = workers or conf.celery_workers()
+        transaction.on_commit(lambda: celery_broker.send(run, using=using, times=times), using=using)
     return run
 
 

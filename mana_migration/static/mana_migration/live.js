@@ -1,10 +1,19 @@
-// What a polled page loses when it is replaced: which tables were open. And whether the site answers at all.
+// What a polled page loses when it is replaced: which tables were open, and what is selected. Whether the site answers
+// at all. And copying a text.
 "use strict";
 
 let open = [];
 
-document.addEventListener("htmx:beforeSwap", () => {
-  open = [...document.querySelectorAll("#live details[open]")].map((details) => details.id);
+function isSelecting(target) {
+  const selection = document.getSelection();
+  return Boolean(selection && !selection.isCollapsed && target.contains(selection.anchorNode));
+}
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const target = event.detail.target;
+  if (target.id !== "live") return;
+  if (isSelecting(target)) event.detail.shouldSwap = false; // the next poll brings the figures
+  open = [...target.querySelectorAll("details[open]")].map((details) => details.id);
 });
 
 document.addEventListener("htmx:afterSwap", () => {
@@ -12,5 +21,16 @@ document.addEventListener("htmx:afterSwap", () => {
 });
 
 document.addEventListener("htmx:afterRequest", (event) => {
-  document.getElementById("offline").hidden = Boolean(event.detail.successful);
+  const offline = document.getElementById("offline");
+  if (offline) offline.hidden = Boolean(event.detail.successful);
 });
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const text = document.getElementById(button.dataset.copy);
+    text.select();
+    if (navigator.clipboard) navigator.clipboard.writeText(text.value);
+    else document.execCommand("copy"); // where the page is not served over TLS
+  });
+}

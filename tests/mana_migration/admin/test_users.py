@@ -166,7 +166,7 @@ def test_the_page_costs_the_same_for_a_long_history(
     )
     with django_assert_max_num_queries(13):
         page = reader.get(reverse("admin:mana_migration_migratinguser_change", args=[user.pk])).content.decode()
-    assert "the latest 200 entries" in page
+    assert "the latest 200 ledger entries" in page
 
 
 def test_nobody_is_added_changed_or_deleted(village: Village, admin_client: Client) -> None:

@@ -23,6 +23,7 @@ SINGLE = (
     "rollback_user",
     "export_report",
     "view_metrics",
+    "change_migrationrun",
 )
 ROLES = (
     "anonymous",
@@ -43,13 +44,16 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "download": ("export_report", ("GET", "HEAD")),
     "users": ("", ("GET", "HEAD", "POST")),
     "user": ("", ("GET", "HEAD")),
-    "start": ("start_run", ("POST",)),
-    "pause": ("pause_run", ("POST",)),
-    "resume": ("resume_run", ("POST",)),
-    "stop": ("stop_run", ("POST",)),
-    "send_again": ("resume_run", ("POST",)),
-    "rollback_run": ("rollback_run", ("POST",)),
-    "rollback_user": ("rollback_user", ("POST",)),
+    "start": ("start_run", ("GET", "HEAD", "POST")),
+    "pause": ("pause_run", ("GET", "HEAD", "POST")),
+    "resume": ("resume_run", ("GET", "HEAD", "POST")),
+    "stop": ("stop_run", ("GET", "HEAD", "POST")),
+    "send_again": ("resume_run", ("GET", "HEAD", "POST")),
+    "rollback_run": ("rollback_run", ("GET", "HEAD", "POST")),
+    "rollback_user": ("rollback_user", ("GET", "HEAD", "POST")),
+    "settings": ("change_migrationrun", ("GET", "HEAD", "POST")),
+    "retry": ("start_run", ("GET", "HEAD", "POST")),
+    "run_users": ("", ("GET", "HEAD")),
     "metrics": ("view_metrics", ("GET", "HEAD")),
     "healthz": ("", ("GET", "HEAD")),
 }
@@ -63,6 +67,7 @@ STATUS = {
     "resume": RunStatus.PAUSED,
     "stop": RunStatus.RUNNING,
     "send_again": RunStatus.RUNNING,
+    "settings": RunStatus.RUNNING,
 }
 
 
@@ -107,7 +112,7 @@ def expected(role: str, page: str, method: str) -> int:
     if method not in methods:
         return 405
     if role == "anonymous":
-        return {"healthz": 200, "metrics": 401}.get(page, 302 if method in ("GET", "HEAD") else 403)
+        return {"healthz": 200, "metrics": 401}.get(page, 302)
     allowed = {"superuser", f"viewer+{permission}"}
     if page == "healthz":
         allowed = {*ROLES}
@@ -115,7 +120,9 @@ def expected(role: str, page: str, method: str) -> int:
         allowed.add("only view_metrics")
     elif not permission:
         allowed |= {role for role in ROLES if role.startswith("viewer")}
-    return 200 if role in allowed else 403
+    if role in allowed:
+        return 409 if page == "retry" else 200  # no user of the village's run failed
+    return 403
 
 
 @pytest.mark.parametrize("place", PAGES)
@@ -181,6 +188,27 @@ def test_a_run_that_is_not_there_is_not_found(place: str, admin_client: Client) 
         address_ = reverse(f"mana_migration:{place}", args=[run])
         method = "POST" if place in ("pause", "rollback_run") else "GET"
         assert admin_client.generic(method, address_).status_code == 404
+
+
+REFUSALS = {
+    403: ("post", "pause", "lacks the permission “Can pause a run” (mana_migration.pause_run)"),
+    404: ("get", "run", "There is no run 4711."),
+    405: ("put", "pause", "This address cannot be used like that."),
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_a_refusal_says_what_happened_and_offers_a_way_on(
+    status: int, village: Village, sign_in: Callable[..., Client]
+) -> None:
+    method, place, words = REFUSALS[status]
+    run = 4711 if status == 404 else village.run.pk
+    response = getattr(sign_in(), method)(reverse(f"mana_migration:{place}", args=[run]))
+    page = response.content.decode()
+    assert response.status_code == status
+    assert words in page
+    assert f'href="{reverse("admin:index")}"' in page
+    assert (f'href="{reverse("mana_migration:overview")}"' in page) == (status != 403)
 
 
 @pytest.mark.parametrize("key", ["1000000", "9" * 40, "nobody", "-1", "x/../y", "%00", "1 OR 1=1"])

@@ -10,6 +10,7 @@ import pytest
 from django.core import signing
 from django.db import connection
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from mana_migration.domain.options import MigrationOptions
@@ -54,7 +55,7 @@ def text_of(response: Any) -> str:
 
 def confirm(client: Client, address: str, *, reason: str = "because", **fields: str) -> Any:
     """Ask and confirm, as a person does."""
-    token = token_of(client.post(address))
+    token = token_of(client.post(address, {"preview": "1", **fields}))
     return client.post(address, {"token": token, "reason": reason, **fields})
 
 
@@ -114,7 +115,7 @@ def test_a_run_whose_message_was_lost_is_sent_again(
     client = sign_in("resume_run", name="sam")
     asked = client.post(url("send_again", run.pk))
     assert (asked.status_code, sent) == (200, [])
-    assert "no harm is done" in text_of(asked)
+    assert "that does no harm" in text_of(asked)
     with django_capture_on_commit_callbacks(execute=True):
         done = client.post(url("send_again", run.pk), {"token": token_of(asked), "reason": "Redis was emptied"})
     assert (done.status_code, done.headers["Location"]) == (302, url("run", run.pk))
@@ -161,7 +162,7 @@ def test_the_button_is_there_for_who_may_when_nobody_works_and_messages_are_sent
     sign_in: SignIn, settings: Any
 ) -> None:
     run = make_run(status=RunStatus.RUNNING, created_at=timezone.now() - timedelta(minutes=5))
-    button = f'action="{url("send_again", run.pk)}"'
+    button = f'href="{url("send_again", run.pk)}"'
     boss, viewer = sign_in("resume_run", name="boss"), sign_in(name="viewer")
     assert button not in boss.get(url("run", run.pk)).content.decode()
     settings.MANA_MIGRATION_EXECUTOR = "celery"
@@ -273,15 +274,106 @@ def test_a_migration_is_shown_first_and_then_opened_for_a_worker(sign_in: SignIn
 
 def test_a_limit_and_skipping_are_taken_from_the_page(sign_in: SignIn) -> None:
     make_wallets([(3, 2, 1), (-4, 0, 0)])
-    confirm(sign_in("start_run"), url("start"), limit="1", skip_invalid="on")
+    given = {"limit": "1", "skip_invalid": "on", "batch_size": "7", "delay": "0.5", "error_threshold": "2.5"}
+    confirm(sign_in("start_run"), url("start"), **given)
     run = MigrationRun.objects.get()
     assert (run.options["limit"], run.options["skip_invalid"]) == (1, True)
+    assert run.controls == {"batch_size": 7, "delay": 0.5, "error_threshold": "2.5"}
+
+
+def test_the_preview_follows_the_form_and_keeps_what_was_typed(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1), (0, 0, 5), (-4, 0, 0)])
+    client = sign_in("start_run")
+    blocked = client.get(url("start"))
+    assert "1 user with an error in the data blocks the run" in text_of(blocked)
+    assert 'name="token"' not in blocked.content.decode()
+    shown = client.post(url("start"), {"preview": "1", "skip_invalid": "on", "limit": "2", "reason": "the big day"})
+    assert "Would be migrated 2 of 2 users" in text_of(shown)
+    assert ">the big day</textarea>" in shown.content.decode()
+    fixed = client.get(url("start"), {"auto_fix": "on"})
+    assert "Would be migrated 3 of 3 users" in text_of(fixed)
+    assert MigrationRun.objects.count() == 0
+
+
+def test_what_was_changed_after_the_preview_is_shown_before_it_is_done(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1), (0, 0, 5)])
+    client = sign_in("start_run")
+    token = token_of(client.get(url("start"), {"limit": "1"}))
+    response = client.post(url("start"), {"token": token, "limit": "2", "reason": "because"})
+    assert response.status_code == 409
+    assert "changed after the preview" in text_of(response)
+    assert "Would be migrated 2 of 2 users" in text_of(response)
+    assert MigrationRun.objects.count() == 0
+
+
+def test_a_run_of_no_users_cannot_be_started(sign_in: SignIn) -> None:
+    migrated((3, 2, 1))
+    response = sign_in("start_run").get(url("start"))
+    assert "There is nothing to migrate" in text_of(response)
+    assert 'name="token"' not in response.content.decode()
+
+
+def test_what_was_typed_survives_a_session_that_ended(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run", name="sam")
+    token = token_of(client.get(url("pause", run.pk)))
+    client.logout()
+    refused = client.post(url("pause", run.pk), {"token": token, "reason": "the backup runs"})
+    assert refused.headers["Location"] == f"{reverse('admin:login')}?next={url('pause', run.pk)}"
+    client.post(reverse("admin:login"), {"username": "sam", "password": "secret"})
+    page = client.get(url("pause", run.pk)).content.decode()
+    assert ">the backup runs</textarea>" in page
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+
+
+def test_settings_of_an_open_run_are_changed_with_a_reason(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("change_migrationrun", name="sam")
+    confirm(client, url("settings", run.pk), batch_size="7", reason="too fast")
+    run.refresh_from_db()
+    assert run.controls == {"batch_size": 7, "delay": 0.0, "error_threshold": "10"}
+    event = RunEvent.objects.get(run=run, kind=EventKind.SETTING_CHANGED)
+    assert (event.actor, event.message) == ("sam", "too fast")
+    refused = confirm(client, url("settings", run.pk), batch_size="-1")
+    assert refused.status_code == 400
+    assert 'value="-1"' in refused.content.decode()
+    same = confirm(client, url("settings", run.pk), batch_size="7")
+    assert 'class="warning"' in client.get(same.headers["Location"]).content.decode()
+    closed = make_run(status=RunStatus.COMPLETED)
+    assert client.get(url("settings", closed.pk)).status_code == 409
+
+
+def test_a_run_that_is_checked_ends_by_itself(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.CHECKING)
+    response = sign_in("pause_run").get(url("pause", run.pk))
+    assert response.status_code == 409
+    assert "It ends by itself when the checks are done." in text_of(response)
+
+
+def test_users_who_failed_for_one_reason_are_retried(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1)] * 20)
+    failing = make_wallets([(-4, 0, 0)] * 2)
+    migration.migrate(
+        MigrationOptions(skip_invalid=False, users=tuple(str(wallet.pk) for wallet in failing)), actor=OLGA
+    )
+    run = MigrationRun.objects.get()
+    client = sign_in("start_run", name="sam")
+    address = f"{url('retry', run.pk)}?error_class=negative_balance"
+    assert "Nothing has changed since they failed" in text_of(client.get(address))
+    asked = client.post(address, {"preview": "1", "auto_fix": "on"})
+    assert "Would be migrated 2 of 2 users" in text_of(asked)
+    done = client.post(address, {"token": token_of(asked), "auto_fix": "on", "reason": "corrected"}, follow=True)
+    assert "2 migrated, 0 failed, 0 skipped" in text_of(done)
+    assert Wallet.objects.filter(migrated_at__isnull=False).count() == 2
+    assert client.get(address).status_code == 409
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5", "9" * 20, "\u0663"])
 def test_a_limit_that_cannot_be_meant_is_refused(limit: str, sign_in: SignIn) -> None:
     make_wallets([(3, 2, 1)])
-    response = confirm(sign_in("start_run"), url("start"), limit=limit)
+    client = sign_in("start_run")
+    response = client.post(url("start"), {"limit": limit, "token": token_of(client.get(url("start"))), "reason": "x"})
     assert response.status_code == 400
     assert "give a whole number of users" in text_of(response)
     assert MigrationRun.objects.count() == 0
@@ -291,10 +383,9 @@ def test_findings_stand_in_the_way_and_are_shown(sign_in: SignIn) -> None:
     make_wallets([(3, 2, 1), (-4, 0, 0)])
     client = sign_in("start_run")
     asked = client.post(url("start"))
-    assert "1 negative_balance (error)" in text_of(asked)
-    refused = client.post(url("start"), {"token": token_of(asked), "reason": "because"})
-    assert refused.status_code == 409
-    assert "error-level finding stands in the way" in text_of(refused)
+    assert "negative_balance 1 error wishes are negative" in text_of(asked)
+    assert 'name="token"' not in asked.content.decode()
+    assert client.post(url("start"), {"token": "", "reason": "because"}).status_code == 409
     assert MigrationRun.objects.count() == 0
 
 
@@ -302,7 +393,7 @@ def test_a_second_open_run_is_refused(sign_in: SignIn) -> None:
     make_run(status=RunStatus.RUNNING)
     response = sign_in("start_run").post(url("start"))
     assert response.status_code == 409
-    assert "let it finish, or stop it" in text_of(response)
+    assert "Let it finish or stop it first." in text_of(response)
 
 
 # --- Roll back a run
@@ -317,7 +408,7 @@ def test_the_rollback_of_a_run_shows_what_the_dry_run_says(sign_in: SignIn) -> N
     assert "Mana debited 1,300" in words
     assert "10 green, 2 blue, 1 red" in words
     assert "Would stay migrated 1 1 spent the mana" in words
-    assert "would roll back 3 users and write off 4,000 mana" in words
+    assert "then 3 users are rolled back and 4,000 mana is written off" in words
     record = UserMigration.objects.get(user=users[1])
     assert f"{record.pk} 5,000 4,000" in words
     assert MigrationRun.objects.count() == 1
@@ -362,7 +453,7 @@ def test_a_run_without_conversions_cannot_be_rolled_back(sign_in: SignIn) -> Non
     client = sign_in("rollback_run")
     response = client.post(url("rollback_run", make_run().pk))
     assert response.status_code == 409
-    assert "is left to take back" in text_of(response)
+    assert "Nothing to roll back" in text_of(response)
     rollback = make_run(kind=RunKind.ROLLBACK)
     assert client.post(url("rollback_run", rollback.pk)).status_code == 409
 
@@ -374,7 +465,7 @@ def test_a_user_is_rolled_back_at_once(sign_in: SignIn) -> None:
     _, users = migrated((3, 2, 1), (0, 0, 5))
     client = sign_in("rollback_user", name="sam")
     asked = client.post(url("rollback_user", users[0]))
-    assert "Would be rolled back 1 of 1 users" in text_of(asked)
+    assert "Would be rolled back 1 of 1 user" in text_of(asked)
     done = client.post(url("rollback_user", users[0]), {"token": token_of(asked), "reason": "asked for it"})
     assert done.headers["Location"] == url("user", users[0])
     wallet = Wallet.objects.get(pk=users[0])
@@ -389,14 +480,19 @@ def test_a_user_who_spent_the_mana_is_left_alone_unless_it_is_written_off(sign_i
     _, users = migrated((3, 2, 1))
     spend_mana(users[0], amount=1000, reference="shop:1")
     client = sign_in("rollback_user")
-    left = confirm(client, url("rollback_user", users[0]))
-    assert left.status_code == 302
-    assert "was left as they are (shortfall)" in text_of(client.get(url("user", users[0])))
+    asked = client.get(url("rollback_user", users[0])).content.decode()
+    assert "checked" not in asked
+    unclear = confirm(client, url("rollback_user", users[0]), shortfalls="1")
+    assert (unclear.status_code, MigrationRun.objects.filter(kind=RunKind.ROLLBACK).count()) == (400, 0)
+    left = confirm(client, url("rollback_user", users[0]), shortfalls="1", on_shortfall="skip")
+    page = client.get(left.headers["Location"])
+    assert "Nothing was changed" in text_of(page)
+    assert '<li class="warning">' in page.content.decode()
     assert Wallet.objects.get(pk=users[0]).migrated_at is not None
-    confirm(client, url("rollback_user", users[0]), on_shortfall="write-off")
+    confirm(client, url("rollback_user", users[0]), shortfalls="1", on_shortfall="write-off")
     wallet = Wallet.objects.get(pk=users[0])
     assert (wallet.green, wallet.mana, wallet.migrated_at) == (3, 0, None)
-    assert "1,000 mana were spent already and were written off" in text_of(client.get(url("user", users[0])))
+    assert "1,000 mana was spent already and was written off" in text_of(client.get(url("user", users[0])))
 
 
 def test_a_user_is_rolled_back_once(sign_in: SignIn) -> None:
@@ -413,7 +509,7 @@ def test_a_user_who_is_not_migrated_cannot_be_rolled_back(sign_in: SignIn) -> No
     [wallet] = make_wallets([(3, 2, 1)])
     response = sign_in("rollback_user").post(url("rollback_user", wallet.pk))
     assert response.status_code == 409
-    assert "there is nothing to take back" in text_of(response)
+    assert "is not migrated" in text_of(response)
 
 
 def test_asking_never_writes(sign_in: SignIn) -> None:
