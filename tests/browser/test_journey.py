@@ -54,7 +54,7 @@ def test_a_whole_life_of_a_run(desk: OpenDesk, worker: StartWorker) -> None:
 
     worker()
     page.evaluate("window.stayed = true")  # gone as soon as the page is loaded anew
-    expect(page.locator(".mm-cards dd").first).not_to_have_text("0")
+    expect(page.locator(".mm-cards dd").first).not_to_have_text("0", timeout=60_000)
     seen = handled(page)
     expect(page.locator(".mm-cards dd").first).not_to_have_text(f"{seen:,}")
     assert handled(page) > seen
@@ -103,7 +103,7 @@ def test_a_stopped_run_keeps_what_it_did(desk: OpenDesk, worker: StartWorker) ->
     run = MigrationRun.objects.get()
     pace(run.pk, delay=0.3, batch_size=5)
     worker()
-    expect(page.locator(".mm-cards dd").first).not_to_have_text("0")
+    expect(page.locator(".mm-cards dd").first).not_to_have_text("0", timeout=60_000)
     confirm(page, "Stop", "enough for today")
     expect(page.locator(".mm-headline").get_by_text("Stopped")).to_be_visible()
     expect(page.get_by_text("enough for today").first).to_be_visible()
@@ -116,7 +116,7 @@ def test_a_user_is_found_explained_and_rolled_back(desk: OpenDesk, worker: Start
     confirm(page, "Start a migration", "go")
     worker()
     expect(page.locator(".mm-headline").get_by_text("Completed")).to_be_visible(timeout=60_000)
-    page.get_by_role("link", name="Mana migration").click()
+    page.locator(".breadcrumbs").get_by_role("link", name="Mana migration").click()
     page.get_by_label("Find a user").fill(wallets[0].user.get_username())
     page.get_by_role("button", name="Find").click()
     expect(page.get_by_role("heading", name=f"User {wallets[0].pk}")).to_be_visible()
