@@ -99,19 +99,23 @@ def whole_runs(stage: Stage, sizes: Sizes) -> Iterator[Row]:
 
 def _migrate(using: str) -> None:
     from mana_migration.domain.options import Controls, MigrationOptions
-    from mana_migration.services import migration, runs
+    from mana_migration.services import operation
+    from mana_migration.services.context import RunContext
+    from mana_migration.services.migration import Migration
 
-    options = MigrationOptions(controls=Controls(batch_size=1000, delay=0.0))
-    done = migration.migrate(options, actor=runs.current_actor(), using=using)
+    asked = Migration(MigrationOptions(controls=Controls(batch_size=1000, delay=0.0)))
+    done = operation.execute(asked, RunContext(using=using))
     expect(done.status == "completed", f"the migration ended as {done.status}")
 
 
 def _roll_back(using: str) -> None:
     from mana_migration.domain.options import Controls, RollbackOptions
-    from mana_migration.services import rollback, runs
+    from mana_migration.services import operation
+    from mana_migration.services.context import RunContext
+    from mana_migration.services.rollback import Rollback
 
-    options = RollbackOptions(everything=True, controls=Controls(batch_size=1000, delay=0.0))
-    done = rollback.roll_back(options, actor=runs.current_actor(), using=using)
+    asked = Rollback(RollbackOptions(everything=True, controls=Controls(batch_size=1000, delay=0.0)))
+    done = operation.execute(asked, RunContext(using=using))
     expect(done.status == "completed", f"the rollback ended as {done.status}")
 
 

@@ -117,12 +117,14 @@ class Ours:
 
     def __init__(self, kind: str, batch_size: int | str, *, using: str = "default") -> None:
         from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
-        from mana_migration.services import rollback, runs
+        from mana_migration.services import runs
+        from mana_migration.services.context import RunContext
+        from mana_migration.services.rollback import Rollback
         from mana_migration.states import RunKind
         from wishes.conf import rates
 
         self._using, self._controls = using, Controls(batch_size=batch_size)
-        actor = runs.current_actor()
+        context = RunContext(using=using)
         if kind == "migration":
             self.run = runs.create_run(
                 using=using,
@@ -130,12 +132,11 @@ class Ours:
                 options=MigrationOptions().as_dict(),
                 rates=rates().as_dict(),
                 controls=self._controls,
-                actor=actor,
+                actor=context.actor,
             )
         else:
-            self.run = rollback.open_rollback(
-                RollbackOptions(everything=True, controls=self._controls), actor=actor, using=using
-            )
+            asked = Rollback(RollbackOptions(everything=True, controls=self._controls))
+            self.run = asked.open(context)
         self.sizes: list[int] = []
         self._learnt: dict[str, Any] = {}
         self._learnt_by_queue: dict[str, Any] = {}
@@ -143,14 +144,13 @@ class Ours:
 
     def advance(self, users: int) -> int:
         """Work until so many are handled, then stop as a signal would make it."""
-        from mana_migration.domain.options import RollbackOptions
         from mana_migration.reports.progress import ProgressDisplay
-        from mana_migration.services import migration, rollback
-        from mana_migration.services.context import StopFlag
+        from mana_migration.services import operation
+        from mana_migration.services.context import RunContext
         from mana_migration.services.worker import throttle
         from mana_migration.services.worker.loop import Worker
 
-        stop, handled = StopFlag(), 0
+        handled = 0
         shown = ProgressDisplay(io.StringIO(), verb="handled")
 
         def count(result: Any) -> None:
@@ -159,17 +159,13 @@ class Ours:
             handled += result.totals.selected
             self.sizes.append(result.totals.selected)
             if handled >= users:
-                stop.request()
+                context.stop.request()
 
-        if self.run.kind == "migration":
-            work: Any = migration.MigrationWork(migration.terms_of(self.run))
-        else:
-            options = RollbackOptions.from_dict(self.run.options, self.run.controls)
-            work = rollback.RollbackWork(rollback.terms_of(options, self.run.pk))
+        context = RunContext(using=self._using, progress=count)
         # what a worker learns once, and would not learn again for a turn
-        pause = self._pause = self._pause or throttle.Throttle(self.run.pk, self._using, stop)
-        pause._stop = stop
-        worker = Worker(self.run.pk, work, using=self._using, stop=stop, progress=count, throttle=pause)
+        pause = self._pause = self._pause or throttle.Throttle(self.run.pk, context)
+        pause._context = context
+        worker = Worker(self.run.pk, operation.work_of(self.run), context, throttle=pause)
         vars(worker).update(self._learnt)
         vars(worker._queue).update(self._learnt_by_queue)
         worker.run()
@@ -180,9 +176,9 @@ class Ours:
     def close(self) -> None:
         """End the run, so that another may be opened."""
         from mana_migration.services import runs
-        from mana_migration.states import RunStatus
+        from mana_migration.services.context import current_actor
 
-        runs.change_status(self.run.pk, RunStatus.STOPPED, actor=runs.current_actor(), using=self._using)
+        runs.stop_run(self.run.pk, actor=current_actor(), reason="", using=self._using)
 
 
 class ByHand:

@@ -5,7 +5,7 @@
     api.worth(green=3, blue=2, red=1)               # 1230 mana at the rates in force
     api.validate_user(user)                         # errors and warnings, nothing changed
     api.migrate_user(user)                          # one user, at once
-    api.migrate_users(progress=print)               # everybody, in batches; goes on with an open run
+    api.migrate_users(progress=print)               # all users, in batches; resumes an open run
     api.roll_back(users=[user], reason="ticket 7")  # or since=, run=, everything=True
     api.statistics()                                # users, wishes and mana, migrated and not
 
@@ -30,7 +30,10 @@ from mana_migration.domain.validation import BY_ID, ERROR, WARNING, Finding
 from mana_migration.engine import users as user_keys
 from mana_migration.errors import UserNotFoundError
 from mana_migration.selectors.user_list import Standing, with_standing
-from mana_migration.services import dry_run, migration, rollback, runs, validation
+from mana_migration.services import dry_run, operation, validation
+from mana_migration.services.context import RunContext, ignore
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from wishes import conf as wishes_conf
 from wishes.errors import UnknownUserError
 from wishes.models import Wallet
@@ -71,7 +74,7 @@ def worth(green: int = 0, blue: int = 0, red: int = 0) -> int:
 
 @dataclass(frozen=True, slots=True)
 class UserReport:
-    """What the checks say of one user; ``valid`` if nothing stands in the way of a conversion."""
+    """What the checks say of one user; ``valid`` if nothing blocks a conversion."""
 
     user: str
     errors: tuple[Finding, ...]
@@ -97,7 +100,7 @@ def validate_user(user: Any, *, using: str = "default") -> UserReport:
     notes: list[Finding] = []
     for finding in found:
         if finding.check == "unmigrated_remaining":
-            continue  # says something of a finished migration, not of a user before theirs
+            continue  # is about a finished migration, not about a user before theirs
         by_severity.get(BY_ID[finding.check].severity, notes).append(finding)
     return UserReport(key, tuple(by_severity[ERROR]), tuple(by_severity[WARNING]), tuple(notes))
 
@@ -110,7 +113,7 @@ def migrate_user(user: Any, *, using: str = "default") -> RunSummary:
         PreflightError, DatabaseUnavailableError: the database is not fit; nothing was changed.
     """
     options = MigrationOptions(users=(_key(user, using),), controls=_CONTROLS)
-    return migration.migrate(options, actor=runs.current_actor(), using=using)
+    return operation.execute(Migration(options), RunContext(using=using))
 
 
 def migrate_users(
@@ -119,15 +122,15 @@ def migrate_users(
     limit: int | None = None,
     skip_invalid: bool = False,
     auto_fix: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = ignore,
     using: str = "default",
 ) -> RunSummary:
-    """Convert everybody who is not migrated, ``batch_size`` users in a transaction; goes on with an open run.
+    """Convert all users who are not migrated, ``batch_size`` users in a transaction; resumes an open run.
 
-    ``progress`` is told of each committed batch, and in ``waits_for`` what the run waits for.
+    ``progress`` is called with each committed batch, and with what the run waits for (``waits_for``).
 
     Raises:
-        FindingsError: error-level findings stand in the way.
+        FindingsError: error-level findings block the run.
         RunConflictError: another run is open.
         PreflightError, DatabaseUnavailableError: the database is not fit; a run that was open stays so.
     """
@@ -138,7 +141,7 @@ def migrate_users(
         controls=Controls(batch_size=parse_batch_size(batch_size), delay=0.0),
         given=frozenset() if batch_size == Controls().batch_size else frozenset({"batch_size"}),
     )
-    return migration.migrate(options, actor=runs.current_actor(), using=using, progress=progress)
+    return operation.execute(Migration(options), RunContext(using=using, progress=progress))
 
 
 def forecast(*, skip_invalid: bool = False, auto_fix: bool = False, using: str = "default") -> Forecast:
@@ -156,10 +159,10 @@ def roll_back(
     everything: bool = False,
     on_shortfall: str = SKIP,
     reason: str = "",
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback = ignore,
     using: str = "default",
 ) -> RunSummary:
-    """Take conversions back, by exactly one of: users, a date, a run, or all.
+    """Reverse conversions, by exactly one of: users, a date, a run, or all.
 
     ``on_shortfall`` is ``skip`` or ``write-off``: what to do with users who spent part of their mana.
 
@@ -171,7 +174,7 @@ def roll_back(
     options = _rollback_options(
         users, since=since, run=run, everything=everything, on_shortfall=on_shortfall, reason=reason, using=using
     )
-    return rollback.roll_back(options, actor=runs.current_actor(), using=using, progress=progress)
+    return operation.execute(Rollback(options), RunContext(using=using, progress=progress))
 
 
 def forecast_rollback(
@@ -187,7 +190,7 @@ def forecast_rollback(
     options = _rollback_options(
         users, since=since, run=run, everything=everything, on_shortfall=on_shortfall, reason="", using=using
     )
-    return rollback.forecast_rollback(options, using=using)
+    return dry_run.forecast_rollback(options, using=using)
 
 
 def _rollback_options(
@@ -213,7 +216,7 @@ def _rollback_options(
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Users by where they stand, each in one place, and the sums over all wallets in wishes and mana.
+    """Users by status, each counted once, and the sums over all wallets in wishes and mana.
 
     ``users_pending`` were never handled; those who failed, were skipped or rolled back and were
     migrated later count as migrated.  ``average_mana`` is what a migrated user holds.

@@ -13,7 +13,7 @@ from typing import Final
 #: Commands that a message may advise.
 _COMMANDS: Final = re.compile(
     r"\b(migrate_users|rollback_migration|monitor_migration|validate_migration|import_balances|work_migration"
-    r"|install_guards|archive_runs|manage\.py migrate)\b(?! --database)"
+    r"|control_migration|install_guards|archive_runs|manage\.py migrate)\b(?! --database)"
 )
 
 

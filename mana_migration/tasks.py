@@ -17,12 +17,12 @@ from django.db import InterfaceError, OperationalError
 from mana_migration import conf
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.executors import celery, celery_broker
 
 
 class _Shutdown:
-    """Whether this worker was asked to end; its processes are forks of the one that hears of it."""
+    """Whether this worker was asked to end; its processes are forks of the one that gets the signal."""
 
     event: Event | None = None
 
@@ -83,9 +83,7 @@ def work_on_run(self: Task[Any, None], run_id: int, database: str, *, opened: st
         Reject: it is given back.
     """
     with _until_its_time() as stop:
-        left = celery.work_on_message(
-            run_id, using=database, opened=opened, again=again, actor=runs.current_actor(), stop=stop
-        )
+        left = celery.work_on_message(run_id, RunContext(using=database, stop=stop), opened=opened, again=again)
     if left and not stop.quiet:
         raise Reject("this worker ends", requeue=True)
     if left:

@@ -18,6 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mana_migration.services import operation
+from mana_migration.services.context import RunContext, current_actor
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
+
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGES = PROJECT / "docs" / "images"
 USERS = 10_000
@@ -125,26 +130,25 @@ def spend() -> None:
 def take_back() -> None:
     """Take one user back who asked for it, and try another who cannot be converted."""
     from mana_migration.domain.options import RollbackOptions
-    from mana_migration.services import rollback
-    from mana_migration.services.runs import Actor
+    from mana_migration.services.context import Actor
     from wishes.models import Wallet
 
     manage("migrate_users", "--user-id", "player-00004", "--no-input")  # has a negative balance
     asked = Wallet.objects.get(user__username="player-00007")
     options = RollbackOptions(users=(str(asked.pk),), on_shortfall="write-off", reason="support case 4711")
-    rollback.roll_back(options, actor=Actor("olga", "web-1"))
+    operation.execute(Rollback(options), RunContext(actor=Actor("olga", "web-1")))
 
 
 def open_second_part() -> int:
     """Open a run that takes about a minute, with something to see among its events."""
     from mana_migration.domain.options import Controls, MigrationOptions
     from mana_migration.services import runs
+    from mana_migration.services.context import Actor
     from mana_migration.services.executors import background
-    from mana_migration.services.runs import Actor
 
     olga = Actor("olga", "web-1")
     options = MigrationOptions(skip_invalid=True, controls=Controls(batch_size=40, delay=0.15))
-    run = background.ask_for_migration(options, actor=olga, reason="the second part")
+    run = background.open_run(Migration(options, "the second part"), RunContext(actor=olga))
     runs.pause_run(run.pk, actor=olga, reason="wait for the backup")
     runs.resume_run(run.pk, actor=olga, reason="the backup is done")
     return run.pk
@@ -171,7 +175,7 @@ def photograph(chromium: str, site: str) -> None:
             wait_for_share(run, 0.6)
             take(page, f"/migration/runs/{run}/", "live.png", full=True)
             take(page, "/migration/", "overview.png", full=True)
-            runs.change_controls(run, {"delay": 0, "batch_size": 500}, actor=runs.current_actor())
+            runs.change_controls(run, {"delay": 0, "batch_size": 500}, actor=current_actor())
             while MigrationRun.objects.get(pk=run).is_open:
                 time.sleep(0.2)
         take(page, f"/migration/runs/{run}/report", "report.png", full=False)

@@ -28,8 +28,10 @@ def test_every_option_is_in_the_docs_with_its_help(command: str) -> None:
     parser = load_command_class("mana_migration", command).create_parser("manage.py", command)
     text = " ".join(section(command).split())
     for action in parser._actions:
+        if action.help is argparse.SUPPRESS:  # Django's own, and former spellings
+            continue
         assert not [option for option in action.option_strings if option not in text]
-        if action.help and action.help is not argparse.SUPPRESS and "%" not in action.help:
+        if action.help and "%" not in action.help:
             # a word may be broken at its hyphen where a line ends
             assert " ".join(action.help.split()).replace("- ", "-") in text.replace("- ", "-"), action.option_strings
 

@@ -67,6 +67,16 @@ class Totals:
         return figures | {"errors": dict(self.errors), "skips": dict(self.skips)}
 
     @classmethod
+    def of_one(cls, *, failed: str = "", skipped: str = "") -> Totals:
+        """Return the totals of one user who failed, or was skipped, for this reason."""
+        result = cls(selected=1, failed=int(bool(failed)), skipped=int(bool(skipped)))
+        if failed:
+            result.errors[failed] = 1
+        if skipped:
+            result.skips[skipped] = 1
+        return result
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Totals:
         """Build totals from what ``as_dict`` returned; absent figures are 0."""
         totals = cls()
@@ -108,7 +118,7 @@ class BatchResult:
 class ProgressCallback(Protocol):
     """Be told of each committed batch, and of what the run waits for."""
 
-    def __call__(self, result: BatchResult) -> None:
+    def __call__(self, result: BatchResult, /) -> None:
         """Take the result of a batch, after its commit, in the process that did it; or what the run waits for."""
 
 

@@ -271,6 +271,6 @@ def errors_in_words(findings: int) -> str:
     return f"{findings:,} error-level finding{'s' * (findings != 1)}"
 
 
-def in_the_way(findings: int) -> str:
+def blocking(findings: int) -> str:
     """Say that so many error-level findings keep a run from starting."""
-    return f"{errors_in_words(findings)} stand{'s' * (findings == 1)} in the way"
+    return f"{errors_in_words(findings)} block{'s' * (findings == 1)} the run"

@@ -90,7 +90,7 @@ def cohort(value: str) -> int:
 def user(value: str) -> str:
     """Accept a primary key or username, not nothing."""
     if not value.strip():
-        raise argparse.ArgumentTypeError("a user is named by primary key or username; the value is empty")
+        raise argparse.ArgumentTypeError("the value is empty; give a primary key or a username")
     return value
 
 
@@ -103,10 +103,10 @@ def moment(value: str) -> datetime:
             parsed = None if day is None else datetime.combine(day, time.min)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{value!r} is no date: {error}; give YYYY-MM-DD or an ISO date-time"
+            f"{value!r} is not a date: {error}; give YYYY-MM-DD or an ISO date-time"
         ) from error
     if parsed is None:
-        raise argparse.ArgumentTypeError(f"{value!r} is no date; give YYYY-MM-DD or an ISO date-time")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a date; give YYYY-MM-DD or an ISO date-time")
     if timezone.is_naive(parsed):
         try:
             parsed = timezone.make_aware(parsed)
@@ -115,7 +115,7 @@ def moment(value: str) -> datetime:
     now = datetime.now(UTC)
     if parsed.year < EARLIEST_YEAR or parsed > now:
         when = "in the future" if parsed > now else f"before the year {EARLIEST_YEAR}"
-        raise argparse.ArgumentTypeError(f"{value!r} is {when}: no run can be meant")
+        raise argparse.ArgumentTypeError(f"{value!r} is {when}: there is no run of that time")
     return parsed
 
 
@@ -129,8 +129,13 @@ def setting(value: str) -> tuple[str, str]:
     return name, text.strip()
 
 
-def add_workers_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--workers`` and ``--executor``, who works."""
+def run_or_setting(value: str) -> int | tuple[str, str]:
+    """Accept the number of a run, or NAME=VALUE of a setting that may change while a run is open."""
+    return setting(value) if "=" in value else whole_number(value)
+
+
+def add_workers_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--workers`` and ``--executor``."""
     parser.add_argument(
         "--workers",
         type=workers,
@@ -141,9 +146,14 @@ def add_workers_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor",
         choices=(options.LOCAL, options.CELERY),
-        help="Who does the work: this machine (local), or workers of Celery on any machine (celery), who are handed "
-        "--workers N tasks; this command then only follows the run to its end (default: local).",
+        help="Work on this machine (local), or send --workers N tasks to Celery's workers on any machine (celery); "
+        "this command then only follows the run to its end (default: local).",
     )
+
+
+def add_reason_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--reason``."""
+    parser.add_argument("--reason", type=text, default="", help="Why, for the record; kept with the run.")
 
 
 def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
@@ -155,5 +165,5 @@ def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, s
         default=[],
         metavar="ID",
         dest="user_ids",
-        help=f"{sentence} A primary key or a username; pk:57 and username:57 tell them apart. May be repeated.",
+        help=f"{sentence} A primary key or a username; pk:57 or username:57 says which. May be repeated.",
     )

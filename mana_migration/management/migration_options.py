@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,109 +14,105 @@ from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.services.checklist import QUESTIONS
 from mana_migration.services.rehearsal import SAMPLE
+from mana_migration.states import Action
 
 
 def add_migration_options(parser: CommandParser) -> None:
-    """Add what a migration can be asked to do."""
+    """Add what a migration can be asked to do, by task."""
     default = Controls()
-    parser.add_argument(
+
+    before = parser.add_argument_group("before a migration")
+    before.add_argument(
         "--dry-run",
         action="store_true",
-        help="Say what would happen, in a read-only transaction; write nothing anywhere.",
+        help="Show what would happen, in a read-only transaction; write nothing.",
     )
-    parser.add_argument(
+    before.add_argument(
         "--validate-only", action="store_true", help="Run the checks that a migration begins with, and nothing else."
     )
-    arguments.add_user_option(parser, "Convert this user alone, at once; there is no breaker.")
-    parser.add_argument(
+    before.add_argument(
+        "--auto-fix",
+        action="store_true",
+        help="Correct the findings that have one right answer before the run; the values before and after are kept.",
+    )
+    before.add_argument(
+        "--skip-invalid",
+        action="store_true",
+        help="Leave users with error-level findings out, recorded as skipped with the reason; by default any such "
+        "finding blocks the run.",
+    )
+    plan = before.add_mutually_exclusive_group()
+    plan.add_argument(
+        "--save-plan", type=Path, metavar="FILE", help="With --dry-run: write the forecast to a new file."
+    )
+    plan.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="Execute the plan that a dry run saved, with its options; refused if rates or findings have changed "
+        "since. The end of the run reports how far the result differs from the plan.",
+    )
+
+    which = parser.add_argument_group("which users (default: all who are not migrated)")
+    arguments.add_user_option(which, "Convert this user only, at once; there is no breaker.")
+    which.add_argument(
+        "--limit",
+        type=arguments.whole_number,
+        metavar="N",
+        help="Convert at most N users, then end; the next run continues from there.",
+    )
+    which.add_argument(
+        "--cohort",
+        type=arguments.cohort,
+        metavar="PCT",
+        help="Convert a fixed share of the users, such as 1%% or 0.25%%; the same users each time.",
+    )
+    which.add_argument("--retry-failed", action="store_true", help="Convert only users who failed in an earlier run.")
+
+    pace = parser.add_argument_group("pace")
+    pace.add_argument(
         "--batch-size",
         type=arguments.batch_size,
         metavar="N|auto",
         help="Convert N users in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
         f"(default: {default.batch_size}).",
     )
-    parser.add_argument(
-        "--limit",
-        type=arguments.whole_number,
-        metavar="N",
-        help="Convert at most N users, then end; the next run goes on from there (default: all).",
+    pace.add_argument(
+        "--delay",
+        type=arguments.delay,
+        metavar="auto|SECONDS",
+        help="Wait this many seconds between batches, 0 for no pause, or only while the database is under load with "
+        f"auto (default: {default.delay}).",
     )
-    parser.add_argument(
-        "--cohort",
-        type=arguments.cohort,
-        metavar="PCT",
-        help="Convert a stable share of the users, such as 1%% or 0.25%%; the same users each time (default: all).",
-    )
-    parser.add_argument(
-        "--auto-fix",
-        action="store_true",
-        help="Correct the findings that have one right answer before the run; before and after are kept.",
-    )
-    parser.add_argument(
-        "--skip-invalid",
-        action="store_true",
-        help="Leave users with error-level findings out, recorded as skipped with the reason; by default any such "
-        "finding refuses the run.",
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="Convert only users who failed in an earlier run (default: all)."
-    )
-    parser.add_argument(
+    arguments.add_workers_options(pace)
+
+    failures = parser.add_argument_group("when users fail")
+    failures.add_argument(
         "--error-threshold",
         type=arguments.percentage,
         metavar="PCT",
         help="Trip the breaker when more than this percentage of the users attempted failed; 0 trips at the first "
         f"failure once 50 were attempted, 100 never (default: {default.error_threshold}).",
     )
-    parser.add_argument(
+    failures.add_argument(
         "--no-auto-rollback",
         action="store_true",
-        help="When the breaker trips, stop and leave what was converted; by default this run's conversions are "
-        "taken back.",
+        help="When the breaker trips, stop and keep what was converted; by default this run's conversions are rolled "
+        "back.",
     )
-    parser.add_argument(
-        "--delay",
-        type=arguments.delay,
-        metavar="auto|SECONDS",
-        help="Wait this many seconds between batches, 0 for no pause, or only while the database is unwell with auto "
-        f"(default: {default.delay}).",
-    )
-    arguments.add_workers_option(parser)
-    parser.add_argument(
-        "--join",
-        type=arguments.whole_number,
-        metavar="RUN",
-        help="Lend a hand to this open migration or mass rollback, from any machine with the same database, until it "
-        "ends.",
-    )
-    parser.add_argument(
+    failures.add_argument(
         "--rollback",
         action="store_true",
-        help="Take conversions back instead: those of --user-id, or all, with --dry-run, --batch-size, --workers and "
-        "--reason if wanted; rollback_migration has more choices.",
+        help="Roll back instead of migrating: the users of --user-id, or all, with --dry-run, --batch-size, --workers "
+        "and --reason if wanted; rollback_migration has more choices.",
     )
-    parser.add_argument(
-        "--reason",
-        type=arguments.text,
-        default="",
-        help="Why, for the record; kept with the run or event (default: none).",
-    )
-    plan = parser.add_mutually_exclusive_group()
-    plan.add_argument(
-        "--save-plan", type=Path, metavar="FILE", help="With --dry-run: write what was promised to a new file."
-    )
-    plan.add_argument(
-        "--plan",
-        type=Path,
-        metavar="FILE",
-        help="Execute the plan that a dry run saved, with its options; refused when rates or findings have changed "
-        "since. How far the result differs from the promise is told at the end.",
-    )
+
+    arguments.add_reason_option(parser)
 
 
 def add_checklist_options(parser: CommandParser) -> None:
     """Add the go or no-go before a migration."""
-    group = parser.add_argument_group("before the migration")
+    group = parser.add_argument_group("go or no-go")
     group.add_argument(
         "--rehearse",
         type=arguments.number,
@@ -149,40 +146,26 @@ def add_checklist_options(parser: CommandParser) -> None:
     )
 
 
-def add_control_options(parser: CommandParser) -> None:
-    """Add what may be done to an open run from another terminal."""
-    group = parser.add_argument_group("an open run, from another terminal (RUN: its number; default: the open one)")
-    control = group.add_mutually_exclusive_group()
-    for name, sentence in {
-        "pause": "Hold the run: its workers finish the batch in hand and wait.",
-        "resume": "Let a paused run go on.",
-        "stop": "End the run for good: what it did stands.",
-    }.items():
-        control.add_argument(
-            f"--{name}",
-            nargs="?",
-            const=0,
-            type=arguments.whole_number,
-            metavar="RUN",
-            help=sentence,
-        )
-    group.add_argument(
-        "--set",
-        action="append",
-        type=arguments.setting,
-        default=[],
-        metavar="NAME=VALUE",
-        help="Change batch_size, delay or error_threshold of the open run; in force within a batch or the next "
-        "planning. May be repeated.",
-    )
-
-
-def asked_control(options: dict[str, Any]) -> tuple[str | None, int | None]:
-    """Return which of pause, resume and stop was asked for, and the run named with it."""
+def add_replaced_options(parser: CommandParser) -> None:
+    """Add the former spellings of ``control_migration`` and ``work_migration --run``, hidden."""
     for name in ("pause", "resume", "stop"):
-        if options[name] is not None:
-            return name, options[name] or None
-    return None, None
+        parser.add_argument(f"--{name}", nargs="?", const=0, type=arguments.whole_number, help=argparse.SUPPRESS)
+    parser.add_argument("--set", action="append", type=arguments.setting, default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--join", type=arguments.whole_number, help=argparse.SUPPRESS)
+
+
+def asked_control(options: dict[str, Any]) -> tuple[Action | None, int | None]:
+    """Return which of pause, resume, stop and set was asked for, and the run named with it.
+
+    Raises:
+        UsageError: more than one of pause, resume and stop was.
+    """
+    asked = [action for action in (Action.PAUSE, Action.RESUME, Action.STOP) if options[action] is not None]
+    if len(asked) > 1:
+        raise UsageError(f"--{asked[1]} cannot be combined with --{asked[0]}: leave one out")
+    if asked:
+        return asked[0], options[asked[0]] or None
+    return (Action.SET, None) if options["set"] else (None, None)
 
 
 def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOptions:
@@ -208,30 +191,30 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     Raises:
         UsageError: there are such options.
     """
-    control, _ = asked_control(options)
+    action, _ = asked_control(options)
     if options["rehearse"] is not None:
         _allow("--rehearse", options, "rehearse", "user_ids", "cohort", "batch_size", "skip_invalid", "retry_failed")
     elif options["checklist"]:
         _allow("--checklist", options, "checklist", "backup", "confirm", "executor")
     elif options["backup"] or options["confirm"]:
         raise UsageError("--backup and --confirm answer questions of the checklist: add --checklist")
-    if control is not None or options["set"]:
-        _allow(f"--{control or 'set'}", options, "reason", "set", "pause", "resume", "stop")
+    if action is not None:
+        _allow(f"--{action}", options, "reason", "set", "pause", "resume", "stop")
     elif options["join"] is not None:
         _allow("--join, which takes a run as it is", options, "join", "workers", "executor")
     elif options["rollback"]:
         _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "workers", "executor", "reason")
     elif options["plan"] is not None:
-        _refuse("--plan, which executes what was promised", options, "dry_run", "validate_only", "user_ids")
+        _refuse("--plan, which executes what was planned", options, "dry_run", "validate_only", "user_ids")
     elif options["user_ids"]:
-        _refuse("--user-id, which names its users", options, "limit", "cohort", "retry_failed", "workers", "executor")
+        _refuse("--user-id, which selects its users", options, "limit", "cohort", "retry_failed", "workers", "executor")
     elif options["dry_run"] or options["validate_only"]:
         _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers", "executor")
     if options["save_plan"] is not None and not options["dry_run"]:
-        raise UsageError("--save-plan writes what a dry run promises: add --dry-run")
+        raise UsageError("--save-plan writes the forecast of a dry run: add --dry-run")
 
 
-#: The options of this command, by destination, that can stand in each other's way.
+#: The options of this command, by destination, that exclude one another.
 _FLAGS: Final = {
     "rehearse": "--rehearse",
     "checklist": "--checklist",

@@ -21,7 +21,7 @@ from mana_migration.engine.health import read_health
 from mana_migration.errors import MigrationError
 from mana_migration.models import Checklist, MigrationRun
 from mana_migration.services import logs, notifications, observation, preflight, runs, validation
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from mana_migration.states import EventKind
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"

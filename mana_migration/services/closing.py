@@ -15,7 +15,7 @@ from mana_migration.engine import chain
 from mana_migration.errors import ArchiveError, MigrationError
 from mana_migration.models import Closing, MigrationRun
 from mana_migration.services import archive, logs, preflight, runs, validation
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from mana_migration.states import RunKind
 
 

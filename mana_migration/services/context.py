@@ -1,20 +1,25 @@
-"""How whoever starts work attends to it: asks for its end, is told of its progress."""
+"""Where work is done, who asks for it, how it is asked to end, and who is informed of it."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, TypedDict
+from typing import Final
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import ProgressCallback
-from mana_migration.services import runs
 
-#: Seconds that a wait lasts at most before it looks again: Python hears of a signal that comes in the very instant
-#: before a wait begins only when that wait ends.
-LONGEST_DEAF: Final = 0.25
+#: Seconds that one wait for the lock lasts at most: Python handles a signal that arrives in the instant before a wait
+#: only when that wait ends.
+LONGEST_WAIT: Final = 0.25
 
 
 def _closed_gate() -> threading.Lock:
@@ -25,7 +30,7 @@ def _closed_gate() -> threading.Lock:
 
 @dataclass(slots=True)
 class StopFlag:
-    """Ask a worker to end after the batch in hand; wakes it from any wait.
+    """Ask a worker to end after its current batch; ends any wait.
 
     A signal handler may ask at any moment, also while this thread is about to wait: an ``Event``
     would wait for its own lock then, and until Python 3.13 a ``SimpleQueue`` waits for ever if the
@@ -33,12 +38,12 @@ class StopFlag:
     """
 
     _gate: threading.Lock = field(default_factory=_closed_gate)
-    """Held until the end is asked for; whoever waits tries to get it."""
+    """Held until the end is asked for; a wait tries to get it."""
     requested: bool = False
     """Whether the end was asked for."""
     signal: int = 0
     quiet: bool = False
-    """Whether the end is none that anybody should hear of: somebody else goes on at once."""
+    """Whether the end is not worth an event, because another process continues at once."""
     listeners: list[Callable[[], None]] = field(default_factory=list)
     """Called when the end is asked for, possibly in a signal handler."""
 
@@ -53,8 +58,8 @@ class StopFlag:
         """Wait, at most until the end is asked for; return whether it was."""
         end = time.monotonic() + seconds
         while not self.requested and (left := end - time.monotonic()) > 0:
-            if self._gate.acquire(timeout=min(left, LONGEST_DEAF)):
-                self._open()  # for whoever else waits
+            if self._gate.acquire(timeout=min(left, LONGEST_WAIT)):
+                self._open()  # for other threads that wait
         return self.requested
 
     def _open(self) -> None:
@@ -62,16 +67,45 @@ class StopFlag:
             self._gate.release()
 
 
-class RunContext(TypedDict, total=False):
-    """How whoever starts work attends to it: keyword arguments that are handed on as they came.
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, and on which machine."""
 
-    ``using``: database alias; default: ``default``.  ``stop``: asks for the end after the batch in
-    hand.  ``progress``: told of committed batches and waits.  ``expecting``: told how many users are left when
-    the work begins.  ``notice``: told, in sentences, what was found and decided.
+    name: str
+    host: str
+
+
+def current_actor() -> Actor:
+    """Return the operating-system user of this process."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for its user
+        name = f"uid {os.getuid()}"
+    return Actor(name[:150], socket.gethostname()[:255])
+
+
+def ignore(value: object) -> None:
+    """Do nothing with a notice, a result or a number."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """How a piece of work was started: handed down unchanged to everything that does it.
+
+    ``using``: database alias.  ``actor``: who asks.  ``stop``: asks for the end after the current
+    batch.  ``progress``: called with each committed batch, and with what the run waits for.
+    ``expecting``: called with the number of users that are left when the work begins.  ``notice``:
+    called with sentences about what was found and decided.
     """
 
-    using: str
-    stop: StopFlag | None
-    progress: ProgressCallback | None
-    expecting: runs.Expecting
-    notice: runs.Notice
+    using: str = DEFAULT_DB_ALIAS
+    actor: Actor = field(default_factory=current_actor)
+    stop: StopFlag = field(default_factory=StopFlag)
+    progress: ProgressCallback = ignore
+    expecting: Callable[[int], None] = ignore
+    notice: Callable[[str], None] = ignore
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """Return this thread's connection to the database."""
+        return connections[self.using]

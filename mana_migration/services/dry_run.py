@@ -1,4 +1,4 @@
-"""The dry run: what a migration would do now, in a read-only transaction that writes nothing anywhere."""
+"""The dry run: what a migration or a rollback would do now, in a read-only transaction that writes nothing."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Final
 from django.db import connections
 
 from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, LargeConversion
-from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.pacing import AUTO, START
-from mana_migration.domain.results import Totals
-from mana_migration.domain.validation import PRE, in_the_way
-from mana_migration.engine import conversion
+from mana_migration.domain.results import RollbackForecast, Totals
+from mana_migration.domain.validation import PRE, blocking
+from mana_migration.engine import conversion, reversal
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.selectors.runs import snapshot_of, with_now
-from mana_migration.services import migration, preflight, runs, validation
+from mana_migration.services import migration, preflight, rollback, runs, validation
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -61,7 +63,7 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
                 found = conversion.largest(
                     connection, terms, count=LARGEST, selected_users=named, limit=limit, fixed=fixed
                 )
-        if goes_on_with is None and not blocked:  # whoever goes on with a run has passed these checks
+        if goes_on_with is None and not blocked:  # an open run has passed these checks
             blocked = _other_rates(rates, using) or _obstacles(findings, options)
     return Forecast(
         options=options,
@@ -81,13 +83,13 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
 
 
 def _conflict(open_run: MigrationRun | None, options: MigrationOptions) -> str:
-    """Return why an open run would refuse these options; empty where it would be gone on with or let be."""
+    """Return why an open run would refuse these options; empty where it would be resumed or left alone."""
     if open_run is None:
         return ""
     if options.users:
         return runs.describe_conflict(open_run) if open_run.kind == RunKind.ROLLBACK else ""
     try:
-        migration.refuse_to_join(open_run, options)
+        Migration(options).refuse_to_resume(open_run)
     except RunConflictError as error:
         return str(error)
     return ""
@@ -98,7 +100,7 @@ def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
     errors = sum(finding.count for finding in findings if finding.severity == "error")
     if not errors or options.skip_invalid or options.auto_fix or options.users:
         return ""
-    return f"{in_the_way(errors)}: use --auto-fix to clear them or --skip-invalid to leave those users out"
+    return f"{blocking(errors)}: use --auto-fix to correct them or --skip-invalid to leave those users out"
 
 
 def _other_rates(rates: Rates, using: str) -> str:
@@ -132,3 +134,45 @@ def expected_rate(using: str) -> tuple[float, str]:
             return seen.totals.selected / seen.worked, f"measured in run {run.pk}"
     rate = ASSUMED_RATE[connections[using].vendor]
     return float(rate), "assumed: no mass migration has run for long enough to measure"
+
+
+def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = LARGEST) -> RollbackForecast:
+    """Say what a rollback would do now, in one read-only snapshot; nothing is locked or written.
+
+    Raises:
+        PreflightError, DatabaseUnavailableError: the database is not fit.
+        RunNotFoundError: the run to roll back does not exist.
+        RunConflictError: it is no migration.
+    """
+    preflight.check(using, read_only=True)
+    warnings = tuple(preflight.warnings(using))
+    begun = time.monotonic()
+    with read_only_snapshot(using):
+        rollback.check_target(options, using)
+        connection, terms = connections[using], rollback.terms_of(options, run=0)
+        ranges: list[tuple[str, str] | None] = [(user, user) for user in options.users]
+        whole = Totals()
+        lacking: list[tuple[int, int, int]] = []
+        for keys in ranges or [None]:
+            whole.add(reversal.forecast(connection, terms, keys=keys))
+            lacking += reversal.shortfalls(connection, terms, limit=largest, keys=keys)
+        open_run = None if options.users else runs.open_run_or_none(using)
+        blocked, goes_on_with = "", None
+        if open_run is not None and open_run.is_rollback:
+            try:
+                Rollback(options).refuse_to_resume(open_run)
+                goes_on_with = open_run.pk
+            except RunConflictError as error:
+                blocked = str(error)
+        some = rollback.any_migrated(options, using) if options.users else whole.selected
+        if not blocked and goes_on_with is None and not some:
+            blocked = rollback.nothing_to_roll_back(options)
+        return RollbackForecast(
+            whole,
+            sorted(lacking, key=lambda row: -row[2])[:largest],
+            open_run.pk if open_run is not None and open_run.kind == RunKind.MIGRATION else None,
+            time.monotonic() - begun,
+            blocked,
+            goes_on_with,
+            warnings,
+        )

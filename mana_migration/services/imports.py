@@ -60,7 +60,7 @@ from mana_migration.errors import (
 )
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import logs, preflight, runs
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from wishes import conf as wishes_conf
 

@@ -1,9 +1,9 @@
-"""Convert on touch: a user who spends before their turn is converted in that same transaction.
+"""Lazy conversion: a user who spends before their turn is converted in that same transaction.
 
-# Note [Nobody waits]
-Whoever stops a run holds its row and waits for the batches in hand; a batch may wait for a wallet
-that a spender holds.  If the spender waited for the run's row in turn, the three would wait for
-each other.  So a row that somebody holds is passed over, and the spend goes on in wishes.
+# Note [No waiting for the run]
+Stopping a run locks its row and waits for the batches being handled; a batch may wait for a wallet
+that a spending transaction holds.  If that transaction waited for the run's row in turn, the three
+would wait for each other.  So a row that is locked is skipped, and the user spends wishes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def convert_on_first_use(user_key: Any, using: str = "default") -> bool:
     - the run has dealt with the user already, or the user cannot be converted (a negative balance,
       too much mana): the batch that reaches them will record why.
 
-    The application never waits for the migration here: see Note [Nobody waits].
+    The application never waits for the migration here: see Note [No waiting for the run].
     """
     if not conf.convert_on_first_use():
         return False

@@ -1,21 +1,19 @@
-"""Migrating users: open or go on with a run, work on it, judge it, check it, close it."""
+"""Migrating users: what is checked before, how a batch and a selected user are converted, when too many have failed."""
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
 
 from django.db import connections, transaction
 from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NOBODY_FAILED
-from mana_migration.domain.options import MigrationOptions, RollbackOptions
+from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.domain.validation import in_the_way
+from mana_migration.domain.validation import FixReport, blocking
+from mana_migration.domain.words import counted
 from mana_migration.engine import conversion, pipeline, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
@@ -23,33 +21,11 @@ from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, checklist, logs, preflight, rollback, runs, selected_users, validation
-from mana_migration.services.context import RunContext, StopFlag
-from mana_migration.services.runs import Actor
-from mana_migration.services.worker import throttle
-from mana_migration.services.worker.loop import Ending, Worker
-from mana_migration.states import RunKind, RunStatus, StopCause
+from mana_migration.services import autofix, checklist, runs, selected_users, validation
+from mana_migration.services.context import RunContext
+from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
-
-
-def terms_of(run: MigrationRun) -> ConversionTerms:
-    """Return what is frozen on a migration run, as the engine takes it."""
-    return terms_of_request(run.migration_options, Rates.from_mapping(run.rates), run=run.pk)
-
-
-def terms_of_request(
-    options: MigrationOptions, rates: Rates, *, run: int = conversion.NO_RUN, per_user: bool = False
-) -> ConversionTerms:
-    """Return what a migration that is asked for would freeze; ``run``: the open one that it would go on with."""
-    return ConversionTerms(
-        run=run,
-        rates=rates,
-        skip_invalid=options.skip_invalid,
-        cohort=options.cohort,
-        retry_failed=options.retry_failed,
-        per_user=per_user,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +34,12 @@ class MigrationWork:
 
     terms: ConversionTerms
     limit: int | None = None
+    throttled: bool = True
+
+    @classmethod
+    def of(cls, run: MigrationRun) -> MigrationWork:
+        """Return the work on an open migration."""
+        return cls(terms_of(run), run.migration_options.limit)
 
     def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
         """Cut the next users that are still to be converted."""
@@ -88,152 +70,189 @@ class MigrationWork:
             error_message=message,
         )
 
-    def tripped(self, using: str) -> bool:
-        """Say whether the run has failed too many users."""
-        return judge(self.terms.run, using=using).tripped
+    def verdict(self, using: str, *, final: bool = False) -> breaker.BreakerVerdict:
+        """Judge the run by all users it attempted and by its latest ones."""
+        run = MigrationRun.objects.using(using).get(pk=self.terms.run)
+        whole = totals.run_totals(run, using)
+        latest = totals.latest(run.pk, using, attempted=breaker.WINDOW)
+        return breaker.judge(whole, latest, run.controls_in_force.error_threshold, final=final)
+
+    def on_close(self, context: RunContext) -> None:
+        """Do nothing: a migration closes by itself."""
 
 
-def judge(run_id: int, *, using: str, final: bool = False) -> breaker.BreakerVerdict:
-    """Judge a run by all it attempted and by its latest users."""
-    run = MigrationRun.objects.using(using).get(pk=run_id)
-    threshold = run.controls_in_force.error_threshold
-    whole = totals.run_totals(run, using)
-    return breaker.judge(whole, totals.latest(run_id, using, attempted=breaker.WINDOW), threshold, final=final)
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A migration as it is asked for; see ``operation.Operation``."""
 
+    options: MigrationOptions
+    reason: str = ""
 
-def migrate(
-    options: MigrationOptions,
-    *,
-    actor: Actor,
-    reason: str = "",
-    **context: Unpack[RunContext],
-) -> RunSummary:
-    """Migrate users: named ones at once, all others in a run that the same call goes on with.
+    @property
+    def selected_users(self) -> tuple[str, ...]:
+        """The users that are selected one by one, empty for a mass run."""
+        return self.options.users
 
-    Where a run is being taken back because its breaker tripped, that is gone on with instead.
+    @property
+    def reverses(self) -> bool:
+        """Whether conversions may be reversed: the breaker does so, and selected users have none."""
+        return not self.options.users
 
-    Args:
-        options: what is asked for.
-        actor: who asks.
-        reason: why, for the record.
-        context: see ``RunContext``.
+    def shown_run(self, run: MigrationRun) -> int:
+        """Return the run whose outcome is reported: for a rollback by the breaker, the migration that it tripped."""
+        return run.tripped_run or run.pk
 
-    Raises:
-        PreflightError: the database is not fit.
-        NothingToMigrateError: only those who failed earlier were to be converted, and nobody did.
-        FindingsError: error-level findings stand in the way.
-        RunConflictError: another run is open, or this one with other options, or other rates are in force.
-        DatabaseUnavailableError: the database cannot do the work; the run stays open.
-    """
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    preflight.check(using, reverses=not options.users, notice=notice)  # the breaker's rollback reverses
-    if options.users:
-        return migrate_selected(options, actor=actor, reason=reason, using=using, notice=notice)
-    run = open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
-    begun = time.monotonic()
-    done = work_on_run(run.pk, actor=actor, **context)
-    if run.tripped_run is not None:  # the breaker's rollback: what was asked for is the run that it takes back
-        return summary(run.tripped_run, using=using, seconds=time.monotonic() - begun, handled=done.handled)
-    return done
+    def can_resume(self, run: MigrationRun) -> bool:
+        """Say that any open run is resumed or refused; see ``refuse_to_resume``."""
+        return True
 
+    def refuse_to_resume(self, run: MigrationRun) -> None:
+        """Refuse a request that cannot mean the open run; a rollback that the breaker opened can be meant.
 
-def open_or_join(
-    options: MigrationOptions, *, actor: Actor, reason: str, using: str, notice: runs.Notice
-) -> MigrationRun:
-    """Return the run to work on: the open one, else a new one; two at once get the same."""
-    run = runs.open_run_or_none(using)
-    if run is None:
-        try:
-            return start(options, actor=actor, reason=reason, using=using, notice=notice)
-        except RunConflictError:
-            run = runs.open_run_or_none(using)
-            if run is None:
-                raise
-    join(run, options, actor=actor, using=using, notice=notice)
-    return run
+        Raises:
+            RunConflictError: it is another rollback, it is paused, or its options or rates contradict the request.
+        """
+        if run.is_rollback and run.tripped_run is None:
+            raise RunConflictError(runs.describe_conflict(run))
+        runs.refuse_paused(run)
+        if run.is_rollback:
+            return
+        frozen, asked, default = run.options, self.options.as_dict(), MigrationOptions().as_dict()
+        contradictions = [
+            f"{name} is {frozen.get(name)!r}, not {value!r}"
+            for name, value in asked.items()
+            if name != "auto_fix" and value != default[name] and value != frozen.get(name)
+        ]
+        if run.rates != wishes_conf.rates().as_dict():
+            now = _rates_text(wishes_conf.rates().as_dict())
+            contradictions.append(f"its rates are {_rates_text(run.rates)}, not {now}")
+        in_force = run.controls_in_force.contradictions(self.options.controls, self.options.given)
+        if contradictions or in_force:
+            raise RunConflictError(
+                f"run {run.pk} is open with other options: {'; '.join([*contradictions, *in_force])}. "
+                "Leave them out to resume it, "
+                + (f"change them with control_migration set {run.pk} NAME=VALUE, " if in_force else "")
+                + f"or stop it with control_migration stop {run.pk}"
+            )
 
+    def describe_resumed(self, run: MigrationRun, using: str) -> str:
+        """Say which run is resumed."""
+        if run.tripped_run is not None:
+            return f"run {run.pk} is rolling back run {run.tripped_run}, whose breaker tripped: resuming it"
+        last = totals.folded_figures(run, using)["last_progress"]
+        progress = f"last progress {runs.seconds_since(last):.0f} s ago" if last else "no progress yet"
+        return f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}, {progress}: resuming"
 
-def migrate_selected(
-    options: MigrationOptions, *, actor: Actor, reason: str = "", using: str, notice: runs.Notice = runs.silent
-) -> RunSummary:
-    """Convert named users at once, whatever migration is open.
+    def open(self, context: RunContext) -> MigrationRun:
+        """Check everything that must hold before and open a run; no user is converted yet.
 
-    Raises:
-        RunConflictError: a mass rollback is open, or the rates differ from those of live conversions.
-    """
-    open_run = runs.open_run_or_none(using)
-    if open_run is not None and open_run.kind == RunKind.ROLLBACK:
-        raise RunConflictError(runs.describe_conflict(open_run))
-    refuse_other_rates(wishes_conf.rates(), using)
-    fixes = None
-    if options.auto_fix:
-        fixes = autofix.fix_all(using=using, actor=actor.name, users=options.users)
-        notice(_fixed_words(fixes.fixed))
-    done = selected_users.migrate_selected(options, actor=actor, reason=reason, using=using)
-    if fixes is not None and done.run is not None:
-        autofix.assign_to_run(done.run, fixes, actor=actor.name, using=using)
-    return done
-
-
-def start(
-    options: MigrationOptions,
-    *,
-    actor: Actor,
-    reason: str = "",
-    using: str = "default",
-    notice: runs.Notice = runs.silent,
-) -> MigrationRun:
-    """Check everything that must hold before and open a run; nobody is converted yet.
-
-    Raises:
-        NothingToMigrateError: only those who failed earlier were to be converted, and nobody did.
-        FindingsError: error-level findings stand in the way.
-        RunConflictError: another mass run is open, or the rates differ from those of live conversions.
-    """
-    checklist.require(using)
-    rates = wishes_conf.rates()
-    refuse_other_rates(rates, using)
-    failed = _failed_before(options, rates, using) if options.retry_failed else None
-    report = validation.precheck(using)
-    fixes = None
-    if options.auto_fix and report.error_count:
-        fixes = autofix.fix_all(using=using, actor=actor.name)
+        Raises:
+            NothingToMigrateError: only users who failed earlier were to be converted, and there are none.
+            FindingsError: error-level findings block the run.
+            RunConflictError: another mass run is open, or the rates differ from those of live conversions.
+        """
+        options, using = self.options, context.using
+        checklist.require(using)
+        rates = wishes_conf.rates()
+        refuse_other_rates(rates, using)
+        failed = _failed_before(options, rates, using) if options.retry_failed else None
         report = validation.precheck(using)
-        notice(_fixed_words(fixes.fixed))
-    if report.error_count and not options.skip_invalid:
-        raise FindingsError(
-            f"{in_the_way(report.error_count)} "
-            f"({report.broken}); "
-            "see validate_migration --pre-migration, then use --auto-fix to clear them or --skip-invalid to leave "
-            "those users out"
+        fixes = None
+        if options.auto_fix and report.error_count:
+            fixes = _fix(context)
+            report = validation.precheck(using)
+        if report.error_count and not options.skip_invalid:
+            raise FindingsError(
+                f"{blocking(report.error_count)} ({report.broken}); see validate_migration --pre-migration, then use "
+                "--auto-fix to correct them or --skip-invalid to leave those users out"
+            )
+        run = runs.create_run(
+            using=using,
+            kind=RunKind.MIGRATION,
+            options=options.as_dict(),
+            rates=rates.as_dict(),
+            controls=options.controls,
+            actor=context.actor,
+            reason=self.reason,
+            expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
+            baseline={**report.baseline, **quick.marks(context.connection)},
         )
-    run = runs.create_run(
-        using=using,
-        kind=RunKind.MIGRATION,
-        options=options.as_dict(),
-        rates=rates.as_dict(),
-        controls=options.controls,
-        actor=actor,
-        reason=reason,
-        expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
-        baseline={**report.baseline, **quick.marks(connections[using])},
+        if fixes is not None:
+            autofix.assign_to_run(run.pk, fixes, actor=context.actor.name, using=using)
+        checklist.attach(run, actor=context.actor, using=using)
+        context.notice(
+            f"run {run.pk} is open on {context.actor.host}: about {counted(run.expected or 0, 'user')} to migrate"
+        )
+        return run
+
+    def handle_selected(self, context: RunContext) -> RunSummary:
+        """Convert selected users at once, whatever migration is open; there is no breaker, failures are reported.
+
+        Raises:
+            UsageError: more users are selected than one transaction should hold.
+            RunConflictError: a mass rollback is open, or the rates differ from those of live conversions.
+            DatabaseUnavailableError: another session held a wallet for too long; no user was converted.
+        """
+        using = context.using
+        open_run = runs.open_run_or_none(using)
+        if open_run is not None and open_run.is_rollback:
+            raise RunConflictError(runs.describe_conflict(open_run))
+        rates = wishes_conf.rates()
+        refuse_other_rates(rates, using)
+        fixes = _fix(context, self.options.users) if self.options.auto_fix else None
+
+        def convert(run: MigrationRun, task: Task) -> Totals:
+            terms = terms_of_request(self.options, rates, run=run.pk, per_user=True)
+            handled = conversion.convert(connections[using], terms, task)
+            return selected_users.left_out(run, task, "already_migrated", using) if handled is None else handled.totals
+
+        done = selected_users.execute(
+            self.options.users,
+            convert,
+            kind=RunKind.MIGRATION,
+            options=self.options.as_dict(),
+            rates=rates.as_dict(),
+            reason=self.reason,
+            context=context,
+        )
+        if fixes is not None and done.run is not None:
+            autofix.assign_to_run(done.run, fixes, actor=context.actor.name, using=using)
+        return done
+
+
+def terms_of(run: MigrationRun) -> ConversionTerms:
+    """Return what is frozen on a migration run, as the engine takes it."""
+    return terms_of_request(run.migration_options, Rates.from_mapping(run.rates), run=run.pk)
+
+
+def terms_of_request(
+    options: MigrationOptions, rates: Rates, *, run: int = conversion.NO_RUN, per_user: bool = False
+) -> ConversionTerms:
+    """Return what a migration that is asked for would freeze; ``run``: the open one that it would resume."""
+    return ConversionTerms(
+        run=run,
+        rates=rates,
+        skip_invalid=options.skip_invalid,
+        cohort=options.cohort,
+        retry_failed=options.retry_failed,
+        per_user=per_user,
     )
-    if fixes is not None:
-        autofix.assign_to_run(run.pk, fixes, actor=actor.name, using=using)
-    checklist.attach(run, actor=actor, using=using)
-    notice(f"run {run.pk} is open on {actor.host}: about {run.expected:,} users to migrate")
-    return run
 
 
-def _fixed_words(fixed: int) -> str:
-    return f"auto-fix changed {fixed:,} finding{'s' * (fixed != 1)}; before and after are kept as integrity fixes"
+def _fix(context: RunContext, users: Sequence[str] = ()) -> FixReport:
+    """Correct the findings that have one right answer, of selected users or of all."""
+    fixes = autofix.fix_all(using=context.using, actor=context.actor.name, users=users)
+    context.notice(
+        f"auto-fix corrected {counted(fixes.fixed, 'finding')}; the values before and after are kept as integrity fixes"
+    )
+    return fixes
 
 
 def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
-    """Return how many users a run would take up of those who failed in an earlier one.
+    """Return how many of the users who failed in an earlier run this one would attempt.
 
     Raises:
-        NothingToMigrateError: there is none.
+        NothingToMigrateError: there are none.
     """
     terms = terms_of_request(options, rates)
     users = conversion.forecast(connections[using], terms, limit=options.limit).selected
@@ -243,7 +262,7 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
 
 
 def refuse_other_rates(rates: Rates, using: str) -> None:
-    """Refuse to convert at rates that differ from those of the users already converted by a run of ours.
+    """Refuse to convert at rates that differ from those of the users already converted.
 
     Raises:
         RunConflictError: they differ.
@@ -262,188 +281,3 @@ def refuse_other_rates(rates: Rates, using: str) -> None:
 
 def _rates_text(rates: dict[str, int]) -> str:
     return "/".join(str(rates[colour]) for colour in ("green", "blue", "red"))
-
-
-def join(
-    run: MigrationRun,
-    options: MigrationOptions,
-    *,
-    actor: Actor,
-    using: str,
-    notice: runs.Notice = runs.silent,
-) -> None:
-    """Go on with the open run, if it is one that this request can mean.
-
-    Raises:
-        RunConflictError: see ``refuse_to_join``.
-    """
-    refuse_to_join(run, options)
-    if run.kind == RunKind.ROLLBACK:
-        notice(f"run {run.pk} takes run {run.target_run_id} back, whose breaker tripped: going on with it")
-        runs.note_resumed_work(run.pk, actor=actor, using=using)
-        return
-    figures = totals.folded_figures(run, using)
-    last = figures["last_progress"]
-    ago = f"{runs.seconds_since(last):.0f} s ago" if last else "not yet"
-    notice(
-        f"run {run.pk}, opened {timezone.localtime(run.created_at):%H:%M} on {run.host}, last progress {ago}: going on"
-    )
-    runs.note_resumed_work(run.pk, actor=actor, using=using)
-
-
-def refuse_to_join(run: MigrationRun, options: MigrationOptions) -> None:
-    """Refuse a request that the open run cannot be meant by; a breaker's rollback can be.
-
-    Raises:
-        RunConflictError: it is a rollback, it is paused, or its frozen options or rates contradict the request.
-    """
-    if run.is_rollback and run.tripped_run is None:
-        raise RunConflictError(runs.describe_conflict(run))
-    if run.status == RunStatus.PAUSED:
-        raise RunConflictError(f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}")
-    if run.is_rollback:
-        return
-    frozen, asked, default = run.options, options.as_dict(), MigrationOptions().as_dict()
-    contradictions = [
-        f"{name} is {frozen.get(name)!r}, not {value!r}"
-        for name, value in asked.items()
-        if name != "auto_fix" and value != default[name] and value != frozen.get(name)
-    ]
-    if run.rates != wishes_conf.rates().as_dict():
-        now = _rates_text(wishes_conf.rates().as_dict())
-        contradictions.append(f"its rates are {_rates_text(run.rates)}, not {now}")
-    in_force = run.controls_in_force.contradictions(options.controls, options.given)
-    if contradictions or in_force:
-        raise RunConflictError(
-            f"run {run.pk} is open with other options: {'; '.join([*contradictions, *in_force])}. "
-            "Give the command without them to go on with it, "
-            + ("change them with migrate_users --set NAME=VALUE, " if in_force else "")
-            + f"or stop it with migrate_users --stop {run.pk}"
-        )
-
-
-def work_on_run(
-    run_id: int,
-    *,
-    actor: Actor,
-    joining: bool = False,
-    **context: Unpack[RunContext],
-) -> RunSummary:
-    """Work on an open run, whatever its kind, until it ends, a signal comes or it leaves our hands.
-
-    Where others trip its breaker, help to take it back.  ``joining``: others work on it too; what they
-    have begun to check is theirs.
-    """
-    begun = time.monotonic()
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    stop = context["stop"] = context.get("stop") or StopFlag()
-    progress, expecting = context.get("progress"), context.get("expecting", runs.ignore_expected)
-    run = MigrationRun.objects.using(using).get(pk=run_id)
-    if run.expected is not None:
-        expecting(max(0, run.expected - totals.run_totals(run, using).selected))
-    if run.kind == RunKind.ROLLBACK:
-        done = rollback.work_on_rollback(run_id, actor=actor, joining=joining, **context)
-        if run.tripped_run is None:
-            return done
-        # the migration that was asked for is the one that its breaker ended
-        return summary(run.tripped_run, using=using, seconds=done.seconds, handled=done.handled)
-    work = MigrationWork(terms_of(run), run.migration_options.limit)
-    pause = throttle.Throttle(run_id, using, stop, notice, progress)
-    worker = Worker(run_id, work, using=using, stop=stop, progress=progress, throttle=pause, notice=notice)
-    ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
-    if ending is Ending.DONE:
-        close(run_id, actor=actor, using=using, notice=notice, joining=joining)
-    elif ending is Ending.TRIPPED:
-        trip(run_id, judge(run_id, using=using), actor=actor, using=using, notice=notice)
-    back = runs.find_takeback(run_id, using=using) if ending is not Ending.INTERRUPTED else None
-    if back is not None:
-        rollback.work_on_rollback(back.pk, actor=actor, joining=joining, **context)
-    return summary(run_id, using=using, seconds=time.monotonic() - begun, handled=worker.handled)
-
-
-def close(
-    run_id: int,
-    *,
-    actor: Actor,
-    using: str,
-    notice: runs.Notice,
-    joining: bool = False,
-) -> None:
-    """End a run for which nobody is left: the breaker's last look, the check of the rules, the final status."""
-    if not runs.to_checking(run_id, actor=actor, using=using, joining=joining):
-        return
-    verdict = judge(run_id, using=using, final=True)
-    if verdict.tripped:
-        trip(run_id, verdict, actor=actor, using=using, notice=notice)
-        return
-    notice("everybody is accounted for: checking the books")
-    report = validation.check_run(using, run_id)
-    runs.end_check(run_id, broken=report.broken, actor=actor, details=report.as_details(), using=using)
-
-
-def trip(
-    run_id: int,
-    verdict: breaker.BreakerVerdict,
-    *,
-    actor: Actor,
-    using: str,
-    notice: runs.Notice = runs.silent,
-) -> None:
-    """Stop a run that failed too many users and open the one that takes its own conversions back."""
-    with transaction.atomic(using=using):
-        run = runs.lock_run(run_id, using)
-        if not run.is_open:
-            return  # another worker tripped it
-        reason = f"{verdict.reason}, the limit is {run.controls_in_force.error_threshold} %"
-        if not run.migration_options.auto_rollback:
-            runs.change_status(
-                run_id,
-                RunStatus.STOPPED,
-                actor=actor,
-                cause=StopCause.BREAKER,
-                reason=f"the breaker tripped: {reason}",
-                using=using,
-            )
-            notice(f"the breaker tripped ({reason}); nothing was taken back, as asked")
-            return
-        runs.change_status(
-            run_id, RunStatus.ROLLING_BACK, actor=actor, cause=StopCause.BREAKER, reason=reason, using=using
-        )
-        back = rollback.open_rollback(
-            RollbackOptions(run=run_id, breaker=True, reason=reason), actor=actor, using=using
-        )
-    logs.write(logging.ERROR, "the breaker tripped", run=run_id, reason=reason)
-    notice(f"the breaker tripped ({reason}): run {back.pk} takes the conversions of run {run_id} back")
-
-
-def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:
-    """Return what a run has done so far; for one that is taken back, what became of that as ``extra["rollback"]``."""
-    run = MigrationRun.objects.using(using).get(pk=run_id)
-    extra = {}
-    if run.status in (RunStatus.ROLLING_BACK, RunStatus.ROLLED_BACK):
-        back = MigrationRun.objects.using(using).filter(target_run=run).order_by("-id").first()
-        if back is not None:
-            undone = totals.run_totals(back, using)
-            extra["rollback"] = {
-                "run": back.pk,
-                "status": back.status,
-                "rolled_back": undone.rolled_back,
-                "skipped": undone.skipped,
-                "failed": undone.failed,
-                "mana": undone.mana,
-            }
-    figures = totals.folded_figures(run, using)
-    return RunSummary(
-        run=run.pk,
-        kind=run.kind,
-        dry_run=False,
-        status=run.status,
-        totals=Totals.from_dict(figures["totals"]),
-        seconds=seconds,
-        cause=run.stop_cause,
-        reason=run.stop_reason,
-        started_at=run.created_at,
-        handled=handled,
-        halving=totals.halving(run, using, figures),
-        extra=extra,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.apps import apps
@@ -14,7 +15,7 @@ from mana_migration.engine import failures, foreign
 from mana_migration.engine.foreign import Attachment
 from mana_migration.engine.support import unsupported
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
-from mana_migration.services import logs, observation, runs
+from mana_migration.services import logs, observation
 from wishes import constraints
 from wishes import guards as wishes_guards
 from wishes.errors import ReversalNotAllowedError
@@ -24,7 +25,11 @@ APPS: Final = ("wishes", "mana_migration")
 
 
 def check(
-    using: str = "default", *, read_only: bool = False, reverses: bool = False, notice: runs.Notice | None = None
+    using: str = "default",
+    *,
+    read_only: bool = False,
+    reverses: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> None:
     """Refuse a database that a run could not finish on, or whose rows it could not see.
 

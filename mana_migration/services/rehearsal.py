@@ -10,7 +10,7 @@ database (a trigger that sends something) do happen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from django.db import DatabaseError, connections, transaction
@@ -19,7 +19,7 @@ from mana_migration import conf
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.rehearsal import Rehearsal, broken_rule
 from mana_migration.domain.repairs import UserState
-from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
+from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine import conversion, dialect, failures, planning, reversal
 from mana_migration.engine.batches import Task
 from mana_migration.engine.conversion import ConversionTerms
@@ -30,8 +30,7 @@ from mana_migration.errors import DatabaseUnavailableError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.models import Rehearsal as StoredRehearsal
 from mana_migration.services import preflight, runs
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import worker_name
 from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
@@ -49,31 +48,19 @@ class _Undo(Exception):
     """Rolls a rehearsed batch back."""
 
 
-def rehearse(
-    options: MigrationOptions,
-    *,
-    sample: int = SAMPLE,
-    actor: Actor,
-    using: str = "default",
-    stop: StopFlag | None = None,
-    progress: ProgressCallback | None = None,
-    expecting: Callable[[int], None] | None = None,
-) -> Rehearsal:
+def rehearse(options: MigrationOptions, context: RunContext, *, sample: int = SAMPLE) -> Rehearsal:
     """Convert and reverse a stable sample of users, roll everything back and keep the result.
 
     Args:
         options: what the real run will be asked; its users, cohort and batch size choose the sample.
+        context: see ``RunContext``.
         sample: users at most, spread evenly over all keys in whole batches; 0: all.
-        actor: who asks.
-        using: the database's alias.
-        stop: asks for the end after the batch in hand.
-        progress: is called after each batch.
-        expecting: is called with the number of users in the sample.
 
     Raises:
         DatabaseUnavailableError, PreflightError: the database is not fit for any run.
         RunConflictError: a run is open, whose batches would hold the same wallets.
     """
+    using = context.using
     preflight.check(using)
     open_run = runs.open_run_or_none(using)
     if open_run is not None:
@@ -87,17 +74,17 @@ def rehearse(
     result = Rehearsal(all_users=_count(terms, using))
     everyone = result.all_users
     parts = _sample(terms, options.users, sample=sample or everyone, size=size, all_users=everyone, using=using)
-    if expecting is not None:
-        expecting(sum(part.users for part in parts))
+    context.expecting(sum(part.users for part in parts))
     for part in parts:
-        if stop is not None and stop.requested:
+        if context.stop.requested:
             result.interrupted = True
             break
         before = result.rehearsed
         _rehearse(part, terms, result, using)
-        if progress is not None:
-            progress(BatchResult(0, 0, Totals(selected=result.rehearsed - before), 0.0))
-    StoredRehearsal.objects.using(using).create(result=result.as_dict(), actor=actor.name, host=actor.host)
+        context.progress(BatchResult(0, 0, Totals(selected=result.rehearsed - before), 0.0))
+    StoredRehearsal.objects.using(using).create(
+        result=result.as_dict(), actor=context.actor.name, host=context.actor.host
+    )
     return result
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
-import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,40 +16,9 @@ from mana_migration.engine import dialect, totals
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, notifications
+from mana_migration.services.context import Actor
 from mana_migration.states import Action, BatchStatus, EventKind, RunKind, RunStatus, StopCause, check_transition
 from wishes.moments import from_database
-
-Notice = Callable[[str], None]
-"""Takes a sentence for whoever is watching."""
-
-
-Expecting = Callable[[int], None]
-"""Takes the number of users that are left to handle, before the first of them is."""
-
-
-def silent(sentence: str) -> None:
-    """Tell nobody."""
-
-
-def ignore_expected(users: int) -> None:
-    """Take no notice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who does something, and on which machine."""
-
-    name: str
-    host: str
-
-
-def current_actor() -> Actor:
-    """Return the operating-system user of this process."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for its user
-        name = f"uid {os.getuid()}"
-    return Actor(name[:150], socket.gethostname()[:255])
 
 
 def get_run(run_id: int | None, *, using: str) -> MigrationRun:
@@ -88,7 +53,7 @@ def open_or_named_run(run_id: int | None, *, using: str, already: RunStatus | No
 
 
 def open_run_or_none(using: str) -> MigrationRun | None:
-    """Return the mass run that holds the database's one slot, None where it is free."""
+    """Return the open mass run, None where there is none."""
     return MigrationRun.objects.using(using).open().first()
 
 
@@ -145,8 +110,18 @@ def describe_conflict(other: MigrationRun | None) -> str:
     return (
         f"{other.description} is {other.status_words} since "
         f"{timezone.localtime(other.created_at):%Y-%m-%d %H:%M} on {other.host}; "
-        f"let it finish, or stop it with migrate_users --stop {other.pk}"
+        f"let it finish, or stop it with control_migration stop {other.pk}"
     )
+
+
+def refuse_paused(run: MigrationRun) -> None:
+    """Refuse to work on a run that an operator has paused.
+
+    Raises:
+        RunConflictError: it is paused.
+    """
+    if run.status == RunStatus.PAUSED:
+        raise RunConflictError(f"run {run.pk} is paused; resume it with control_migration resume {run.pk}")
 
 
 def add_event(
@@ -167,8 +142,8 @@ def add_event(
 
 
 def note_resumed_work(run_id: int, *, actor: Actor, using: str) -> None:
-    """Record that a process goes on with an open run."""
-    add_event(run_id, EventKind.RESUMED_WORK, actor=actor, message=f"gone on with on {actor.host}", using=using)
+    """Record that a process joins an open run."""
+    add_event(run_id, EventKind.RESUMED_WORK, actor=actor, message=f"on {actor.host}", using=using)
 
 
 def lock_run(run_id: int, using: str) -> MigrationRun:
@@ -232,9 +207,9 @@ def change_status(
 
 
 def to_checking(run_id: int, *, actor: Actor, using: str, joining: bool = False) -> bool:
-    """Take a run whose users are all accounted for to its check; return whether the caller is to check it.
+    """Change a run whose users are all processed to ``checking``; return whether the caller is to check it.
 
-    False where others ended it meanwhile, and for one who is ``joining`` a hand also where others check it.
+    False where another process ended it meanwhile, and with ``joining`` also where another one is checking it.
     """
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
@@ -244,8 +219,8 @@ def to_checking(run_id: int, *, actor: Actor, using: str, joining: bool = False)
         return run.status == RunStatus.CHECKING and not joining
 
 
-def find_takeback(run_id: int, *, using: str) -> MigrationRun | None:
-    """Return the open run that takes back a run whose breaker tripped; None where there is none."""
+def find_breaker_rollback(run_id: int, *, using: str) -> MigrationRun | None:
+    """Return the open rollback of a run whose breaker tripped; None where there is none."""
     run = open_run_or_none(using)
     return run if run is not None and run.tripped_run == run_id else None
 
@@ -282,8 +257,8 @@ def share_open_migration(using: str, *, wait: bool = True) -> MigrationRun | Non
     """Return the open migration run, kept from ending until the caller's transaction does; None where there is none.
 
     ``FOR SHARE`` on the run's row: any number of application transactions hold it side by side, and
-    whoever pauses, stops or trips the run waits for them.  Without ``wait`` a run whose row
-    somebody holds just now counts as none.
+    pausing, stopping or tripping the run waits for them.  Without ``wait`` a run whose row is locked
+    by another transaction counts as none.
     """
     connection = connections[using]
     lock = ("FOR SHARE" if wait else "FOR SHARE SKIP LOCKED") if connection.vendor == "postgresql" else ""
@@ -302,7 +277,7 @@ def seconds_since(moment: str) -> float:
 
 
 def cancel_planned(run: MigrationRun, using: str) -> int:
-    """Cancel the batches that nobody has handled; waits for those being handled, which stay done."""
+    """Cancel the batches that are not handled yet; waits for those being handled, which stay done."""
     return (
         MigrationBatch.objects.using(using)
         .planned()
@@ -312,7 +287,7 @@ def cancel_planned(run: MigrationRun, using: str) -> int:
 
 
 def pause_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
-    """Hold a run: its workers finish the batch in hand and wait.  Returns False where it is held already.
+    """Pause a run: its workers finish their current batch and wait.  Returns False where it is paused already.
 
     Raises:
         RunNotFoundError, TransitionError: there is no such run, or it is not running.
@@ -321,7 +296,7 @@ def pause_run(run_id: int, *, actor: Actor, reason: str, using: str = "default")
 
 
 def resume_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
-    """Let a paused run go on: waiting workers take up again within seconds.  Returns False where it runs already.
+    """Resume a paused run: its workers continue within seconds.  Returns False where it is running already.
 
     Raises:
         RunNotFoundError, TransitionError: there is no such run, or it is closed.
@@ -330,7 +305,7 @@ def resume_run(run_id: int, *, actor: Actor, reason: str, using: str = "default"
 
 
 def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
-    """End an open run for good: what it did stands, the rest is for the next run.
+    """End an open run for good: what it did is kept, the rest is for the next run.
 
     Raises:
         RunNotFoundError, TransitionError: there is no such run, or it is closed.

@@ -31,12 +31,14 @@ from mana_migration.errors import UsageError
 from mana_migration.models import MigrationRun
 from mana_migration.selectors import explanation, outcomes
 from mana_migration.selectors.run_list import totals_of
-from mana_migration.services import dry_run, migration, rollback, runs
+from mana_migration.services import dry_run, operation, runs
 from mana_migration.services.executors import background
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunStatus, check_transition
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of
-from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask
+from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask, context_of
 
 
 def _run(request: HttpRequest, run_id: int) -> MigrationRun:
@@ -177,7 +179,7 @@ def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
     run = _run(request, run_id)
 
     def perform(values: Values, reason: str) -> Outcome:
-        background.send_again(run.pk, actor=actor_of(request), reason=reason, using=using)
+        background.send_again(run.pk, context_of(request), reason=reason)
         return Outcome(_("Run {run} is sent to the workers again.").format(run=run.pk), address(request, "run", run.pk))
 
     labels = (
@@ -247,9 +249,7 @@ def start(request: HttpRequest) -> HttpResponseBase:
 
     def perform(values: Values, reason: str) -> Outcome:
         workers = parse_workers(values["workers"]) if values.get("workers") else None
-        run = background.ask_for_migration(
-            _options(values), actor=actor_of(request), reason=reason, using=using, workers=workers
-        )
+        run = background.open_run(Migration(_options(values), reason), context_of(request), workers=workers)
         return Outcome(
             _("Run {run} is open; a worker process takes it up.").format(run=run.pk), address(request, "run", run.pk)
         )
@@ -321,7 +321,7 @@ def retry(request: HttpRequest, run_id: int) -> HttpResponseBase:
 
     def perform(values: Values, reason: str) -> Outcome:
         options = MigrationOptions(users=selected, auto_fix=_fixes(values))
-        done = migration.migrate(options, actor=actor_of(request), reason=reason, using=using)
+        done = operation.execute(Migration(options, reason), context_of(request))
         sentence = _("Run {run}: {migrated} migrated, {failed} failed, {skipped} skipped.").format(
             run=done.run, migrated=done.totals.migrated, failed=done.totals.failed, skipped=done.totals.skipped
         )
@@ -368,11 +368,11 @@ class Outlook:
 
 def outlook(options: RollbackOptions, *, using: str) -> Outlook:
     """Say what a rollback would do on either terms; one pass where no user has spent the mana."""
-    plain = rollback.forecast_rollback(options, using=using)
+    plain = dry_run.forecast_rollback(options, using=using)
     other = plain.totals
     if plain.shortfalls:
         terms = RollbackOptions(users=options.users, run=options.run, on_shortfall=WRITE_OFF)
-        other = rollback.forecast_rollback(terms, using=using).totals
+        other = dry_run.forecast_rollback(terms, using=using).totals
     return Outlook(plain.totals, other, plain.shortfalls, plain.stops_run)
 
 
@@ -400,7 +400,7 @@ def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
 
     def perform(values: Values, reason: str) -> Outcome:
         options = RollbackOptions(run=run.pk, on_shortfall=_policy(values), reason=reason)
-        opened = background.ask_for_rollback(options, actor=actor_of(request), using=using)
+        opened = background.open_run(Rollback(options), context_of(request))
         return Outcome(
             _("Rollback run {run} is open; a worker process takes it up.").format(run=opened.pk),
             address(request, "run", opened.pk),
@@ -440,7 +440,7 @@ def roll_back_user(request: HttpRequest, key: str) -> HttpResponseBase:
 
     def perform(values: Values, reason: str) -> Outcome:
         options = RollbackOptions(users=(user,), on_shortfall=_policy(values), reason=reason)
-        done = rollback.roll_back(options, actor=actor_of(request), using=using)
+        done = operation.execute(Rollback(options), context_of(request))
         if done.totals.rolled_back:
             return Outcome(_("User {user} is rolled back, by run {run}.").format(user=user, run=done.run), page)
         why = ", ".join([*done.totals.skips, *done.totals.errors]) or _("nothing to roll back")

@@ -268,5 +268,5 @@ def _headline(seen: RunSnapshot | None, using: str) -> dict[str, Any]:
         "still": waits or bool(seen.standstill) or seen.status == RunStatus.CHECKING or seen.progress.stalled,
         "no_worker": not works,
         "worker_command": background.worker_command(using),
-        "send_again_command": background.hand_over_command(seen.run, using),
+        "send_again_command": background.send_again_command(seen.run, using),
     }

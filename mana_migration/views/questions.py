@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.reports.formatting import one_line
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.views import confirmation, typed
 from mana_migration.views.page import alias_of, render
 
@@ -71,6 +71,11 @@ class Question:
 def actor_of(request: HttpRequest) -> Actor:
     """Return the staff account, on this machine, as the one who acts."""
     return Actor(request.user.get_username()[:150], socket.gethostname()[:255])
+
+
+def context_of(request: HttpRequest) -> RunContext:
+    """Return how a page starts work: on its database, by the staff account."""
+    return RunContext(using=alias_of(request), actor=actor_of(request))
 
 
 def ask(request: HttpRequest, question: Question) -> HttpResponseBase:

@@ -8,6 +8,7 @@ from playwright.sync_api import Page, expect
 
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.services import runs
+from mana_migration.services.context import current_actor
 from mana_migration.states import EventKind, RunKind
 from tests.browser.desk import Desk
 from tests.factories import make_wallets
@@ -35,7 +36,7 @@ def handled(page: Page) -> int:
 
 def pace(run: int, *, delay: float, batch_size: int) -> None:
     """Set how fast a run goes, so that it can be watched."""
-    runs.change_controls(run, {"delay": delay, "batch_size": batch_size}, actor=runs.current_actor())
+    runs.change_controls(run, {"delay": delay, "batch_size": batch_size}, actor=current_actor())
 
 
 def test_a_whole_life_of_a_run(desk: OpenDesk, worker: StartWorker) -> None:

@@ -12,6 +12,9 @@ import pytest
 from django.db import connection
 
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.services import operation
+from mana_migration.services.context import RunContext, current_actor
+from mana_migration.services.migration import Migration
 from mana_migration.services.worker import failures
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, events, keys_of, planted, records, status, wallet
@@ -82,7 +85,7 @@ def test_a_signal_ends_the_command_after_its_batch_and_the_same_command_goes_on(
         running.send(number)
         result = running.end()
     assert result.code == code
-    assert "finishing the batch in hand" in result.err
+    assert "finishing the current batch" in result.err
     assert f"run {MigrationRun.objects.get().pk} (migration): interrupted; what was done stands" in result.out
     assert "next: the same command goes on with run" in result.out
     (opened,) = MigrationRun.objects.all()
@@ -96,7 +99,7 @@ def test_a_signal_ends_the_command_after_its_batch_and_the_same_command_goes_on(
     assert result.code == 0
     assert f"run {opened.pk}, opened" in result.out
     assert "last progress" in result.out
-    assert "going on" in result.out
+    assert "resuming" in result.out
     assert status(opened.pk) == "completed"
     assert all(wallet(key)[4] for key in keys)
     assert_books_balance(expected=before)
@@ -192,7 +195,7 @@ def test_a_rollback_killed_at_any_moment_ends_like_one_never_killed() -> None:
 
 @pytest.mark.parametrize(
     ("point", "nth"),
-    [("mana_migration.services.rollback:open_rollback", 1), ("mana_migration.engine.reversal:reverse", 3)],
+    [("mana_migration.services.rollback:Rollback.open", 1), ("mana_migration.engine.reversal:reverse", 3)],
 )
 def test_the_same_command_goes_on_with_the_breakers_rollback_after_a_kill(point: str, nth: int) -> None:
     keys = town(200)
@@ -210,7 +213,7 @@ def test_the_same_command_goes_on_with_the_breakers_rollback_after_a_kill(point:
     assert f'"run": {taken_back.pk}, "kind": "migration"' in result.out
     assert '"status": "rolled_back"' in result.out
     if nth == 3:
-        assert f"takes run {taken_back.pk} back, whose breaker tripped: going on with it" in result.err
+        assert f"is rolling back run {taken_back.pk}, whose breaker tripped: resuming it" in result.err
     assert_books_balance(expected=before)
 
 
@@ -413,8 +416,6 @@ def test_a_lost_connection_is_waited_for_and_is_no_failure() -> None:
 
 def test_those_who_sign_up_during_a_run_are_migrated_by_it() -> None:
     from mana_migration.domain.options import Controls, MigrationOptions
-    from mana_migration.services import migration as service
-    from mana_migration.services import runs
 
     town(20)
     before = endowment()
@@ -425,7 +426,7 @@ def test_those_who_sign_up_during_a_run_are_migrated_by_it() -> None:
             newcomers.append(make_wallets([(0, 0, 0)])[0].pk)
 
     options = MigrationOptions(controls=Controls(batch_size=10, delay=0.0))
-    done = service.migrate(options, actor=runs.current_actor(), progress=sign_up)
+    done = operation.execute(Migration(options), RunContext(actor=current_actor(), progress=sign_up))
     assert (done.status, done.totals.migrated) == ("completed", 23)
     assert all(wallet(key)[4] for key in newcomers)
     assert not Wallet.objects.filter(migrated_at__isnull=True).exists()

@@ -15,8 +15,9 @@ from django.db import connection
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import rollback, runs
-from mana_migration.services.runs import Actor
+from mana_migration.services import runs
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, events, keys_of, migrate, people, status, told
@@ -173,7 +174,7 @@ def test_a_mass_rollback_is_shared_as_well() -> None:
     with balanced():
         migrate("--batch-size", 100)
         slowly = RollbackOptions(everything=True, controls=Controls(batch_size=2, delay=0.02))
-        rollback.open_rollback(slowly, actor=SOMEBODY)
+        Rollback(slowly).open(RunContext(actor=SOMEBODY))
         with manage("rollback_migration", "--all", "--workers", 3, "--no-input", *JSON) as running:
             found = running.told()
     assert (found["kind"], found["status"], found["users"]["rolled_back"]) == ("rollback", "completed", 400)
@@ -226,7 +227,7 @@ def test_the_others_finish_when_a_helper_is_killed_in_the_middle_of_a_batch() ->
         os.kill(helper, signal.SIGKILL)
         open_the_gate()
         result = running.end()
-    assert "worker 2 was killed by SIGKILL: the others go on" in result.err
+    assert "worker 2 was killed by SIGKILL: the others continue" in result.err
     assert told(result)["status"] == "completed"
     assert converted() == UserMigration.objects.count() == 300
     assert_books_balance(expected=before)
@@ -374,7 +375,7 @@ def test_anybody_may_lend_a_hand_to_an_open_mass_rollback() -> None:
     town(100)
     with balanced():
         migrate()
-        run = rollback.open_rollback(RollbackOptions(everything=True), actor=SOMEBODY)
+        run = Rollback(RollbackOptions(everything=True)).open(RunContext(actor=SOMEBODY))
         with manage("migrate_users", "--join", run.pk, *JSON) as running:
             found = running.told()
     assert (found["run"], found["kind"], found["status"]) == (run.pk, "rollback", "completed")

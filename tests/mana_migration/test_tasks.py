@@ -19,10 +19,10 @@ from django.test import Client
 
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
-from mana_migration.services import migration, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services import runs
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.executors import background, celery, celery_broker
-from mana_migration.services.runs import Actor
+from mana_migration.services.migration import Migration
 from mana_migration.states import RunKind
 from tests.mana_migration.running import balanced, people, planted, refusal, status, told, wallet
 from tests.support.commands import PROJECT, manage_environment, run_manage
@@ -182,7 +182,7 @@ def test_workers_share_a_run_that_the_command_only_follows(crew: list[Worker], r
     found = told(done)
     assert (found["status"], found["users"]["migrated"]) == ("completed", 400)
     assert workers_of(found["run"]) == {str(worker.hands) for worker in crew}
-    assert "is handed to Celery in 2 tasks; this command only follows it" in done.err
+    assert "is sent to Celery in 2 tasks; this command only follows it" in done.err
     with balanced():
         back = run("rollback_migration", "--all", "--no-input", *CELERY, "--format", "json")
     assert told(back)["users"]["rolled_back"] == 400
@@ -273,12 +273,7 @@ def test_a_message_that_comes_twice_or_late_does_no_harm(crew: list[Worker]) -> 
         until(lambda: sum(worker.text().count(" succeeded in ") for worker in crew) >= 3)
         until(lambda: not celery_broker.look(opened.pk, using="default").waiting)
         assert not celery.work_on_message(
-            opened.pk,
-            using="default",
-            opened=opened.created_at.isoformat(),
-            again=False,
-            actor=SOMEBODY,
-            stop=StopFlag(),
+            opened.pk, RunContext(actor=SOMEBODY), opened=opened.created_at.isoformat(), again=False
         )
 
 
@@ -292,7 +287,7 @@ def test_a_message_about_another_database_is_refused(crew: list[Worker]) -> None
         celery_broker.send(elsewhere, using="default", times=1)
         celery_broker.send(opened, using="moon", times=1)
         until(
-            lambda: all(any(said in w.text() for w in crew) for said in ("is not the one handed over", "'moon' here"))
+            lambda: all(any(said in w.text() for w in crew) for said in ("is not the one that was sent", "'moon' here"))
         )
 
 
@@ -386,14 +381,14 @@ def test_the_command_says_that_nobody_works_and_what_to_do(settings: Any) -> Non
     with Redis() as alone:
         settings.CELERY_BROKER_URL = alone.url
         with manage("migrate_users", *CELERY) as it:
-            it.until(lambda: "nobody works on run" in it.said())
+            it.until(lambda: "makes no progress" in it.said())
             it.send(signal.SIGINT)
             done = it.end()
     opened = MigrationRun.objects.get()
     assert done.code == 130
-    assert f"nobody works on run {opened.pk}: no Celery worker answers; start one on any machine" in done.out
+    assert f"run {opened.pk} makes no progress: no Celery worker answers; start one on any machine" in done.out
     assert "celery -A config worker" in done.out
-    assert f"no longer following run {opened.pk}: its workers go on" in done.out
+    assert f"no longer following run {opened.pk}: its workers continue" in done.out
     assert opened.status == "running"
 
 
@@ -469,7 +464,9 @@ def test_a_run_whose_message_was_lost_is_sent_again_from_its_page_and_twice_does
     settings.MANA_MIGRATION_EXECUTOR = "celery"
     keys = people(30)
     with balanced():
-        opened = migration.start(MigrationOptions(), actor=Actor("sam", "web-1"))  # its message never arrived
+        opened = Migration(MigrationOptions()).open(
+            RunContext(actor=Actor("sam", "web-1"))
+        )  # its message never arrived
         get_user_model().objects.create_superuser("boss", password="x" * 16)
         client = Client()
         client.login(username="boss", password="x" * 16)
@@ -484,14 +481,14 @@ def test_a_run_whose_message_was_lost_is_sent_again_from_its_page_and_twice_does
 
 @pytest.mark.django_db
 def test_a_page_without_progress_says_how_to_start_a_worker_and_how_to_send_again(settings: Any) -> None:
-    assert (background.worker_command("eu"), background.hand_over_command(7)) == (
+    assert (background.worker_command("eu"), background.send_again_command(7)) == (
         "python manage.py work_migration --database eu",
         "",
     )
     settings.MANA_MIGRATION_EXECUTOR = "celery"
     assert background.worker_command() == "celery -A config worker"
-    expected = "python manage.py migrate_users --database eu --join 7 --executor celery"
-    assert background.hand_over_command(7, "eu") == expected
+    expected = "python manage.py work_migration --database eu --run 7 --executor celery"
+    assert background.send_again_command(7, "eu") == expected
 
 
 # --- Without Celery ---------------------------------------------------------------------------------------------------

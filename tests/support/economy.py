@@ -16,9 +16,10 @@ from mana_migration.domain.import_results import ImportOptions
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
-from mana_migration.services import autofix, imports, migration, rollback
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services import autofix, imports, operation
+from mana_migration.services.context import Actor, RunContext, StopFlag
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from tests.factories import UserFactory
 from wishes.models import ManaEntry, Wallet, WishEntry
 from wishes.services import earn_mana, earn_wishes, spend_mana, spend_wishes
@@ -91,13 +92,13 @@ class Economy:
 
         options.setdefault("controls", Controls(batch_size=3, delay=0.0))
         asked = MigrationOptions(users=tuple(str(self.key(name)) for name in names), **options)
-        return migration.migrate(asked, actor=ACTOR, stop=stop, progress=progress)
+        return operation.execute(Migration(asked), RunContext(actor=ACTOR, stop=stop, progress=progress))
 
     def roll_back(self, *names: str, **options: Any) -> RunSummary:
         """Take users back by name, or everybody."""
         users = tuple(str(self.key(name)) for name in names)
         asked = RollbackOptions(users=users, everything=not names, reason="a test", **options)
-        return rollback.roll_back(asked, actor=ACTOR)
+        return operation.execute(Rollback(asked), RunContext(actor=ACTOR))
 
 
 def live_through(*, after_each: Callable[[Economy], None] = lambda economy: None) -> Economy:

@@ -10,11 +10,14 @@ from django.db import DatabaseError, connections, transaction
 
 from mana_migration import conf
 from mana_migration.domain.options import Controls, RollbackOptions
+from mana_migration.domain.results import Totals
 from mana_migration.engine import batches, conversion, dialect
 from mana_migration.engine.batches import Task
+from mana_migration.errors import NothingToRollBackError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migration, runs, selected_users
-from mana_migration.services.runs import Actor
+from mana_migration.services import migration, runs
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from tests.support.stepping import Stage
 from wishes import services
@@ -105,7 +108,11 @@ class Scene:
         with transaction.atomic():
             runs.share_open_migration("default")
             yield
-            totals = selected_users.roll_back_selected(RollbackOptions(users=(str(user),)), actor=SOMEBODY).totals
+            asked = Rollback(RollbackOptions(users=(str(user),)))
+            try:
+                totals = asked.handle_selected(RunContext(actor=SOMEBODY)).totals
+            except NothingToRollBackError:
+                totals = Totals.of_one(skipped="not_migrated")
             yield
         return totals.rolled_back, dict(totals.skips)
 

@@ -17,8 +17,8 @@ from django.db import IntegrityError, OperationalError, transaction
 
 from mana_migration.domain.options import SKIP, WRITE_OFF, RollbackOptions
 from mana_migration.errors import MigrationError
-from mana_migration.services import selected_users
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.rollback import Rollback
 from tests.support import oracle
 from wishes import services
 from wishes.errors import InsufficientBalanceError, ReferenceConflictError, WishesError
@@ -189,7 +189,7 @@ class Teller:
         policy = WRITE_OFF if self.random.random() < 0.2 else SKIP
         options = RollbackOptions(users=(str(user),), on_shortfall=policy)
         try:
-            totals = selected_users.roll_back_selected(options, actor=Actor(f"teller {self.number}", "bank")).totals
+            totals = Rollback(options).handle_selected(RunContext(actor=Actor(f"teller {self.number}", "bank"))).totals
         except MigrationError as error:
             self.counts[f"rollback refused: {type(error).__name__}"] += 1
             return

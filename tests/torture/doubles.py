@@ -33,8 +33,8 @@ from mana_migration import api
 from mana_migration.domain.options import RollbackOptions
 from mana_migration.errors import DatabaseUnavailableError, NothingToRollBackError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import selected_users
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.rollback import Rollback
 from tests.support import oracle
 from tests.torture import seeds
 from tests.torture.children import use
@@ -58,7 +58,7 @@ def by_library(user: Any) -> Callable[[], bool]:
 def by_service(user: Any) -> Callable[[], bool]:
     """Prepare a rollback by the service for named users."""
     options = RollbackOptions(users=(str(user),))
-    return lambda: selected_users.roll_back_selected(options, actor=Actor("service", "here")).totals.rolled_back == 1
+    return lambda: Rollback(options).handle_selected(RunContext(actor=Actor("service", "here"))).totals.rolled_back == 1
 
 
 def by_terminal(user: Any) -> Callable[[], bool]:

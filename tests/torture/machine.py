@@ -22,8 +22,10 @@ from mana_migration import guards
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import FindingsError, NothingToMigrateError, NothingToRollBackError, RunConflictError
 from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
-from mana_migration.services import autofix, migration, preflight, rollback, runs, validation
-from mana_migration.services.runs import Actor
+from mana_migration.services import autofix, operation, preflight, runs, validation
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunStatus
 from tests.support import oracle
 from tests.support.together import together
@@ -222,11 +224,11 @@ class MigrationMachine(RuleBasedStateMachine):
     def migrate(self, options: MigrationOptions) -> None:
         """Migrate all, or some; what must come of it depends on what is open."""
         if self.open is not None and self.open[1] is not None:
-            refused(RunConflictError, lambda: migration.migrate(options, actor=ACTOR))
+            refused(RunConflictError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         eligible = self.eligible(options)
         if options.retry_failed and self.open is None and not eligible:
-            refused(NothingToMigrateError, lambda: migration.migrate(options, actor=ACTOR))
+            refused(NothingToMigrateError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         negative = [one for one in self.people if one.negative and not one.migrated]
         if options.auto_fix and self.open is None:
@@ -235,9 +237,9 @@ class MigrationMachine(RuleBasedStateMachine):
                     one.held[colour] = max(0, one.held[colour])
             negative = []
         if negative and not options.skip_invalid and self.open is None:
-            refused(FindingsError, lambda: migration.migrate(options, actor=ACTOR))
+            refused(FindingsError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
-        done = migration.migrate(options, actor=ACTOR)
+        done = operation.execute(Migration(options), RunContext(actor=ACTOR))
         assert done.status == "completed", done
         assert done.run is not None
         for one in in_order(eligible)[: options.limit]:
@@ -284,9 +286,9 @@ class MigrationMachine(RuleBasedStateMachine):
         chosen = [self.people[user] for user in users]
         options = MigrationOptions(users=tuple(str(one.key) for one in chosen))
         if self.open is not None and self.open[1] is not None:
-            refused(RunConflictError, lambda: migration.migrate(options, actor=ACTOR))
+            refused(RunConflictError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
-        done = migration.migrate(options, actor=ACTOR)
+        done = operation.execute(Migration(options), RunContext(actor=ACTOR))
         for one in chosen:
             if one.migrated:
                 continue
@@ -303,7 +305,7 @@ class MigrationMachine(RuleBasedStateMachine):
     def change_the_rates(self) -> None:
         """Other rates are refused while anybody is migrated at these."""
         with override_settings(WISHES_RATES={"green": 11, "blue": 100, "red": 1000}):
-            refused(RunConflictError, lambda: migration.migrate(MigrationOptions(), actor=ACTOR))
+            refused(RunConflictError, lambda: operation.execute(Migration(MigrationOptions()), RunContext(actor=ACTOR)))
 
     @rule()
     def fix(self) -> None:
@@ -324,9 +326,9 @@ class MigrationMachine(RuleBasedStateMachine):
         before = {one.key: one.copy() for one in chosen}
         if not any(one.migrated for one in chosen):
             with contextlib.suppress(NothingToRollBackError):
-                rollback.roll_back(options, actor=ACTOR)
+                operation.execute(Rollback(options), RunContext(actor=ACTOR))
             return
-        rollback.roll_back(options, actor=ACTOR)
+        operation.execute(Rollback(options), RunContext(actor=ACTOR))
         for one in chosen:
             if before[one.key].migrated:
                 one.take_back(write_off=write_off)
@@ -343,12 +345,12 @@ class MigrationMachine(RuleBasedStateMachine):
             if self.open[1] == selection and self.open[2].as_dict() == options.as_dict():
                 self.go_on()
             else:
-                refused(RunConflictError, lambda: rollback.roll_back(options, actor=ACTOR))
+                refused(RunConflictError, lambda: operation.execute(Rollback(options), RunContext(actor=ACTOR)))
             return
         if not candidates:
-            refused(NothingToRollBackError, lambda: rollback.roll_back(options, actor=ACTOR))
+            refused(NothingToRollBackError, lambda: operation.execute(Rollback(options), RunContext(actor=ACTOR)))
             return
-        done = rollback.roll_back(options, actor=ACTOR)
+        done = operation.execute(Rollback(options), RunContext(actor=ACTOR))
         assert done.status == "completed", done
         self.took_back(candidates, options)
         self.open = None
@@ -383,7 +385,7 @@ class MigrationMachine(RuleBasedStateMachine):
             return
         options = MigrationOptions(controls=Controls(batch_size=size, delay=0.0))
         eligible = self.eligible(options)
-        crashed = crash(lambda: migration.migrate(options, actor=ACTOR), position, after=after)
+        crashed = crash(lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)), position, after=after)
         run = self.open[0].pk if self.open is not None else self.latest_migration()
         reached = self.adopt(lambda one: one.convert(run, self.steps), eligible)
         assert crashed or len(reached) == len(eligible)
@@ -405,7 +407,7 @@ class MigrationMachine(RuleBasedStateMachine):
             on_shortfall=WRITE_OFF if write_off else SKIP,
             controls=Controls(batch_size=size, delay=0.0),
         )
-        crash(lambda: rollback.roll_back(options, actor=ACTOR), position, after=after)
+        crash(lambda: operation.execute(Rollback(options), RunContext(actor=ACTOR)), position, after=after)
         self.adopt(lambda one: one.take_back(write_off=write_off), candidates)
         self.look_what_is_open(Selection("all"), options)
 
@@ -425,7 +427,7 @@ class MigrationMachine(RuleBasedStateMachine):
             # whoever was converted after the rollback began is none of its business
             if one.migrated and selection.holds(one) and one.moment <= crashed_at and one.key not in skipped
         ]
-        done = rollback.roll_back(options, actor=ACTOR)
+        done = operation.execute(Rollback(options), RunContext(actor=ACTOR))
         assert done.status == "completed", done
         self.took_back(candidates, options)
         self.open = None

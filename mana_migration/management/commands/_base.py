@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import logging
 import signal
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
@@ -14,7 +16,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter, OutputWrapper
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
 from mana_migration.domain.results import RunSummary, Totals
@@ -30,10 +32,17 @@ from wishes.errors import WishesError
 
 DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
 
-EXIT_CODES: Final = (
-    "exit codes: 0 done; 1 refused or failed; 2 bad usage; 3 done, but some users failed or were blocked, or "
-    "error-level findings remain; 4 breaker tripped, run rolled back; 130/143 stopped by signal"
-)
+EXIT_CODES: Final = """exit codes:
+  0  done
+  1  refused or failed
+  2  bad usage
+  3  done, but some users failed or were blocked, or error-level findings remain
+  4  breaker tripped, run rolled back
+  130, 143  stopped by a signal"""
+
+
+class HelpFormatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Django's formatter, which keeps the lines of the examples."""
 
 
 class Aborted(KeyboardInterrupt):
@@ -63,6 +72,18 @@ class MigrationCommand(BaseCommand):
     needs_log = True
     """Whether the command is refused where its log file cannot be written."""
     requires_system_checks = ("mana_migration",)
+    suppressed_base_arguments: set[str] = {
+        "--version",
+        "--verbosity",
+        "--settings",
+        "--pythonpath",
+        "--traceback",
+        "--no-color",
+        "--force-color",
+        "--skip-checks",
+    }
+    """Django's own options, which work and are not listed."""
+    examples: tuple[str, ...] = ()
     exit_code = DONE
     dry_run = False
     using = DEFAULT_DB_ALIAS
@@ -70,7 +91,14 @@ class MigrationCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
-        parser = super().create_parser(prog_name, subcommand, allow_abbrev=False, epilog=EXIT_CODES, **kwargs)
+        examples = "\n".join(f"  {prog_name} {example}" for example in self.examples)
+        kwargs |= {
+            "allow_abbrev": False,
+            "formatter_class": HelpFormatter,
+            "epilog": f"examples:\n{examples}\n\n{EXIT_CODES}",
+        }
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser.description = textwrap.fill(self.help, width=80)
         if parser.called_from_command_line:
             parser.error = functools.partial(_refuse_usage, parser)  # type: ignore[method-assign]
         return parser
@@ -96,13 +124,12 @@ class MigrationCommand(BaseCommand):
             "--format",
             default="text",
             choices=("text", "json"),
-            help="Print text for people, or one JSON object and nothing else on stdout (default: %(default)s).",
+            help="Print text, or one JSON object and nothing else on stdout (default: %(default)s).",
         )
         shared.add_argument(
             "--no-input",
             action="store_true",
-            help="Never ask; by default a question that needs an answer is asked on a terminal and refused without "
-            "one.",
+            help="Confirm all questions; by default they are asked on a terminal, and refused without one.",
         )
 
     def add_options(self, parser: CommandParser) -> None:
@@ -136,10 +163,10 @@ class MigrationCommand(BaseCommand):
             what = f"the database failed: {failures.describe(error)}"
             self._refuse(f"{what}; what was committed is kept, give the command again", REFUSED, error)
         except Aborted as abort:
-            self.stderr.write("aborted: what was in hand was rolled back; the same command goes on with an open run")
+            self.stderr.write("aborted: the current batch was rolled back; the same command resumes an open run")
             self.exit_code = 128 + abort.signal
         except KeyboardInterrupt:
-            self.stderr.write("aborted: nothing that was in hand was committed")
+            self.stderr.write("aborted: the current transaction was rolled back")
             self.exit_code = 128 + signal.SIGINT
         finally:
             notifications.flush()
@@ -198,7 +225,7 @@ class MigrationCommand(BaseCommand):
             self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
 
     def put(self, text: str, *, ending: str | None = None, stream: OutputWrapper | None = None) -> None:
-        """Print on stdout, or elsewhere; where nobody reads it any more, as after head(1), the work goes on."""
+        """Print on stdout, or elsewhere; where the reader is gone, as after head(1), the work continues."""
         try:
             (stream or self.stdout).write(text, ending=ending)
         except BrokenPipeError:
@@ -226,14 +253,14 @@ class MigrationCommand(BaseCommand):
         """Ask on a terminal; refuse without one unless ``--no-input`` was given.
 
         Raises:
-            UsageError: there is nobody to ask.
+            UsageError: there is no terminal to ask on.
             MigrationError: the answer was no.
         """
         if options["no_input"]:
             return
         if not (sys.stdin is not None and sys.stdin.isatty()):
-            raise UsageError(f"{question} There is no terminal to ask on: give --no-input to mean it")
-        self.stderr.write(f"{question} Type yes to go on: ", ending="")
+            raise UsageError(f"{question} There is no terminal to ask on: pass --no-input to confirm")
+        self.stderr.write(f"{question} Type yes to continue: ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() != "yes":
             raise MigrationError(on_no)
@@ -249,9 +276,9 @@ class MigrationCommand(BaseCommand):
 
     @contextmanager
     def stop_on_signals(self, *, following: bool = False) -> Iterator[StopFlag]:
-        """Turn the first SIGINT or SIGTERM into a request to end after the batch in hand; the second aborts it.
+        """Turn the first SIGINT or SIGTERM into a request to end after the current batch; the second aborts it.
 
-        ``following``: this process has no batch in hand, it only follows what others do.
+        ``following``: this process handles no batch, it only follows what others do.
         """
         flag = StopFlag()
 
@@ -262,7 +289,7 @@ class MigrationCommand(BaseCommand):
             if following:
                 return
             with suppress(RuntimeError, BrokenPipeError):  # the signal came while a line was being written
-                self.stderr.write("finishing the batch in hand, then ending; once more aborts it")
+                self.stderr.write("finishing the current batch; press Ctrl-C again to abort")
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -16,7 +16,8 @@ from mana_migration.domain.legacy import COLUMNS, LEDGER_COLUMNS, UnpaidFlag
 from mana_migration.errors import UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, REFUSED, MigrationCommand
 from mana_migration.reports import import_summary
-from mana_migration.services import imports, runs
+from mana_migration.services import imports
+from mana_migration.services.context import current_actor
 
 
 class Command(MigrationCommand):
@@ -146,7 +147,7 @@ class Command(MigrationCommand):
         try:
             with _abort_on_termination(received):
                 done = imports.import_balances(
-                    asked, actor=runs.current_actor(), using=options["database"], progress=self.tell
+                    asked, actor=current_actor(), using=options["database"], progress=self.tell
                 )
         except KeyboardInterrupt:
             number = received[0] if received else signal.SIGINT

@@ -1,4 +1,4 @@
-"""Take conversions back."""
+"""Roll back conversions."""
 
 from __future__ import annotations
 
@@ -9,76 +9,80 @@ from django.utils import timezone
 
 from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, RollbackOptions
 from mana_migration.management import arguments
-from mana_migration.management.rollback_base import RollbackCommand
+from mana_migration.management.run_command import RunCommand
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import logs
 
 
-class Command(RollbackCommand):
+class Command(RunCommand):
     help = (
-        "Take conversions back: debit exactly the mana that was credited, add the recorded wishes back. Give one of "
-        "--user-id, --since, --run and --all; --dry-run shows exactly what would happen."
+        "Roll back conversions: debit exactly the mana that was credited, add the recorded wishes back. Give one of "
+        "--user-id, --since, --run and --all; --dry-run shows exactly what would happen. The same command resumes an "
+        "open rollback."
+    )
+    examples = (
+        "rollback_migration --run 7 --dry-run",
+        "rollback_migration --user-id 57 --reason 'ticket 4711'",
+        "rollback_migration --all --emergency --batch-size 1000",
     )
     log_kind = logs.ROLLBACK
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``rollback_migration``."""
-        arguments.add_user_option(parser, "Take back this user's conversion alone, at once.")
+        arguments.add_user_option(parser, "Roll back this user's conversion alone, at once.")
         parser.add_argument(
             "--since",
             type=arguments.moment,
             metavar="DATE",
-            help="Take back conversions from this YYYY-MM-DD or ISO date-time on, in the configured time zone.",
+            help="Roll back conversions from this YYYY-MM-DD or ISO date-time on, in the configured time zone.",
         )
         parser.add_argument(
             "--run",
             type=arguments.whole_number,
             metavar="ID",
             dest="run_id",
-            help="Take back the conversions of this run.",
+            help="Roll back the conversions of this run.",
         )
-        parser.add_argument("--all", action="store_true", help="Take back every conversion in the database.")
+        parser.add_argument("--all", action="store_true", help="Roll back every conversion in the database.")
         parser.add_argument(
-            "--dry-run", action="store_true", help="Say what would happen, shortfalls included; write nothing."
+            "--dry-run", action="store_true", help="Show what would happen, shortfalls included; write nothing."
         )
         parser.add_argument(
             "--batch-size",
             type=arguments.batch_size,
             metavar="N|auto",
-            help="Take N users back in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
+            help="Roll back N users in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
             f"(default: {Controls().batch_size}).",
         )
-        arguments.add_workers_option(parser)
+        arguments.add_workers_options(parser)
         parser.add_argument(
             "--on-shortfall",
             choices=(SKIP, WRITE_OFF),
             default=SKIP,
-            help="What to do with a user who has spent part of the mana: leave them migrated and list them, or debit "
-            "what is there, restore the wishes and book the rest as shortfall (default: %(default)s).",
+            help="Leave a user who has spent part of the mana migrated and list them (skip), or debit what is there, "
+            "restore the wishes and record the rest as shortfall (write-off; default: %(default)s).",
         )
         parser.add_argument(
             "--emergency",
             action="store_true",
-            help="Never ask, never pause, write shortfalls off; as atomic and as exact as any other rollback.",
+            help="Never ask, never pause, write off shortfalls; as atomic and as exact as any other rollback.",
         )
         parser.add_argument(
             "--preserve-logs",
             action="store_true",
             default=True,
-            help="Keep the records of the users taken back (the default).",
+            help="Keep the records of the users rolled back (the default).",
         )
         parser.add_argument(
             "--no-preserve-logs",
             action="store_false",
             dest="preserve_logs",
-            help="Delete the records of the users taken back; the ledger and the run's totals stay.",
+            help="Delete the records of the users rolled back; the ledger and the run's totals stay.",
         )
-        parser.add_argument(
-            "--reason", type=arguments.text, default="", help="Why, for the record; kept with the run (default: none)."
-        )
+        arguments.add_reason_option(parser)
 
     def run(self, **options: Any) -> int:
-        """Take back what was selected."""
+        """Roll back what was selected."""
         size = options["batch_size"]
         asked = RollbackOptions(
             users=tuple(resolve_users(options["user_ids"], using=options["database"])),
@@ -94,4 +98,4 @@ class Command(RollbackCommand):
         )
         if asked.since is not None:
             self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")
-        return self.take_back(asked, options)
+        return self.roll_back(asked, options)

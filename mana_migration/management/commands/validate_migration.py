@@ -29,7 +29,8 @@ from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.reports.validation import JsonDocument, JsonLines, Screen, Sink
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import autofix, logs, preflight, runs, validation
+from mana_migration.services import autofix, logs, preflight, validation
+from mana_migration.services.context import current_actor
 
 
 class Command(MigrationCommand):
@@ -172,7 +173,7 @@ def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) 
     checks = [check.id for check in checks_of(phase) if check.id in FIXABLE]
     return autofix.fix_all(
         using=options["database"],
-        actor=runs.current_actor().name,
+        actor=current_actor().name,
         users=users,
         dry_run=options["dry_run"],
         checks=checks,

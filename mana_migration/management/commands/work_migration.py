@@ -1,4 +1,4 @@
-"""Work on whatever run is open: the process that does what the staff pages ask for."""
+"""Work on an open run from any machine: one that is named, or whatever the staff pages start."""
 
 from __future__ import annotations
 
@@ -6,47 +6,60 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from mana_migration.management.commands._base import DONE, MigrationCommand, signal_code
-from mana_migration.services import runs
+from mana_migration.errors import UsageError
+from mana_migration.management import arguments
+from mana_migration.management.commands._base import DONE, signal_code
+from mana_migration.management.run_command import RunCommand
+from mana_migration.services.context import RunContext
 from mana_migration.services.executors import background
 
 
-class Command(MigrationCommand):
-    """Wait for open runs and work on them, until a signal."""
+class Command(RunCommand):
+    """Join an open run, or wait for runs and work on them."""
 
     help = (
-        "Work on runs that the staff pages open (and on any other open run), and wait for the next. Start as many "
-        "as you like, on any machine with this database. SIGTERM or Ctrl-C ends it after the batch in hand; the run "
-        "stays open."
+        "Work on open runs from any machine with this database. With --run: join that run until it ends. Without: "
+        "work on the open run, then wait for the next, such as those that the staff pages start. Any number of these "
+        "processes can run. SIGTERM or Ctrl-C ends one after its current batch; the run stays open."
+    )
+    examples = (
+        "work_migration",
+        "work_migration --run 7 --workers 4",
+        "work_migration --once",
     )
 
     def add_options(self, parser: CommandParser) -> None:
-        """Add --once and --interval."""
+        """Add which run to work on and how."""
         parser.add_argument(
-            "--once", action="store_true", help="End when no run is open instead of waiting for the next."
+            "--run",
+            type=arguments.whole_number,
+            metavar="RUN",
+            dest="run_id",
+            help="Join this open migration or mass rollback until it ends (default: any open run, one after the "
+            "other).",
         )
+        arguments.add_workers_options(parser)
+        parser.add_argument("--once", action="store_true", help="End when no run is open instead of waiting for one.")
         parser.add_argument(
             "--interval",
             type=float,
-            default=background.LOOK_SECONDS,
+            default=background.POLL_SECONDS,
             metavar="SECONDS",
-            help="Seconds between two looks for an open run (default: %(default)s).",
+            help="Poll for an open run every so many seconds (default: %(default)s).",
         )
 
     def run(self, **options: Any) -> int:
         """Work until there is a reason to end."""
-        using = options["database"]
+        if options["run_id"] is not None:
+            return self.join(options["run_id"], options)
+        for name in ("workers", "executor"):
+            if options[name] is not None:
+                raise UsageError(f"--{name} needs --run RUN: without it, start this command as often as you need it")
         with self.stop_on_signals() as stop:
             if not options["once"]:
-                self.notice(f"waiting for open runs on database {using!r}; Ctrl-C ends")
-            done = background.work(
-                actor=runs.current_actor(),
-                using=using,
-                stop=stop,
-                once=options["once"],
-                look_seconds=max(0.1, options["interval"]),
-                notice=self.notice,
-            )
-            if self.json_output:
-                self.print_json({"runs": [{"run": each.run, "status": each.status} for each in done]})
-            return signal_code(stop, DONE)
+                self.notice(f"waiting for open runs on database {self.using!r}; press Ctrl-C to end")
+            context = RunContext(using=self.using, stop=stop, notice=self.notice)
+            done = background.work(context, once=options["once"], poll_seconds=max(0.1, options["interval"]))
+        if self.json_output:
+            self.print_json({"runs": [{"run": each.run, "status": each.status} for each in done]})
+        return signal_code(stop, DONE)

@@ -1,35 +1,36 @@
-"""Long work that a page asks for: opened in the request, done by a worker process.
+"""Runs that a page starts: opened in the request, done by a worker process.
 
-The database itself is the queue: an open run is the work, ``manage.py work_migration`` looks for one
-and works on it like any command does.  Any number of such processes, on any machine, may run.  A site
-with Celery may have its workers do it instead (``MANA_MIGRATION_EXECUTOR``): then they are sent a message.
+The database itself is the queue: ``manage.py work_migration`` polls for an open run and works on it.
+Any number of such processes, on any machine, may run.  A site with Celery may have its workers do it
+instead (``MANA_MIGRATION_EXECUTOR``): then they are sent a message.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, transaction
 
 from mana_migration import conf
-from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
-from mana_migration.domain.results import ProgressCallback, RunSummary
+from mana_migration.domain.options import CELERY
+from mana_migration.domain.results import RunSummary
+from mana_migration.domain.words import counted
 from mana_migration.engine import failures
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import migration, preflight, rollback, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services import operation, preflight, runs
+from mana_migration.services.context import RunContext
 from mana_migration.services.executors import celery_broker
-from mana_migration.services.runs import Actor
-from mana_migration.states import EventKind, RunStatus
+from mana_migration.services.operation import Operation
+from mana_migration.states import Action, EventKind, RunStatus
 
 WORKER_COMMAND: Final = "python manage.py work_migration"
 
-#: Seconds without a finished batch after which a page says that nobody seems to work on the run.
+#: Seconds without a finished batch after which a page says that no worker seems to work on the run.
 IDLE_AFTER: Final = 10.0
 
-#: Seconds between two looks for work.
-LOOK_SECONDS: Final = 2.0
+#: Seconds between two polls for work.
+POLL_SECONDS: Final = 2.0
 
 
 def looks_idle(seconds: float | None) -> bool:
@@ -37,29 +38,16 @@ def looks_idle(seconds: float | None) -> bool:
     return seconds is not None and seconds >= IDLE_AFTER
 
 
-def ask_for_migration(
-    options: MigrationOptions, *, actor: Actor, reason: str, using: str = "default", workers: int | None = None
-) -> MigrationRun:
-    """Open a migration for a worker to take up; everything that must hold before is checked here.
+def open_run(asked: Operation, context: RunContext, *, workers: int | None = None) -> MigrationRun:
+    """Open a run for a worker process; everything that must hold before is checked here.
 
     ``workers``: the Celery tasks that share it, None for the setting's.
 
     Raises:
-        PreflightError, FindingsError, RunConflictError, BrokerUnavailableError: it cannot start now.
+        MigrationError: it cannot start now; see ``operation.execute``.
     """
-    _check(using)
-    return _hand_over(migration.start(options, actor=actor, reason=reason, using=using), using, workers)
-
-
-def ask_for_rollback(options: RollbackOptions, *, actor: Actor, using: str = "default") -> MigrationRun:
-    """Open a mass rollback for a worker to take up; an open migration is stopped.
-
-    Raises:
-        PreflightError, NothingToRollBackError, RunConflictError, RunNotFoundError, BrokerUnavailableError: it cannot
-            start now.
-    """
-    _check(using)
-    return _hand_over(rollback.open_rollback(options, actor=actor, using=using), using)
+    _check(context.using)
+    return _send(asked.open(context), context.using, workers)
 
 
 def check_send_again(run_id: int, using: str = "default") -> MigrationRun:
@@ -75,38 +63,38 @@ def check_send_again(run_id: int, using: str = "default") -> MigrationRun:
     if not run.is_open:
         raise RunConflictError(f"run {run.pk} is {run.status_words}: nothing is left to do")
     if run.status == RunStatus.PAUSED:
-        raise RunConflictError(f"run {run.pk} is paused: resume it, and its workers go on")
+        raise RunConflictError(f"run {run.pk} is paused: resume it, and its workers continue")
     return run
 
 
-def send_again(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> MigrationRun:
+def send_again(run_id: int, context: RunContext, *, reason: str) -> MigrationRun:
     """Send the workers the message of an open run once more, in case it was lost; one too many does no harm.
 
     Raises:
         RunNotFoundError, RunConflictError: see ``check_send_again``.
         PreflightError, UsageError, BrokerUnavailableError: it cannot be sent now.
     """
-    run = check_send_again(run_id, using)
-    _check(using)
+    run = check_send_again(run_id, context.using)
+    _check(context.using)
     message = f"sent to the workers again: {reason}" if reason else "sent to the workers again"
-    _hand_over(run, using)
-    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=actor, message=message, using=using)
+    _send(run, context.using)
+    runs.add_event(run.pk, EventKind.RESUMED_WORK, actor=context.actor, message=message, using=context.using)
     return run
 
 
 def worker_command(using: str = "default") -> str:
-    """Return how to start a worker that takes up what pages ask for."""
+    """Return how to start a worker for the runs that pages start."""
     if conf.executor() == CELERY:
         return celery_broker.worker_command()
     return WORKER_COMMAND if using == DEFAULT_DB_ALIAS else f"{WORKER_COMMAND} --database {using}"
 
 
-def hand_over_command(run_id: int, using: str = "default") -> str:
-    """Return how to send the workers a run once more, whose message is lost; empty where no messages are sent."""
+def send_again_command(run_id: int, using: str = "default") -> str:
+    """Return how to send a run whose message is lost once more; empty where no messages are sent."""
     if conf.executor() != CELERY:
         return ""
     database = "" if using == DEFAULT_DB_ALIAS else f" --database {using}"
-    return f"python manage.py migrate_users{database} --join {run_id} --executor celery"
+    return f"python manage.py work_migration{database} --run {run_id} --executor celery"
 
 
 def _check(using: str) -> None:
@@ -115,8 +103,8 @@ def _check(using: str) -> None:
         celery_broker.check()
 
 
-def _hand_over(run: MigrationRun, using: str, workers: int | None = None) -> MigrationRun:
-    """Send a run to the workers, once it can be seen by them; a page does not follow it."""
+def _send(run: MigrationRun, using: str, workers: int | None = None) -> MigrationRun:
+    """Send a run to the workers, once they can see it; a page does not follow it."""
     if conf.executor() == CELERY:
         times = workers or conf.celery_workers()
         transaction.on_commit(lambda: celery_broker.send(run, using=using, times=times), using=using)
@@ -124,22 +112,13 @@ def _hand_over(run: MigrationRun, using: str, workers: int | None = None) -> Mig
 
 
 def find_work(using: str) -> MigrationRun | None:
-    """Return the open run that a worker can do something about; None where there is none or it is paused."""
+    """Return the open run that a worker can work on; None where there is none or it is paused."""
     run = runs.open_run_or_none(using)
-    return None if run is None or run.status == RunStatus.PAUSED else run
+    return run if run is not None and run.allows(Action.WORK) else None
 
 
-def work(
-    *,
-    actor: Actor,
-    using: str = "default",
-    stop: StopFlag,
-    once: bool = False,
-    look_seconds: float = LOOK_SECONDS,
-    progress: ProgressCallback | None = None,
-    notice: runs.Notice = runs.silent,
-) -> list[RunSummary]:
-    """Work on whatever run is open, again and again, until asked to stop; ``once``: until nothing is left.
+def work(context: RunContext, *, once: bool = False, poll_seconds: float = POLL_SECONDS) -> list[RunSummary]:
+    """Work on the open run, and on the next one, until asked to stop; ``once``: until no run is open.
 
     Returns what became of the runs worked on.
 
@@ -147,29 +126,26 @@ def work(
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
     done: list[RunSummary] = []
-    while not stop.requested:
+    while not context.stop.requested:
         try:
-            run = find_work(using)
+            run = find_work(context.using)
         except (OperationalError, InterfaceError) as error:
             if once:
                 raise
-            notice(f"the database does not answer ({failures.describe(error)}); trying again")
-            connections[using].close()
-            stop.wait(look_seconds)
+            context.notice(f"the database does not answer ({failures.describe(error)}); trying again")
+            context.connection.close()
+            context.stop.wait(poll_seconds)
             continue
         if run is not None:
-            notice(f"{run.description}: going to work on it")
-            summary = migration.work_on_run(
-                run.pk, actor=actor, using=using, stop=stop, progress=progress, notice=notice
-            )
-            how = f"is {summary.status.replace('_', ' ')}"
-            if RunStatus(summary.status).is_open:  # this process was asked to end, or others check the books
-                how = "stays open, any worker goes on with it"
-            notice(f"run {run.pk} {how}: {summary.totals.selected:,} users accounted for")
+            context.notice(f"working on {run.description}")
+            summary = operation.work_on_run(run.pk, context)
+            still_open = RunStatus(summary.status).is_open  # this process was asked to end, or another one checks it
+            how = "stays open, any worker can continue it" if still_open else f"is {summary.status.replace('_', ' ')}"
+            context.notice(f"run {run.pk} {how}: {counted(summary.totals.selected, 'user')} processed")
             done.append(summary)
-            if not RunStatus(summary.status).is_open:
+            if not still_open:
                 continue
         elif once:
             break
-        stop.wait(look_seconds)
+        context.stop.wait(poll_seconds)
     return done

@@ -1,9 +1,9 @@
-"""A run that workers of Celery do: handed over, followed to its end, and what one of them does.
+"""A run that Celery's workers do: sent to them, followed to its end, and what one of them does.
 
 # Note [Messages]
 The database is the queue of batches; a message only says "work on this run".  It may be lost,
-delivered twice or late: whoever gets it works on what is left, or finds the run closed.  A task
-hands its work on to a new one after a while (``MANA_MIGRATION_CELERY_TASK_SECONDS``): brokers
+delivered twice or late: the worker that gets it works on what is left, or finds the run closed.  A
+task passes its work to a new one after a while (``MANA_MIGRATION_CELERY_TASK_SECONDS``): brokers
 deliver a message again that is not acknowledged in time (Redis after its visibility timeout, an
 hour), or close the connection (RabbitMQ after half an hour).
 """
@@ -14,33 +14,33 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Final, Unpack
+from typing import Final
 
 from django.db import DatabaseError, InterfaceError, connections
 
-from mana_migration.domain.options import MigrationOptions, RollbackOptions
-from mana_migration.domain.results import BatchResult, ProgressCallback, RunSummary, Totals
+from mana_migration.domain.results import BatchResult, RunSummary, Totals
+from mana_migration.domain.words import counted
 from mana_migration.engine import failures, totals
 from mana_migration.errors import BrokerUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.selectors.runs import event_line
-from mana_migration.services import logs, migration, preflight, rollback, runs
-from mana_migration.services.context import RunContext, StopFlag
+from mana_migration.services import logs, operation, preflight, runs
+from mana_migration.services.context import RunContext
 from mana_migration.services.executors import celery_broker, local
-from mana_migration.services.runs import Actor
+from mana_migration.services.operation import Operation
 from mana_migration.states import EventKind, RunKind, RunStatus
 
-#: Seconds between two looks at a run that others do.
-LOOK_EVERY: Final = 0.5
+#: Seconds between two polls of a run that is followed.
+POLL_SECONDS: Final = 0.5
 
-#: Seconds without progress after which the workers are asked who is there, and between two such questions.
+#: Seconds without progress after which the workers are asked for a sign of life, and between two such requests.
 ASK_AFTER: Final = 5.0
 
-#: Seconds between two times that the same complaint is told.
-COMPLAIN_EVERY: Final = 60.0
+#: Seconds between two reports of the same problem.
+REPORT_EVERY: Final = 60.0
 
-#: What workers do that whoever follows should hear of.
-_TOLD: Final = (
+#: Events of the workers that are reported.
+_REPORTED: Final = (
     EventKind.RESUMED_WORK,
     EventKind.PAUSED,
     EventKind.RESUMED,
@@ -53,70 +53,38 @@ _TOLD: Final = (
 _WAITED_OUT: Final = (failures.Failure.CONNECTION, failures.Failure.TRANSIENT)
 
 
-# --- Whoever asks -----------------------------------------------------------------------------------------------------
+# --- The command that asks --------------------------------------------------------------------------------------------
 
 
-def migrate_elsewhere(
-    options: MigrationOptions,
-    workers: int,
-    *,
-    actor: Actor,
-    reason: str = "",
-    **context: Unpack[RunContext],
-) -> RunSummary:
-    """Open a migration or go on with the open one, hand it to so many workers of Celery and follow it to its end.
+def execute(asked: Operation, context: RunContext, *, workers: int = 1) -> RunSummary:
+    """Open a run or resume the open one, send it to so many Celery workers and follow it to its end.
 
-    Nobody is converted in this process.
+    No user is handled in this process.
 
     Raises:
-        UsageError: Celery is not installed, users are named one by one, or this database takes fewer workers.
+        UsageError: Celery is not installed, users are selected one by one, or this database takes fewer workers.
         BrokerUnavailableError: the broker cannot be reached; no run was opened.
-        MigrationError: as ``migration.migrate`` does.
+        MigrationError: see ``operation.execute``.
     """
-    if options.users:
-        raise UsageError("users who are named one by one are converted at once: leave --executor celery out")
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    _prepare(workers, using)
-    run = migration.open_or_join(options, actor=actor, reason=reason, using=using, notice=notice)
-    return _hand_over(run, workers, **context)
+    if asked.selected_users:
+        raise UsageError("selected users are handled at once, by this process: leave --executor celery out")
+    _prepare(workers, context.using)
+    return _send(operation.open_or_resume(asked, context), context, workers=workers)
 
 
-def roll_back_elsewhere(
-    options: RollbackOptions,
-    workers: int,
-    *,
-    actor: Actor,
-    **context: Unpack[RunContext],
-) -> RunSummary:
-    """Open a mass rollback or go on with the open one, hand it to so many workers and follow it to its end.
-
-    Raises:
-        UsageError: Celery is not installed, users are named one by one, or this database takes fewer workers.
-        BrokerUnavailableError: the broker cannot be reached; no run was opened.
-        MigrationError: as ``rollback.roll_back`` does.
-    """
-    if options.users:
-        raise UsageError("users who are named one by one are rolled back at once: leave --executor celery out")
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    _prepare(workers, using)
-    run = rollback.open_or_join(options, actor=actor, using=using, notice=notice)
-    return _hand_over(run, workers, **context)
-
-
-def join_elsewhere(run_id: int, workers: int, **context: Unpack[RunContext]) -> RunSummary:
-    """Hand an open run to so many more workers and follow it to its end; of a closed one tell the outcome.
+def join_run(run_id: int, context: RunContext, *, workers: int = 1) -> RunSummary:
+    """Send an open run to so many more workers and follow it to its end; for a closed one return its outcome.
 
     Raises:
         RunNotFoundError: there is no such run.
         RunConflictError: it is paused, or an import.
-        UsageError, BrokerUnavailableError: see ``migrate_elsewhere``.
+        UsageError, BrokerUnavailableError: see ``execute``.
     """
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    _prepare(workers, using)
-    run = local.find_to_join(run_id, using=using, notice=notice)
+    _prepare(workers, context.using)
+    run = local.find_to_join(run_id, context)
     if not run.is_open:
-        return migration.summary(run.pk, using=using, seconds=0.0, handled=0)
-    return _hand_over(run, workers, **context)
+        return operation.summary(run.pk, using=context.using, seconds=0.0, handled=0)
+    return _send(run, context, workers=workers)
 
 
 def _prepare(workers: int, using: str) -> None:
@@ -126,35 +94,23 @@ def _prepare(workers: int, using: str) -> None:
     celery_broker.check()
 
 
-def _hand_over(run: MigrationRun, workers: int, **context: Unpack[RunContext]) -> RunSummary:
-    using, notice = context.get("using", "default"), context.get("notice", runs.silent)
-    expecting = context.get("expecting", runs.ignore_expected)
-    stop, progress = context.get("stop") or StopFlag(), context.get("progress")
-    follower = Follower(run, using=using, stop=stop, progress=progress, notice=notice)
+def _send(run: MigrationRun, context: RunContext, *, workers: int) -> RunSummary:
+    follower = Follower(run, context)
     if run.expected is not None:
-        expecting(max(0, run.expected - totals.run_totals(run, using).selected))
-    celery_broker.send(run, using=using, times=workers)
-    tasks = "1 task" if workers == 1 else f"{workers} tasks"
-    notice(f"run {run.pk} is handed to Celery in {tasks}; this command only follows it")
+        context.expecting(max(0, run.expected - totals.run_totals(run, context.using).selected))
+    celery_broker.send(run, using=context.using, times=workers)
+    context.notice(f"run {run.pk} is sent to Celery in {counted(workers, 'task')}; this command only follows it")
     return follower.follow()
 
 
 class Follower:
-    """Follow a run that workers elsewhere do, to its end or until asked to stop; complain where nobody works."""
+    """Follow a run that Celery's workers do, to its end or until asked to stop; report where no worker does it."""
 
-    def __init__(
-        self,
-        run: MigrationRun,
-        *,
-        using: str,
-        stop: StopFlag,
-        progress: ProgressCallback | None,
-        notice: runs.Notice,
-    ) -> None:
-        self._run, self._using, self._stop, self._notice = run, using, stop, notice
-        self._progress = progress
-        self._begun = self._moved = self._asked = self._looked = time.monotonic()
-        self._complained: dict[str, float] = {}
+    def __init__(self, run: MigrationRun, context: RunContext) -> None:
+        self._run, self._context, self._using = run, context, context.using
+        using = context.using
+        self._begun = self._moved = self._asked = self._polled = time.monotonic()
+        self._reported: dict[str, float] = {}
         self._waits_for = ""
         self._before = totals.run_totals(run, using).selected
         self._seen: dict[int, Totals] = {run.pk: totals.run_totals(run, using)}
@@ -165,99 +121,95 @@ class Follower:
         lost = False
         while True:
             try:
-                current = self._look()
+                current = self._poll()
                 lost = False
             except (DatabaseError, InterfaceError) as error:
                 if failures.judge(error) not in _WAITED_OUT:
                     raise
                 if not lost:
-                    self._notice(f"the database does not answer ({failures.describe(error)}); trying again")
+                    self._context.notice(f"the database does not answer ({failures.describe(error)}); trying again")
                 lost = True
                 connections[self._using].close()
             else:
                 if current is None:
                     break
                 self._ask(current)
-            if self._stop.wait(LOOK_EVERY):
-                self._notice(
-                    f"no longer following run {self._run.pk}: its workers go on; hold it with migrate_users "
-                    f"--pause {self._run.pk}, end it with migrate_users --stop {self._run.pk}"
+            if self._context.stop.wait(POLL_SECONDS):
+                self._context.notice(
+                    f"no longer following run {self._run.pk}: its workers continue; pause it with "
+                    f"control_migration pause {self._run.pk}, stop it with control_migration stop {self._run.pk}"
                 )
                 break
         return self._summary()
 
-    def _look(self) -> MigrationRun | None:
-        """Tell what happened since the last look; return the run that is worked on, None where it is over."""
+    def _poll(self) -> MigrationRun | None:
+        """Report what happened since the last poll; return the run that is worked on, None where it is over."""
         run = MigrationRun.objects.using(self._using).get(pk=self._run.pk)
-        if run.status == RunStatus.ROLLING_BACK:
-            run = runs.find_takeback(run.pk, using=self._using) or run
+        run = runs.find_breaker_rollback(run.pk, using=self._using) or run
         now, moment = totals.run_totals(run, self._using), time.monotonic()
         done = now.since(self._seen.get(run.pk, Totals()))
         self._seen[run.pk] = now
         events = RunEvent.objects.using(self._using).filter(id__gt=self._event, run_id__in=self._seen)
         for event in events.order_by("id"):
             self._event, self._moved = event.pk, moment
-            if event.kind in _TOLD:
+            if event.kind in _REPORTED:
                 line = event_line(event)
                 what = line.label.lower()
                 said = line.message if line.message.startswith(what) else f"{what}: {line.message}".rstrip(": ")
-                self._notice(f"run {event.run_id}: {said}")
+                self._context.notice(f"run {event.run_id}: {said}")
             if event.kind == EventKind.THROTTLED:
                 self._waits_for = "" if event.details.get("wait") == "none" else event.message
         if done.selected:
             self._moved, self._waits_for = moment, ""
-        if self._progress is not None:
-            self._progress(BatchResult(run.pk, 0, done, moment - self._looked, self._waits_for))
-        self._looked = moment
+        self._context.progress(BatchResult(run.pk, 0, done, moment - self._polled, self._waits_for))
+        self._polled = moment
         return run if run.is_open else None
 
-    # Nobody works
-
     def _ask(self, run: MigrationRun) -> None:
-        """Where nothing has moved for a while, ask who is there, and say what to do."""
+        """Where nothing has moved for a while, ask the workers, and say what to do."""
         moment = time.monotonic()
         if run.status == RunStatus.PAUSED or min(moment - self._moved, moment - self._asked) < ASK_AFTER:
             return
         try:
             found = celery_broker.look(run.pk, using=self._using)
         except BrokerUnavailableError as error:
-            self._complain("broker", str(error))
+            self._report("broker", str(error))
             return
         finally:
             self._asked = time.monotonic()
         if found.tasks:
-            return  # somebody has it and waits for something
+            return  # a worker has it and waits for something
         start = f"start one on any machine with this database and this broker: {celery_broker.worker_command()}"
         if not found.workers:
-            self._complain("workers", f"nobody works on run {run.pk}: no Celery worker answers; {start}")
+            self._report("workers", f"run {run.pk} makes no progress: no Celery worker answers; {start}")
         elif found.waiting:
             others = "worker is" if found.workers == 1 else f"{found.workers} workers are"
-            self._complain(
-                "busy", f"nobody works on run {run.pk}: the {others} busy, or listening to other queues; {start}"
+            self._report(
+                "busy", f"run {run.pk} makes no progress: the {others} busy, or listening to other queues; {start}"
             )
-        else:  # whoever had it is gone, and its message with it
-            self._notice(f"nobody works on run {run.pk} any more: handing it over again")
+        else:  # the worker that had it is gone, and its message with it
+            self._context.notice(f"no worker has run {run.pk} any more: sending it again")
             with contextlib.suppress(BrokerUnavailableError):
                 celery_broker.send(run, using=self._using, times=1)
 
-    def _complain(self, about: str, sentence: str) -> None:
+    def _report(self, about: str, sentence: str) -> None:
         moment = time.monotonic()
-        if moment - self._complained.get(about, -COMPLAIN_EVERY) >= COMPLAIN_EVERY:
-            self._complained[about] = moment
-            self._notice(sentence)
+        if moment - self._reported.get(about, -REPORT_EVERY) >= REPORT_EVERY:
+            self._reported[about] = moment
+            self._context.notice(sentence)
 
     def _summary(self) -> RunSummary:
         run = MigrationRun.objects.using(self._using).get(pk=self._run.pk)
         handled = totals.run_totals(run, self._using).selected - self._before
         # what was asked for is the migration that its breaker ended, not the run that takes it back
         shown = run.tripped_run or run.pk
-        return migration.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
+        return operation.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
 
 
-# --- Whoever does the work --------------------------------------------------------------------------------------------
+# --- The worker ------------------------------------------------------------------------------------------------------
 
 
-def work_on_message(run_id: int, *, using: str, opened: str, again: bool, actor: Actor, stop: StopFlag) -> bool:
+def work_on_message(run_id: int, context: RunContext, *, opened: str, again: bool) -> bool:
     """Do what a message asks for: work on a run until it ends or until asked to stop; return whether work is left.
 
     A message may be late, lost or delivered twice; see Note [Messages].  A paused run is waited for.
@@ -268,33 +220,33 @@ def work_on_message(run_id: int, *, using: str, opened: str, again: bool, actor:
         RunNotFoundError: there is none.
         DatabaseUnavailableError: the database cannot be reached or cannot do the work.
     """
+    using = context.using
     if using not in connections:
         raise UsageError(f"there is no database {using!r} here: give this worker the settings of the sender")
     preflight.check(using)
     run = runs.get_run(run_id, using=using)
     if run.kind == RunKind.IMPORT or run.created_at != datetime.fromisoformat(opened):
         raise RunConflictError(
-            f"run {run.pk} of database {using!r} is not the one handed over: give this worker the same database"
+            f"run {run.pk} of database {using!r} is not the one that was sent: give this worker the same database"
         )
-    if run.status == RunStatus.ROLLING_BACK:
-        run = runs.find_takeback(run.pk, using=using) or run
+    run = runs.find_breaker_rollback(run.pk, using=using) or run
     if not run.is_open:
         return False
     with _log(run, using):
         if not again:
-            runs.note_resumed_work(run.pk, actor=actor, using=using)
-        # whoever checked it may be dead, and its message is delivered again for that reason: then nobody else will
-        migration.work_on_run(run.pk, actor=actor, using=using, stop=stop, joining=run.status != RunStatus.CHECKING)
-    if not stop.requested:
+            runs.note_resumed_work(run.pk, actor=context.actor, using=using)
+        # the worker that checked it may be dead, and its message is delivered again for that reason
+        operation.work_on_run(run.pk, context, joining=run.status != RunStatus.CHECKING)
+    if not context.stop.requested:
         return False
     left = runs.get_run(run_id, using=using)
-    return left.is_open or runs.find_takeback(left.pk, using=using) is not None
+    return left.is_open or runs.find_breaker_rollback(left.pk, using=using) is not None
 
 
 @contextlib.contextmanager
 def _log(run: MigrationRun, using: str) -> Iterator[None]:
     """Write this machine's daily log file, as a command does."""
-    logs.configure(logs.ROLLBACK if run.kind == RunKind.ROLLBACK else logs.MIGRATION, "info", database=using)
+    logs.configure(logs.ROLLBACK if run.is_rollback else logs.MIGRATION, "info", database=using)
     try:
         yield
     finally:

@@ -1,13 +1,13 @@
-"""Helper processes: started beside this one to work on the same run, listened to, ended with it.
+"""Helper processes: started beside this one to work on the same run, ended with it.
 
-A helper finds its work in the database like anybody who joins a run, so that one which is killed takes
-nothing with it but the batch in hand, and the others do that.
+A helper finds its work in the database like any process that joins a run, so that killing one loses
+nothing but its current batch, which the others do.
 
 # Note [The pipe to a helper]
 A helper's standard input is a pipe.  One line comes by it, which names the run: helpers are started
 while the checks before a run are made, and are ready when it is open.  Then nothing comes, until the
-pipe ends: when this process closes it, to ask for the end after the batch in hand, and when this
-process dies, however it dies.  The helper hears of it at once, also while it waits or has not begun.
+pipe ends: when this process closes it, to ask for the end after the current batch, and when this
+process dies, however it dies.  The helper notices at once, also while it waits or has not begun.
 No signal is needed, and the terminal's Ctrl-C does not reach helpers, which have a session of their
 own.
 """
@@ -30,19 +30,18 @@ from typing import IO, Final
 
 from django.conf import settings
 
-from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
+from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
-from mana_migration.services import runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.worker.context import HELPER
 
 #: The file descriptor of standard input.
 _PIPE: Final = 0
 
-#: Seconds between two looks at what all of them have done, and between two looks whether they have ended.
-LOOK_EVERY, WAIT_STEP = 0.5, 0.1
+#: Seconds between two polls of what all of them have done, and between two polls whether they have ended.
+POLL_SECONDS, WAIT_STEP = 0.5, 0.1
 
 
 def is_helper() -> bool:
@@ -52,12 +51,12 @@ def is_helper() -> bool:
 
 @dataclass
 class Helper:
-    """A helper process, with what it said on its standard error."""
+    """A helper process, with what it wrote on its standard error."""
 
     number: int
     process: subprocess.Popen[bytes]
-    complaints: IO[bytes]
-    told: bool = False
+    errors: IO[bytes]
+    reported: bool = False
 
     @property
     def runs(self) -> bool:
@@ -71,19 +70,18 @@ class Helper:
         if not code:
             return ""
         if code < 0:
-            return f"worker {self.number} was killed by {signal.Signals(-code).name}: the others go on"
-        self.complaints.seek(0)
-        last = self.complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
-        said = f" ({last})" if last else ""
-        return f"worker {self.number} ended with exit code {code}{said}: the others go on"
+            return f"worker {self.number} was killed by {signal.Signals(-code).name}: the others continue"
+        self.errors.seek(0)
+        last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        why = f" ({last})" if last else ""
+        return f"worker {self.number} ended with exit code {code}{why}: the others continue"
 
 
 @dataclass
 class Helpers:
     """The helpers of this process on a run."""
 
-    using: str
-    notice: runs.Notice = runs.silent
+    context: RunContext
     all: list[Helper] = field(default_factory=list)
     dismissed: bool = False
 
@@ -94,20 +92,20 @@ class Helpers:
             "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         }
         command = [
-            *(sys.executable, "-m", "django", "migrate_users", "--database", self.using),
+            *(sys.executable, "-m", "django", "migrate_users", "--database", self.context.using),
             *("--format", "json", "--no-input", *arguments),
         ]
         for number in range(2, count + 2):
-            complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
             process = subprocess.Popen(  # noqa: S603 (this project's own command)
                 command,
                 env={**environment, HELPER: str(number)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=complaints,
+                stderr=errors,
                 start_new_session=True,
             )
-            self.all.append(Helper(number, process, complaints))
+            self.all.append(Helper(number, process, errors))
 
     def put_to_work(self, run: MigrationRun) -> None:
         """Tell all of them which run it is, by its number and by when it was opened."""
@@ -118,29 +116,29 @@ class Helpers:
                     helper.process.stdin.flush()
 
     def dismiss(self) -> None:
-        """Ask all of them to end after the batch in hand; see Note [The pipe to a helper]."""
+        """Ask all of them to end after the current batch; see Note [The pipe to a helper]."""
         self.dismissed = True
         for helper in self.all:
             with contextlib.suppress(OSError):
                 if helper.process.stdin is not None:
                     helper.process.stdin.close()
 
-    def tell_endings(self) -> None:
+    def report_endings(self) -> None:
         """Tell, once, of each that ended before its time."""
         for helper in self.all:
-            if not (self.dismissed or helper.told) and helper.ending:
-                helper.told = True
-                self.notice(helper.ending)
+            if not (self.dismissed or helper.reported) and helper.ending:
+                helper.reported = True
+                self.context.notice(helper.ending)
 
     def wait(self) -> None:
         """Wait until all have ended."""
         while any(helper.runs for helper in self.all):
-            self.tell_endings()
+            self.report_endings()
             time.sleep(WAIT_STEP)
-        self.tell_endings()
+        self.report_endings()
 
     def abort(self) -> None:
-        """End all at once: what they have in hand is rolled back."""
+        """End all at once: their current batches are rolled back."""
         self.dismissed = True
         for helper in self.all:
             helper.process.kill()
@@ -148,10 +146,10 @@ class Helpers:
             helper.process.wait()
 
     def close(self) -> None:
-        """Forget what they said."""
+        """Close what they wrote."""
         self.dismiss()
         for helper in self.all:
-            helper.complaints.close()
+            helper.errors.close()
 
 
 class JointProgress:
@@ -160,43 +158,35 @@ class JointProgress:
     Called as progress of this process's batches, each of which is an occasion to look.
     """
 
-    def __init__(self, helpers: Helpers, run_id: int, progress: ProgressCallback | None) -> None:
-        self._helpers, self._progress = helpers, progress
+    def __init__(self, helpers: Helpers, run_id: int, context: RunContext) -> None:
+        self._helpers, self._context = helpers, context
         self._seen: dict[int, Totals] = {run_id: self._read(run_id)}
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
 
     def __call__(self, result: BatchResult) -> None:
         """Take a batch of this process as the occasion."""
         moment = time.monotonic()
-        if moment - self._looked < LOOK_EVERY and not result.waits_for:
+        if moment - self._polled < POLL_SECONDS and not result.waits_for:
             return
         now = self._read(result.run)
         before = self._seen.get(result.run, Totals())  # a run that the breaker opened meanwhile has a count of its own
-        if self._progress is not None:
-            done, seconds = now.since(before), moment - self._looked
-            self._progress(BatchResult(result.run, result.batch, done, seconds, result.waits_for))
-        self._seen[result.run], self._looked = now, moment
-        self._helpers.tell_endings()
+        done, seconds = now.since(before), moment - self._polled
+        self._context.progress(BatchResult(result.run, result.batch, done, seconds, result.waits_for))
+        self._seen[result.run], self._polled = now, moment
+        self._helpers.report_endings()
 
     def _read(self, run_id: int) -> Totals:
-        run = MigrationRun.objects.using(self._helpers.using).get(pk=run_id)
-        return totals.run_totals(run, self._helpers.using)
+        run = MigrationRun.objects.using(self._context.using).get(pk=run_id)
+        return totals.run_totals(run, self._context.using)
 
 
 @contextmanager
-def helpers(
-    count: int,
-    *,
-    using: str,
-    stop: StopFlag,
-    arguments: Sequence[str] = (),
-    notice: runs.Notice = runs.silent,
-) -> Iterator[Helpers]:
-    """Have so many helpers ready to be put to work beside the block; at its end wait for them.
+def helpers(count: int, context: RunContext, *, arguments: Sequence[str] = ()) -> Iterator[Helpers]:
+    """Start so many helpers, to be put to work beside the block; at its end wait for them.
 
-    Whoever asks this process to end asks them; an error in the block, or a second signal, aborts them.
+    When this process is asked to end, so are they; an error in the block, or a second signal, aborts them.
     """
-    found = Helpers(using, notice)
+    found, stop = Helpers(context), context.stop
     stop.listeners.append(found.dismiss)
     try:
         found.start(count, arguments)
@@ -213,7 +203,7 @@ def helpers(
 
 
 def await_work(stop: StopFlag, *, using: str) -> MigrationRun | None:
-    """As a helper, wait to be told the run to work on; None where there is none to come.
+    """As a helper, wait to be reported the run to work on; None where there is none to come.
 
     When the pipe ends the end is asked for; see Note [The pipe to a helper].
 

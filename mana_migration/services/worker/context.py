@@ -1,4 +1,4 @@
-"""What a worker works on and whom it tells: shared by the loop, its queue and its recovery."""
+"""What a worker works on: shared by the loop, its queue and what handles its failures."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
-
-from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
+from mana_migration.domain.breaker import BreakerVerdict
+from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
-from mana_migration.services import runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext
 
 #: The environment variable with the number of a helper process, from 2; the process that started it is worker 1.
 HELPER: Final = "MANA_MIGRATION_HELPER"
 
 
 class Work(Protocol):
-    """What a run does with its users."""
+    """What a run does with its users, and when it closes."""
+
+    @property
+    def limit(self) -> int | None:
+        """Users to handle at most; None for all."""
+
+    @property
+    def throttled(self) -> bool:
+        """Whether it waits between batches, as the controls say."""
 
     def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
         """Cut the next users after a key into slices; empty: from the start."""
@@ -35,17 +40,16 @@ class Work(Protocol):
         """Claim, handle and mark a batch in a transaction of its own; None where it could not be claimed."""
 
     def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
-        """Do so with the first of several batches, at least one; answer for each that was tried."""
+        """Do so with the first of several batches, at least one; return an answer for each that was tried."""
 
     def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
         """Record that one user was left as they are."""
 
-    def tripped(self, using: str) -> bool:
-        """Say, after a commit, whether the run has failed too many users."""
+    def verdict(self, using: str, *, final: bool = False) -> BreakerVerdict:
+        """Say whether the run has failed too many users; ``final``: all users are processed."""
 
-    @property
-    def limit(self) -> int | None:
-        """Users to handle at most; None for all."""
+    def on_close(self, context: RunContext) -> None:
+        """Do what belongs to the transaction that closes the run."""
 
 
 def worker_name() -> str:
@@ -55,22 +59,16 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}{own}"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerContext:
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext(RunContext):
     """One worker's part in one run.
 
-    ``run_id``: the run, open.  ``work``: what to do with its users.  ``using``: database alias.
-    ``stop``: asks for the end between batches.  ``progress``: told of each committed batch.
-    ``notice``: told, in sentences, what the work waits for and when it goes on.  ``name``: the
-    worker's, in the batches that it does.
+    ``run_id``: the run, open.  ``work``: what to do with its users.  ``name``: the worker's, in the
+    batches that it handles.
     """
 
     run_id: int
     work: Work
-    using: str
-    stop: StopFlag
-    progress: ProgressCallback | None = None
-    notice: runs.Notice = runs.silent
     name: str = field(default_factory=worker_name)
 
     @property
@@ -78,16 +76,11 @@ class WorkerContext:
         """Return the worker's number among the processes of one command."""
         return os.environ.get(HELPER, "1")
 
-    @property
-    def connection(self) -> BaseDatabaseWrapper:
-        """Return this thread's connection to the run's database."""
-        return connections[self.using]
-
-    def tell(self, result: BatchResult) -> None:
-        """Tell whoever shows the progress of a committed batch."""
-        if self.progress is not None:
-            self.progress(result)
+    @classmethod
+    def of(cls, context: RunContext, run_id: int, work: Work) -> WorkerContext:
+        """Return the context of this thread's worker on a run."""
+        return cls(**vars(context), run_id=run_id, work=work)
 
     def show_wait(self, sentence: str) -> None:
-        """Tell whoever shows the progress what the run waits for until its next batch; empty: it goes on."""
-        self.tell(BatchResult(self.run_id, 0, Totals(), 0.0, waits_for=sentence))
+        """Report what the run waits for until its next batch; empty: it no longer waits."""
+        self.progress(BatchResult(self.run_id, 0, Totals(), 0.0, waits_for=sentence))

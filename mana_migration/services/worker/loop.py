@@ -28,11 +28,11 @@ from django.db import DatabaseError, InterfaceError
 from mana_migration import conf
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
-from mana_migration.domain.results import FIGURES, BatchResult, ProgressCallback, Totals
+from mana_migration.domain.results import FIGURES, BatchResult, Totals
 from mana_migration.engine import failures, pipeline, sessions
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.services import logs, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import Work, WorkerContext
 from mana_migration.services.worker.failures import Recovery
 from mana_migration.services.worker.outage import Outage
@@ -72,26 +72,20 @@ class Worker:
     Args:
         run_id: the run, open.
         work: what to do with its users.
-        using: database alias.
-        stop: asked between batches.
-        progress: told of each committed batch.
+        context: see ``RunContext``; asked between batches whether to stop.
         throttle: called between batches with the controls in force and the latest batch's seconds;
-            waits as it sees fit, and says whether the work may go on at its full pace.
-        notice: told, in sentences, what the work waits for and when it goes on.
+            waits if it must, and returns whether the work may continue at its full pace.
     """
 
     def __init__(
         self,
         run_id: int,
         work: Work,
+        context: RunContext,
         *,
-        using: str,
-        stop: StopFlag,
-        progress: ProgressCallback | None = None,
         throttle: Callable[[Controls, float], bool] | None = None,
-        notice: runs.Notice = runs.silent,
     ) -> None:
-        self._context = WorkerContext(run_id, work, using, stop, progress, notice)
+        self._context = WorkerContext.of(context, run_id, work)
         self._queue = BatchQueue(self._context, together=pipeline.MOST)
         self._recovery = Recovery(self._context)
         self._outage = Outage(self._context)
@@ -226,11 +220,11 @@ class Worker:
         if result.failed:
             self._alone = ALONE_AFTER_TROUBLE
         self._queue.observe(result.selected, seconds)
-        self._context.tell(BatchResult(run_id, batch, result, seconds))
+        self._context.progress(BatchResult(run_id, batch, result, seconds))
         # Without a new failure the rate can only fall, but the first look comes when enough were attempted.
         due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
         self._attempted += result.attempted
-        if due and self._context.work.tripped(self._context.using):
+        if due and self._context.work.verdict(self._context.using).tripped:
             return Ending.TRIPPED
         if self._throttle is not None and not self._throttle(self._queue.controls, seconds):
             self._alone = ALONE_AFTER_TROUBLE
@@ -251,9 +245,9 @@ class Worker:
         if paused is not self._paused:
             self._paused = paused
             run_id = self._context.run_id
-            how = f"paused: waiting until migrate_users --resume {run_id}" if paused else "going on"
-            self._context.notice(f"run {run_id} is {how}")
-            self._context.show_wait(f"paused, --resume {run_id} lets it go on" if paused else "")
+            resume = f"paused; resume it with control_migration resume {run_id}"
+            self._context.notice(f"run {run_id} is {resume if paused else 'resumed'}")
+            self._context.show_wait(resume if paused else "")
 
     def _note_interruption(self) -> None:
         if self._context.stop.quiet:

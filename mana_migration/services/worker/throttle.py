@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from django.db import connections
-
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
 from mana_migration.domain.pressure import Pressure, Sign, Usual, in_words, judge
-from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
+from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import notifications, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext
 from mana_migration.states import EventKind, RunStatus
 
 #: Seconds between two looks at the database, and between two looks while holding.
@@ -38,18 +36,14 @@ class Throttle:
     def __init__(
         self,
         run_id: int,
-        using: str,
-        stop: StopFlag,
-        notice: runs.Notice = runs.silent,
-        progress: ProgressCallback | None = None,
+        context: RunContext,
     ) -> None:
-        self._run_id, self._using, self._stop = run_id, using, stop
-        self._notice, self._progress = notice, progress
+        self._run_id, self._context = run_id, context
         self._usual = Usual()
         self._looked = 0.0
         self._pressure = Pressure.NONE
         self._reason = ""
-        self._long_wait = notifications.LongWait(run_id, using)
+        self._long_wait = notifications.LongWait(run_id, context.using)
 
     def __call__(self, controls: Controls, seconds: float) -> bool:
         """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most.
@@ -61,30 +55,30 @@ class Throttle:
             return not controls.delay
         if time.monotonic() - self._looked >= LOOK_EVERY:
             self._look(seconds)
-        while self._pressure is Pressure.HARD and not self._stop.wait(HOLD_STEP):
+        while self._pressure is Pressure.HARD and not self._context.stop.wait(HOLD_STEP):
             if self._changed(controls):
                 return False
             self._long_wait.goes_on(self._reason)
             self._look(0.0)
         self._long_wait.ended()
         if self._pressure is Pressure.SOFT:
-            self._stop.wait(min(seconds, LONGEST_SOFT_WAIT))
+            self._context.stop.wait(min(seconds, LONGEST_SOFT_WAIT))
         return self._pressure is Pressure.NONE
 
     def _wait_for(self, controls: Controls, delay: float) -> None:
         """Wait that long, unless the end is asked for, the run is paused or ended, or its delay changed meanwhile."""
         end = time.monotonic() + delay
-        while not self._stop.wait(min(DELAY_STEP, end - time.monotonic())) and time.monotonic() < end:
+        while not self._context.stop.wait(min(DELAY_STEP, end - time.monotonic())) and time.monotonic() < end:
             if self._changed(controls):
                 return
 
     def _changed(self, controls: Controls) -> bool:
         """Say whether somebody paused or ended the run or changed its delay meanwhile."""
-        run = MigrationRun.objects.using(self._using).get(pk=self._run_id)
+        run = MigrationRun.objects.using(self._context.using).get(pk=self._run_id)
         return run.status != RunStatus.RUNNING or run.controls_in_force.delay != controls.delay
 
     def _look(self, seconds: float) -> None:
-        health = read_health(connections[self._using])
+        health = read_health(self._context.connection)
         pressure, sign, reason = judge(health, self._usual, seconds)
         if pressure is Pressure.NONE:
             self._usual.learn(health, seconds)
@@ -95,9 +89,8 @@ class Throttle:
 
     def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
         sentence = in_words(pressure, reason)
-        self._notice(sentence)
-        if self._progress is not None:
-            self._progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence if pressure else ""))
+        self._context.notice(sentence)
+        self._context.progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence if pressure else ""))
         runs.add_event(
             self._run_id,
             EventKind.THROTTLED,
@@ -107,5 +100,5 @@ class Throttle:
                 "sign": sign.value if pressure else "",
                 "reason": reason if pressure else "",
             },
-            using=self._using,
+            using=self._context.using,
         )

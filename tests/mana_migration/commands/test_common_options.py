@@ -310,7 +310,7 @@ def test_a_signal_that_comes_after_the_end_of_the_work_changes_nothing() -> None
 
     flag = StopFlag()
     flag.request(15)
-    for status, code in (("completed", 0), ("running", 143), ("checking", 143), ("rolled_back", 4), ("stopped", 1)):
+    for status, code in (("completed", 0), ("running", 143), ("checking", 143), ("rolled_back", 1), ("stopped", 1)):
         done = RunSummary(1, "migration", dry_run=False, status=status, totals=Totals(), seconds=1.0)
         assert _base.run_code(flag, done) == code, status
 

@@ -492,7 +492,7 @@ def test_json_is_alone_on_stdout_whatever_is_noticed() -> None:
     WalletFactory(green=-1)
     result = run_command("migrate_users", "--auto-fix", "--format", "json")
     assert json.loads(result.out)["users"]["migrated"] == 3
-    assert "auto-fix changed 1 finding;" in result.err
+    assert "auto-fix corrected 1 finding;" in result.err
 
 
 def test_a_run_is_completed_only_after_the_check(monkeypatch: pytest.MonkeyPatch) -> None:

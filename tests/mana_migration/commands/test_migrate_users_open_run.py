@@ -51,7 +51,7 @@ def test_the_same_command_goes_on_with_the_open_run_and_says_so(open_run: Migrat
         result = run_command("migrate_users", "--limit", "20")
     assert result.code == 0
     assert f"run {open_run.pk}, opened " in result.out
-    assert "on db-1, last progress not yet: going on" in result.out
+    assert "on db-1, no progress yet: resuming" in result.out
     assert status(open_run.pk) == "completed"
     assert Wallet.objects.filter(migrated_at__isnull=False).count() == 20
     assert "joined" in events(open_run.pk)
@@ -65,7 +65,7 @@ def test_the_same_command_goes_on_with_the_open_run_and_says_so(open_run: Migrat
         (("--skip-invalid",), ("skip_invalid is False", "not True")),
         (("--retry-failed",), ("retry_failed is False", "not True")),
         (("--no-auto-rollback",), ("auto_rollback is True", "not False")),
-        (("--batch-size", "50"), ("batch_size is 5", "not 50", "--set")),
+        (("--batch-size", "50"), ("batch_size is 5", "not 50", "control_migration set")),
         (("--error-threshold", "10"), ("error_threshold is '25'", "not '10'")),
         (("--delay", "auto"), ("delay is 0.0", "not 'auto'")),
         (("--batch-size", "6", "--limit", "21"), ("batch_size is 5", "limit is 20")),
@@ -95,7 +95,7 @@ def test_a_dry_run_says_that_the_open_run_would_refuse_these_options(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"status": "paused"}, "is paused; let it go on with migrate_users --resume"),
+        ({"status": "paused"}, "is paused; resume it with control_migration resume"),
         ({"kind": "rollback", "options": {"everything": True}}, "is running since"),
     ],
 )
@@ -188,7 +188,7 @@ def test_other_rates_contradict_the_open_run(open_run: MigrationRun, settings: A
 def test_a_paused_run_is_not_gone_on_with(open_run: MigrationRun) -> None:
     run_command("migrate_users", "--pause")
     with assert_nothing_changes():
-        assert f"--resume {open_run.pk}" in refusal(run_command("migrate_users"))
+        assert f"control_migration resume {open_run.pk}" in refusal(run_command("migrate_users"))
 
 
 def test_a_migration_is_refused_while_a_rollback_is_open(open_run: MigrationRun) -> None:

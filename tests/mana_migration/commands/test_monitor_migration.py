@@ -151,9 +151,9 @@ def monitor_json_since(value: str) -> str:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--since", "2025-13-45"], "'2025-13-45' is no date"),
+        (["--since", "2025-13-45"], "'2025-13-45' is not a date"),
         (["--since", "2999-01-01"], "in the future"),
-        (["--since", "yesterday"], "is no date"),
+        (["--since", "yesterday"], "is not a date"),
         (["--interval", "0"], "above 0"),
         (["--interval", "-1"], "above 0"),
         (["--interval", "nan"], "above 0"),

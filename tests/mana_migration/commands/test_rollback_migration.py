@@ -256,7 +256,7 @@ def test_a_repeated_rollback_says_that_there_is_nothing_to_do(migrated: list[Any
     with assert_nothing_changes():
         result = run_command("rollback_migration", "--no-input", "--format", "json", *argv)
     assert result.code == 1
-    assert "there is no conversion to take back" in json.loads(result.out)["error"]["message"]
+    assert "nothing to roll back: " in json.loads(result.out)["error"]["message"]
 
 
 def test_nothing_is_taken_back_where_nobody_was_migrated() -> None:
@@ -341,7 +341,7 @@ def test_a_dry_run_with_nothing_to_take_back_says_that_it_would_be_refused_and_w
     with assert_nothing_changes():
         told_ = roll_back(*argv, "--dry-run", code=3)
         text = run_command("rollback_migration", *argv, "--dry-run")
-    assert told_["blocked"].startswith("there is no conversion to take back")
+    assert told_["blocked"].startswith("nothing to roll back: ")
     assert text.code == 3
     assert text.out.splitlines()[-1] == f"the rollback would be refused: {told_['blocked']}"
     for no_input in ((), ("--no-input",)):  # what is asked before a question is asked, and the rollback itself
@@ -463,13 +463,13 @@ def test_another_rollback_is_refused_with_both_values(migrated: list[Any], argv:
         result = run_command("rollback_migration", *argv, "--no-input", "--format", "json")
     assert result.code == 1
     assert words in json.loads(result.out)["error"]["message"]
-    assert f"--stop {run.pk}" in result.err
+    assert f"control_migration stop {run.pk}" in result.err
 
 
 def test_a_paused_rollback_waits_for_its_resume(migrated: list[Any]) -> None:
     run = open_rollback()
     run_command("migrate_users", "--pause")
-    assert f"--resume {run.pk}" in refusal(run_command("rollback_migration", "--all", "--no-input"))
+    assert f"control_migration resume {run.pk}" in refusal(run_command("rollback_migration", "--all", "--no-input"))
 
 
 def test_the_breakers_rollback_is_gone_on_with_by_either_command() -> None:
@@ -559,7 +559,7 @@ def test_a_mass_rollback_is_refused_without_a_terminal(migrated: list[Any], form
     with assert_nothing_changes():
         result = run_command("rollback_migration", "--all", "--format", form)
     assert result.code == 2
-    assert "no terminal to ask on: give --no-input" in result.err
+    assert "no terminal to ask on: pass --no-input" in result.err
     if form == "json":
         assert json.loads(result.out)["error"]["exit_code"] == 2
 
@@ -587,7 +587,7 @@ def on_a_terminal(*argv: str, answer: str) -> tuple[str, int]:
         if not part:
             break
         shown += part
-        if not answered and b"Type yes to go on" in shown:
+        if not answered and b"Type yes to continue" in shown:
             answered = True
             os.write(ours, answer.encode())
     os.close(ours)
@@ -602,7 +602,7 @@ def test_a_mass_rollback_asks_on_a_terminal(migrated: list[Any], answer: str, co
     before = endowment()
     shown, ended = on_a_terminal("rollback_migration", "--all", answer=answer)
     assert ended == code, shown
-    assert "Take the conversions of 5 users back?" in shown
+    assert "Roll back 5 users?" in shown
     assert "6,150 debited" in shown
     assert ("not confirmed: nothing was changed" in shown) is not back
     assert wallet(migrated[0])[4] is not back

@@ -13,8 +13,9 @@ import pytest
 
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.models import MigrationRun
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.executors import background
-from mana_migration.services.runs import Actor
+from mana_migration.services.migration import Migration
 from mana_migration.states import RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.history import make_run
@@ -27,11 +28,11 @@ SAM = Actor("sam", "web-1")
 @pytest.mark.django_db
 def test_once_works_until_nothing_is_open() -> None:
     make_wallets([(3, 2, 1)])
-    run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+    run = background.open_run(Migration(MigrationOptions(), "go"), RunContext(actor=SAM))
     done = run_command("work_migration", "--once")
     assert (done.code, done.err) == (0, "")
-    assert f"migration run {run.pk}: going to work on it" in done.out
-    assert f"run {run.pk} is completed: 1 users accounted for" in done.out
+    assert f"working on migration run {run.pk}" in done.out
+    assert f"run {run.pk} is completed: 1 user processed" in done.out
 
 
 @pytest.mark.django_db
@@ -82,7 +83,7 @@ def test_a_waiting_worker_takes_up_what_is_opened_meanwhile() -> None:
     make_wallets([(3, 2, 1)] * 120)
     with worker() as (process, output):
         assert "waiting for open runs" in output.readline()
-        run = background.ask_for_migration(MigrationOptions(), actor=SAM, reason="go")
+        run = background.open_run(Migration(MigrationOptions(), "go"), RunContext(actor=SAM))
         line = ""
         while f"run {run.pk} is completed" not in line:
             line = output.readline()

@@ -15,9 +15,9 @@ from mana_migration.engine.conversion import ConversionTerms
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import runs
+from mana_migration.services.context import Actor
 from mana_migration.services.migration import MigrationWork
 from mana_migration.services.rollback import RollbackWork
-from mana_migration.services.runs import Actor
 from mana_migration.states import BatchStatus, RunKind, RunStatus
 from wishes.rates import Rates
 

@@ -19,9 +19,10 @@ from django.test.utils import CaptureQueriesContext
 
 from mana_migration.domain.options import WRITE_OFF, Controls, MigrationOptions, RollbackOptions
 from mana_migration.engine import dialect
-from mana_migration.services import migration, rollback, runs, selected_users
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services import migration, operation, rollback, runs
+from mana_migration.services.context import Actor, RunContext, StopFlag
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.services.worker.loop import Worker
 from mana_migration.states import RunStatus
 from tests.mana_migration.running import balanced, cure, people, plant, planted
@@ -87,7 +88,7 @@ def assert_keyed(sent: list[str]) -> None:
 
 def work_on(run: int, work: Any) -> None:
     """Do all batches of a run, with the splitting of those that fail."""
-    Worker(run, work, using="default", stop=StopFlag()).run()
+    Worker(run, work, RunContext(stop=StopFlag())).run()
 
 
 def test_a_statement_without_the_key_is_found() -> None:
@@ -103,7 +104,7 @@ def test_a_statement_without_the_key_is_found() -> None:
 )
 def test_a_conversion_reaches_users_by_key(options: MigrationOptions) -> None:
     keys = people(20)
-    run = migration.start(replace(options, controls=CONTROLS), actor=SOMEBODY)
+    run = Migration(replace(options, controls=CONTROLS)).open(RunContext(actor=SOMEBODY))
     with balanced(), planted(keys[5:6]):  # a batch is split down to the guilty user
         sent = statements(lambda: work_on(run.pk, migration.MigrationWork(migration.terms_of(run), options.limit)))
     assert Wallet.objects.exclude(migrated_at=None).exists()
@@ -115,13 +116,13 @@ def test_one_look_at_all_records_is_never_thought_cheaper_than_one_at_each(other
     """Whatever PostgreSQL believes of the tables' sizes when it plans, for the plan is kept while they grow."""
     if others:
         people(others)
-        work = migration.start(MigrationOptions(controls=CONTROLS), actor=SOMEBODY)
+        work = Migration(MigrationOptions(controls=CONTROLS)).open(RunContext(actor=SOMEBODY))
         work_on(work.pk, migration.MigrationWork(migration.terms_of(work), None))
         runs.change_status(work.pk, RunStatus.STOPPED, actor=SOMEBODY, using="default")
     people(8)
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE wishes_wallet, mana_migration_usermigration, wishes_manaentry")
-    run = migration.start(MigrationOptions(skip_invalid=True, controls=CONTROLS), actor=SOMEBODY)
+    run = Migration(MigrationOptions(skip_invalid=True, controls=CONTROLS)).open(RunContext(actor=SOMEBODY))
     assert_keyed(statements(lambda: work_on(run.pk, migration.MigrationWork(migration.terms_of(run), None))))
 
 
@@ -136,9 +137,9 @@ def test_one_look_at_all_records_is_never_thought_cheaper_than_one_at_each(other
 )
 def test_a_reversal_reaches_users_by_key(options: RollbackOptions) -> None:
     keys = people(20)
-    migration.migrate(MigrationOptions(controls=CONTROLS), actor=SOMEBODY)
+    operation.execute(Migration(MigrationOptions(controls=CONTROLS)), RunContext(actor=SOMEBODY))
     services.spend_mana(keys[3], 1000, reference="order:1")
-    run = rollback.open_rollback(replace(options, controls=CONTROLS), actor=SOMEBODY)
+    run = Rollback(replace(options, controls=CONTROLS)).open(RunContext(actor=SOMEBODY))
     frozen = RollbackOptions.from_dict(run.options, run.controls)
     plant("UPDATE", f"NEW.user_id = {keys[9]}")  # a batch is split down to the guilty user, unless records are deleted
     with balanced(), contextlib.ExitStack() as stack:
@@ -151,5 +152,7 @@ def test_a_reversal_reaches_users_by_key(options: RollbackOptions) -> None:
 def test_users_who_are_named_are_reached_by_key() -> None:
     keys = people(3)
     user = (str(keys[1]),)
-    assert_keyed(statements(lambda: selected_users.migrate_selected(MigrationOptions(users=user), actor=SOMEBODY)))
-    assert_keyed(statements(lambda: selected_users.roll_back_selected(RollbackOptions(users=user), actor=SOMEBODY)))
+    assert_keyed(
+        statements(lambda: Migration(MigrationOptions(users=user)).handle_selected(RunContext(actor=SOMEBODY)))
+    )
+    assert_keyed(statements(lambda: Rollback(RollbackOptions(users=user)).handle_selected(RunContext(actor=SOMEBODY))))

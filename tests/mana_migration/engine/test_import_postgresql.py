@@ -12,7 +12,7 @@ from mana_migration.engine.sources import open_source
 from mana_migration.engine.sources import postgresql as source_module
 from mana_migration.errors import SourceError
 from mana_migration.services import imports
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from tests.support.commands import database_url
 from tests.support.driver import psycopg
 from tests.support.legacy import legacy_database, legacy_rows

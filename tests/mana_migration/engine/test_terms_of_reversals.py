@@ -22,7 +22,7 @@ TERMS = ReversalTerms(run=0)
 
 @pytest.mark.django_db
 class TestFourUsers:
-    """Rich and even can be taken back, poor lacks 30 and broke all of his 10."""
+    """Rich and even can be rolled back, poor lacks 30 and broke all of his 10."""
 
     @pytest.fixture(autouse=True)
     def _users(self) -> None:

@@ -77,9 +77,9 @@ def test_a_migration_is_told_line_by_line() -> None:
         f"  wishes     10 green, 20 blue, {2**64:,} red converted",
         f"  mana       {2**74:,} credited",
         "  time       61.2 s in this command, which handled 1,000 of them: 980 users per minute",
-        "next: monitor_migration --report --run 7 says what the users failed for; cure the cause, then "
+        "next: monitor_migration --report --run 7 shows why users failed; remove the cause, then "
         "migrate_users --retry-failed",
-        "next: migrate_users takes up those who were skipped",
+        "next: migrate_users handles the skipped users",
     ]
 
 
@@ -133,19 +133,19 @@ def test_a_run_that_was_interrupted_is_not_called_running_and_the_same_command_g
     told = lines(replace(DONE, status="running"), interrupted=True)
     assert told[0] == "run 7 (migration): interrupted; what was done stands, the run stays open"
     assert told[1] == "  users      1,234,567 handled"
-    assert told[-1] == "next: the same command goes on with run 7; migrate_users --stop 7 would end it for good"
+    assert told[-1] == "next: the same command resumes run 7; control_migration stop 7 ends it for good"
 
 
 def test_an_interruption_hides_neither_a_pause_nor_a_rollback() -> None:
     paused = lines(replace(WELL, status="paused"), interrupted=True)
     assert (paused[0], paused[-1]) == (
         "run 7 (migration): paused, interrupted; what was done stands, the run stays open",
-        "next: migrate_users --resume 7, then the same command goes on with it",
+        "next: control_migration resume 7, then the same command continues it",
     )
     back = lines(replace(WELL, status="rolling_back", reason="7 of 50 failed"), interrupted=True)
     assert back[0].startswith("run 7 (migration): rolling back, interrupted; ")
     assert back[0].endswith(" - 7 of 50 failed")
-    assert back[-1] == "next: the same command goes on with taking back"
+    assert back[-1] == "next: the same command resumes the rollback"
 
 
 def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
@@ -160,49 +160,48 @@ def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
         (replace(WELL, run=None), ["validate_migration"]),
         (
             replace(WELL, totals=Totals(selected=3, skipped=3, skips=Counter(overflow=3))),
-            ["validate_migration --pre-migration lists what is wrong with those who were skipped"],
+            ["validate_migration --pre-migration lists what is wrong with the skipped users"],
         ),
         (replace(WELL, totals=Totals(selected=3, skipped=3, skips=Counter(already_migrated=3))), []),
         (
             replace(WELL, status="rolled_back", reason="7 of 50 failed"),
             [
-                "monitor_migration --report --run 7 says what the users failed for; cure the cause, then the same "
-                "command begins anew"
+                "monitor_migration --report --run 7 shows why users failed; remove the cause, then the same "
+                "command starts again"
             ],
         ),
         (
             replace(WELL, status="stopped", cause=StopCause.BREAKER, reason="the breaker tripped: 7 of 50 failed"),
             [
-                "monitor_migration --report --run 7 says what the users failed for; then rollback_migration --run 7, "
-                "or cure the cause and give the same command again"
+                "monitor_migration --report --run 7 shows why users failed; then rollback_migration --run 7, "
+                "or remove the cause and give the same command again"
             ],
         ),
         (
             replace(WELL, status="stopped"),
             [
-                "monitor_migration shows how all stands; the same command opens a new run for those who are left",
+                "monitor_migration shows the status; the same command opens a new run for the remaining users",
             ],
         ),
         (
             replace(BACK, status="stopped"),
-            ["monitor_migration shows how all stands; the same command takes back the rest"],
+            ["monitor_migration shows the status; the same command rolls back the rest"],
         ),
         (
             replace(WELL, status="failed"),
-            ["validate_migration shows what is wrong; do not begin another run before that is clear"],
+            ["validate_migration shows what is wrong; do not start another run before that is clear"],
         ),
         (
             BACK,
             [
-                "who has spent part of the mana stays migrated; the same command with --on-shortfall write-off gives "
-                "their wishes back too and writes the rest off"
+                "users who have spent part of the mana stay migrated; the same command with --on-shortfall write-off "
+                "restores their wishes too and writes off the rest"
             ],
         ),
         (
             replace(BACK, totals=Totals(selected=2, failed=2)),
             [
-                "monitor_migration --report --run 8 says what the users failed for; cure the cause, then the same "
-                "command"
+                "monitor_migration --report --run 8 shows why users failed; remove the cause, then the same command"
             ],
         ),
     ],

@@ -12,8 +12,9 @@ from mana_migration.domain.validation import Finding, FixReport
 from mana_migration.engine.integrity import findings, scope
 from mana_migration.errors import FindingsError
 from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
-from mana_migration.services import autofix, migration, validation
-from mana_migration.services.runs import Actor
+from mana_migration.services import autofix, operation, validation
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.migration import Migration
 from tests.factories import WalletFactory, make_wallets
 from tests.support.economy import Economy
 from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
@@ -49,7 +50,7 @@ def migrated() -> Wallet:
     """Return the wallet of a converted user: 3 green, 2 blue and 1 red became 1230 mana."""
     wallet = WalletFactory()
     options = MigrationOptions(users=(str(wallet.pk),))
-    migration.migrate(options, actor=Actor("olga", "host"))
+    operation.execute(Migration(options), RunContext(actor=Actor("olga", "host")))
     wallet.refresh_from_db()
     return wallet
 
@@ -282,6 +283,6 @@ def test_a_migration_is_refused_where_auto_fix_left_something() -> None:
     WalletFactory(red=2**62)
     WalletFactory(green=-2)
     economy = Economy()
-    with pytest.raises(FindingsError, match="1 error-level finding stands in the way"):
+    with pytest.raises(FindingsError, match="1 error-level finding blocks the run"):
         economy.migrate(auto_fix=True)
     assert not MigrationRun.objects.exists()

@@ -15,7 +15,7 @@ from mana_migration.errors import MigrationError
 from mana_migration.models import Checklist, MigrationRun
 from mana_migration.reports import checklist as report
 from mana_migration.services import checklist
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from mana_migration.states import EventKind
 from tests.factories import WalletFactory
 from tests.support.oracle import assert_nothing_changes

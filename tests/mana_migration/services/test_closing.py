@@ -8,7 +8,7 @@ import pytest
 
 from mana_migration.models import Closing, MigrationRun
 from mana_migration.services import archive, closing
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from tests.factories import make_wallets
 from tests.mana_migration.running import migrate
 from wishes.models import Wallet

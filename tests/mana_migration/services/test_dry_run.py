@@ -10,8 +10,9 @@ from django.db import connection
 from mana_migration.domain.forecast import ASSUMED_RATE
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.models import MigrationRun
-from mana_migration.services import dry_run, migration
-from mana_migration.services.runs import Actor
+from mana_migration.services import dry_run
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.migration import Migration
 from mana_migration.states import EventKind
 from tests.factories import WalletFactory, make_wallets
 from tests.mana_migration.history import after, done, make_batch, make_event, make_run
@@ -51,7 +52,7 @@ def test_a_forecast_that_fails_leaves_a_session_that_can_write(monkeypatch: pyte
 
 def test_an_open_run_is_named_and_those_it_handled_are_not_counted_again() -> None:
     people(4)
-    run = migration.start(MigrationOptions(limit=4), actor=OLGA)
+    run = Migration(MigrationOptions(limit=4)).open(RunContext(actor=OLGA))
     with assert_nothing_changes():
         told = dry_run.forecast(MigrationOptions())
     assert (told.goes_on_with, told.totals.selected) == (run.pk, 4)

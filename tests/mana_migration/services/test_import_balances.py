@@ -18,7 +18,7 @@ from mana_migration.engine import totals
 from mana_migration.errors import ReportError, RunConflictError, SourceError
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.services import imports
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor
 from mana_migration.states import RunKind, RunStatus
 from tests.support.oracle import assert_books_balance, assert_nothing_changes
 from wishes.models import ManaEntry, Wallet

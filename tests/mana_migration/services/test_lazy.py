@@ -10,8 +10,9 @@ from django.db import connection, transaction
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.engine import conversion, totals
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migration, rollback, runs, selected_users
-from mana_migration.services.runs import Actor
+from mana_migration.services import migration, operation, runs, selected_users
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind, RunStatus
 from tests.support import oracle
 from wishes import services
@@ -68,7 +69,7 @@ def test_the_run_then_ends_as_if_a_batch_had_done_it(user: Any, django_user_mode
     Wallet.objects.create(user=other, blue=3)
     run = open_run()
     services.spend_wishes(user, "green", 1, reference="order")
-    done = migration.work_on_run(run.pk, actor=SOMEBODY)
+    done = operation.work_on_run(run.pk, RunContext(actor=SOMEBODY))
     assert (done.status, done.totals.migrated, done.totals.mana) == ("completed", 2, 2310)
     oracle.assert_everyone_is_accounted_for(run.pk)
 
@@ -139,7 +140,7 @@ def roll_the_user_back(user: Any, settings: Any) -> None:
     open_run()
     services.spend_wishes(user, "green", 1, reference="earlier")
     services.earn_mana(user, 10, reference="refund")
-    rollback.roll_back(RollbackOptions(users=(str(user.pk),)), actor=SOMEBODY)
+    operation.execute(Rollback(RollbackOptions(users=(str(user.pk),))), RunContext(actor=SOMEBODY))
 
 
 def run_a_rollback(user: Any, settings: Any) -> None:

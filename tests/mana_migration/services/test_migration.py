@@ -14,9 +14,9 @@ from mana_migration.domain.results import BatchResult
 from mana_migration.engine import conversion
 from mana_migration.errors import DatabaseUnavailableError, FindingsError, RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.services import migration, runs, validation
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services import operation, runs, validation
+from mana_migration.services.context import Actor, RunContext, StopFlag
+from mana_migration.services.migration import Migration, MigrationWork
 from mana_migration.services.worker import failures
 from mana_migration.states import RunStatus
 from tests.factories import WalletFactory, make_wallets
@@ -37,7 +37,7 @@ def options(**values: Any) -> MigrationOptions:
 
 def go(**values: Any) -> Any:
     told = {name: values.pop(name) for name in ("progress", "expecting", "notice", "stop") if name in values}
-    return migration.migrate(options(**values), actor=OLGA, **told)
+    return operation.execute(Migration(options(**values)), RunContext(actor=OLGA, **told))
 
 
 # --- What is told -----------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_what_is_found_and_decided_is_told_in_sentences() -> None:
     done = go(notice=said.append)
     assert said == [
         f"run {done.run} is open on db-1: about 3 users to migrate",
-        "everybody is accounted for: checking the books",
+        "all users processed; running integrity checks",
     ]
 
 
@@ -151,7 +151,7 @@ def test_two_that_start_at_once_end_up_in_one_run(monkeypatch: pytest.MonkeyPatc
 
     def another(using: str) -> Any:
         monkeypatch.setattr(validation, "precheck", original)
-        migration.start(options(), actor=Actor("otto", "db-2"))
+        Migration(options()).open(RunContext(actor=Actor("otto", "db-2")))
         return original(using)
 
     monkeypatch.setattr(validation, "precheck", another)
@@ -168,20 +168,20 @@ def test_two_that_start_at_once_end_up_in_one_run(monkeypatch: pytest.MonkeyPatc
 def test_findings_are_refused_with_their_numbers() -> None:
     for _ in range(3):
         WalletFactory(green=-1)
-    with pytest.raises(FindingsError, match=r"3 error-level findings stand in the way \(negative_balance 3\)"):
+    with pytest.raises(FindingsError, match=r"3 error-level findings block the run \(negative_balance 3\)"):
         go()
 
 
 def test_a_refused_start_leaves_the_slot_free() -> None:
     WalletFactory(green=-1)
     with pytest.raises(FindingsError):
-        migration.start(options(), actor=OLGA)
+        Migration(options()).open(RunContext(actor=OLGA))
     assert runs.open_run_or_none("default") is None
 
 
 def test_a_contradiction_is_refused_before_anybody_is_converted() -> None:
     keys = people(3)
-    migration.start(options(limit=2), actor=OLGA)
+    Migration(options(limit=2)).open(RunContext(actor=OLGA))
     with pytest.raises(RunConflictError, match="limit is 2, not 3"):
         go(limit=3)
     assert not any(wallet(key)[4] for key in keys)
@@ -208,8 +208,8 @@ def test_a_tripped_run_is_tripped_once() -> None:
     keys = people(20)
     refuse_records(keys)
     done = go()
-    verdict = migration.judge(done.run, using="default", final=True)
-    migration.trip(done.run, verdict, actor=OLGA, using="default")
+    verdict = MigrationWork.of(MigrationRun.objects.get(pk=done.run)).verdict("default", final=True)
+    operation.trip(done.run, verdict, RunContext(actor=OLGA))
     assert MigrationRun.objects.filter(kind="rollback").count() == 1
     assert events(done.run).count("breaker_tripped") == 1
 

@@ -10,8 +10,9 @@ import pytest
 
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.errors import ReportError, RunConflictError, SourceError
-from mana_migration.services import dry_run, migration, plans
-from mana_migration.services.runs import Actor
+from mana_migration.services import dry_run, operation, plans
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.migration import Migration
 from tests.factories import WalletFactory
 from tests.mana_migration.running import balanced, people
 from wishes.models import Wallet
@@ -92,7 +93,7 @@ def test_the_drift_is_told_figure_by_figure(path: Path) -> None:
     asked = plans.options_of(promise, MigrationOptions())
     WalletFactory(green=0, blue=1, red=0)
     with balanced():
-        done = plans.with_drift(migration.migrate(asked, actor=OLGA), promise)
+        done = plans.with_drift(operation.execute(Migration(asked), RunContext(actor=OLGA)), promise)
     assert done.extra["drift"] == {"selected": 1, "migrated": 1, "green": 0, "blue": 1, "red": 0, "mana": 100}
 
 

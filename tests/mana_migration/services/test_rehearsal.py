@@ -15,7 +15,7 @@ from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.models import Rehearsal as StoredRehearsal
 from mana_migration.services import rehearsal
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, RunContext
 from tests.factories import WalletFactory, make_wallets
 from tests.support.commands import run_command
 from wishes.models import ManaEntry, Wallet
@@ -29,7 +29,7 @@ def rehearse(sample: int = rehearsal.SAMPLE, *, size: int = 3, **options: Any) -
     """Rehearse and check that nothing but the result is kept."""
     before = list(Wallet.objects.order_by("pk").values())
     found = rehearsal.rehearse(
-        MigrationOptions(controls=Controls(batch_size=size), **options), sample=sample, actor=OLGA
+        MigrationOptions(controls=Controls(batch_size=size), **options), RunContext(actor=OLGA), sample=sample
     )
     assert list(Wallet.objects.order_by("pk").values()) == before
     for model in (MigrationRun, MigrationBatch, UserMigration, ManaEntry):
@@ -122,7 +122,7 @@ def test_chosen_users_alone_are_rehearsed() -> None:
 def test_an_open_run_is_refused() -> None:
     MigrationRun.objects.create(kind="migration", status="running")
     with pytest.raises(RunConflictError, match="rehearse before a run begins"):
-        rehearsal.rehearse(MigrationOptions(), actor=OLGA)
+        rehearsal.rehearse(MigrationOptions(), RunContext(actor=OLGA))
 
 
 def test_the_command_says_who_would_fail_and_how_long_it_would_take() -> None:

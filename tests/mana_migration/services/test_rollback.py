@@ -10,9 +10,10 @@ import pytest
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import migration, rollback, runs
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services import dry_run, operation, runs
+from mana_migration.services.context import Actor, RunContext, StopFlag
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from tests.mana_migration.running import balanced, people, status, wallet
 from tests.support.oracle import assert_nothing_changes
 from wishes import services
@@ -23,7 +24,9 @@ OLGA = Actor("olga", "db-1")
 
 
 def convert(**values: Any) -> int:
-    run = migration.migrate(MigrationOptions(controls=Controls(delay=0.0), **values), actor=OLGA).run
+    run = operation.execute(
+        Migration(MigrationOptions(controls=Controls(delay=0.0), **values)), RunContext(actor=OLGA)
+    ).run
     assert run is not None
     return run
 
@@ -31,19 +34,19 @@ def convert(**values: Any) -> int:
 def back(**values: Any) -> Any:
     told = {name: values.pop(name) for name in ("progress", "expecting", "notice", "stop") if name in values}
     controls = Controls(batch_size=values.pop("batch_size", 50), delay=0.0)
-    return rollback.roll_back(RollbackOptions(controls=controls, **values), actor=OLGA, **told)
+    return operation.execute(Rollback(RollbackOptions(controls=controls, **values)), RunContext(actor=OLGA, **told))
 
 
 def test_the_selection_is_frozen_at_the_start() -> None:
     people(6)
     convert()
-    run = rollback.open_rollback(RollbackOptions(everything=True), actor=OLGA)
+    run = Rollback(RollbackOptions(everything=True)).open(RunContext(actor=OLGA))
     until = datetime.fromisoformat(run.options["until"])
     newest = UserMigration.objects.order_by("-created_at").values_list("created_at", flat=True)[0]
     assert newest < until
     UserMigration.objects.all()  # a conversion dated after the start is none of its business
     with balanced():
-        done = migration.work_on_run(run.pk, actor=OLGA)
+        done = operation.work_on_run(run.pk, RunContext(actor=OLGA))
     assert done.totals.rolled_back == 6
 
 
@@ -77,7 +80,7 @@ def test_the_open_migration_is_stopped_and_that_is_told() -> None:
     people(3)
     convert()
     people(3)
-    opened = migration.start(MigrationOptions(), actor=OLGA)
+    opened = Migration(MigrationOptions()).open(RunContext(actor=OLGA))
     said: list[str] = []
     back(everything=True, notice=said.append)
     assert said[0] == f"run {opened.pk} was open: it is stopped, since a mass rollback begins"
@@ -88,7 +91,9 @@ def test_the_open_migration_itself_can_be_taken_back() -> None:
     keys = people(15)
     stop = StopFlag()
     options = MigrationOptions(controls=Controls(batch_size=5, delay=0.0))
-    opened = migration.migrate(options, actor=OLGA, stop=stop, progress=lambda _: stop.request(2))
+    opened = operation.execute(
+        Migration(options), RunContext(actor=OLGA, stop=stop, progress=lambda _: stop.request(2))
+    )
     assert opened.run is not None
     with balanced():
         done = back(run=opened.run)
@@ -125,7 +130,7 @@ def test_an_unknown_or_wrong_target_is_refused() -> None:
             back(run=99)
         with pytest.raises(RunConflictError, match="is a rollback"):
             back(run=done.run)
-        with pytest.raises(NothingToRollBackError, match=f"of run {first}"):
+        with pytest.raises(NothingToRollBackError, match=f"no user is migrated by run {first}"):
             back(run=first)
 
 
@@ -134,8 +139,8 @@ def test_a_forecast_reads_only_and_tells_the_same() -> None:
     convert()
     services.spend_mana(keys[0], 500, reference="order")
     with assert_nothing_changes():
-        told = rollback.forecast_rollback(RollbackOptions(users=tuple(map(str, keys[:2]))))
-        everything = rollback.forecast_rollback(RollbackOptions(everything=True))
+        told = dry_run.forecast_rollback(RollbackOptions(users=tuple(map(str, keys[:2]))))
+        everything = dry_run.forecast_rollback(RollbackOptions(everything=True))
     assert (told.totals.rolled_back, told.totals.skips, told.stops_run) == (1, {"shortfall": 1}, None)
     assert (everything.totals.rolled_back, [row[2] for row in everything.shortfalls]) == (3, [500])
 
@@ -143,11 +148,11 @@ def test_a_forecast_reads_only_and_tells_the_same() -> None:
 def test_an_emergency_does_not_wait_between_batches() -> None:
     people(15)
     convert()
-    run = rollback.open_rollback(
-        RollbackOptions(everything=True, emergency=True, controls=Controls(batch_size=5, delay=3600.0)), actor=OLGA
-    )
+    run = Rollback(
+        RollbackOptions(everything=True, emergency=True, controls=Controls(batch_size=5, delay=3600.0))
+    ).open(RunContext(actor=OLGA))
     with balanced():
-        done = migration.work_on_run(run.pk, actor=OLGA)
+        done = operation.work_on_run(run.pk, RunContext(actor=OLGA))
     assert done.status == "completed"
 
 

@@ -13,7 +13,7 @@ from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, TransitionError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import runs
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, current_actor
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 
 pytestmark = pytest.mark.django_db
@@ -48,7 +48,7 @@ def test_a_second_open_run_is_refused_with_the_first_one_named() -> None:
         open_run(kind=RunKind.ROLLBACK)
     assert f"migration run {first.pk} is running since" in str(caught.value)
     assert "on db-1" in str(caught.value)
-    assert f"--stop {first.pk}" in str(caught.value)
+    assert f"control_migration stop {first.pk}" in str(caught.value)
     assert MigrationRun.objects.count() == 1
 
 
@@ -172,7 +172,7 @@ def test_an_account_without_a_name_is_its_number(monkeypatch: pytest.MonkeyPatch
         raise KeyError
 
     monkeypatch.setattr("getpass.getuser", nameless)
-    assert runs.current_actor().name.startswith("uid ")
+    assert current_actor().name.startswith("uid ")
 
 
 @pytest.mark.postgres

@@ -10,8 +10,10 @@ from django.db import connection, transaction
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import DatabaseUnavailableError, RunConflictError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
-from mana_migration.services import migration, rollback, runs, selected_users
-from mana_migration.services.runs import Actor
+from mana_migration.services import operation, runs, selected_users
+from mana_migration.services.context import Actor, RunContext
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind, RunStatus
 from tests.mana_migration.running import balanced, entries, people, refuse_records, wallet
 from tests.support.driver import psycopg
@@ -24,11 +26,11 @@ RATES = {"green": 10, "blue": 100, "red": 1000}
 
 
 def convert(*keys: Any, **values: Any) -> Any:
-    return migration.migrate(MigrationOptions(users=tuple(map(str, keys)), **values), actor=OLGA)
+    return operation.execute(Migration(MigrationOptions(users=tuple(map(str, keys)), **values)), RunContext(actor=OLGA))
 
 
 def take_back(*keys: Any, **values: Any) -> Any:
-    return rollback.roll_back(RollbackOptions(users=tuple(map(str, keys)), **values), actor=OLGA)
+    return operation.execute(Rollback(RollbackOptions(users=tuple(map(str, keys)), **values)), RunContext(actor=OLGA))
 
 
 def open_migration() -> MigrationRun:
@@ -51,7 +53,7 @@ def test_the_run_of_named_users_is_closed_from_the_start_and_holds_no_slot() -> 
 
 @pytest.mark.parametrize("action", [convert, take_back])
 def test_more_users_than_one_transaction_should_hold_are_refused(action: Any) -> None:
-    with assert_nothing_changes(), pytest.raises(UsageError, match="1,001 users are named; name at most 1,000"):
+    with assert_nothing_changes(), pytest.raises(UsageError, match="1,001 users are selected; select at most 1,000"):
         action(*range(1001))
 
 
@@ -78,7 +80,7 @@ def test_an_open_run_does_not_convert_a_named_user_again() -> None:
     opened = open_migration()
     with balanced():
         convert(keys[0])
-        done = migration.work_on_run(opened.pk, actor=OLGA)
+        done = operation.work_on_run(opened.pk, RunContext(actor=OLGA))
     assert (done.totals.migrated, done.status) == (3, "completed")
     assert [kind for kind, *_ in entries(keys[0])] == ["conversion"]
 
@@ -91,7 +93,7 @@ def test_a_user_taken_back_is_kept_from_the_open_run_once() -> None:
         take_back(key)
         convert(key)  # the operator's own word counts more than the run's
         take_back(key)
-        done = migration.work_on_run(opened.pk, actor=OLGA)
+        done = operation.work_on_run(opened.pk, RunContext(actor=OLGA))
     assert (done.totals.selected, done.totals.skips) == (1, {"rolled_back_during_run": 1})
     assert UserMigration.objects.filter(user_id=key, run=opened).count() == 1
     assert not wallet(key)[4]
@@ -100,12 +102,12 @@ def test_a_user_taken_back_is_kept_from_the_open_run_once() -> None:
 def test_a_rollback_of_named_users_is_possible_while_a_mass_rollback_is_open() -> None:
     keys = people(3)
     convert(*keys)
-    back = rollback.open_rollback(RollbackOptions(everything=True), actor=OLGA)
+    back = Rollback(RollbackOptions(everything=True)).open(RunContext(actor=OLGA))
     with balanced():
         assert take_back(keys[0]).totals.rolled_back == 1
         with pytest.raises(RunConflictError, match=f"rollback run {back.pk} is running"):
             convert(keys[0])
-        done = migration.work_on_run(back.pk, actor=OLGA)
+        done = operation.work_on_run(back.pk, RunContext(actor=OLGA))
     assert (done.status, done.totals.rolled_back) == ("completed", 2)
 
 
@@ -140,6 +142,6 @@ def test_a_wallet_that_is_held_for_too_long_changes_nothing(monkeypatch: pytest.
 def test_a_closed_run_stays_closed_to_workers() -> None:
     (key,) = people(1)
     run = convert(key).run
-    done = migration.work_on_run(run, actor=OLGA)
+    done = operation.work_on_run(run, RunContext(actor=OLGA))
     assert done.status == RunStatus.COMPLETED
     assert done.handled == 0

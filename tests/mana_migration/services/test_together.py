@@ -17,7 +17,8 @@ from mana_migration.domain.results import BatchResult
 from mana_migration.engine import pipeline
 from mana_migration.models import MigrationBatch, UserMigration
 from mana_migration.services import rollback, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext, StopFlag
+from mana_migration.services.rollback import Rollback
 from mana_migration.services.worker import loop, throttle
 from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.states import BatchStatus
@@ -85,10 +86,10 @@ def test_conversions_of_a_time_are_taken_back_together() -> None:
     make_worker(open_run(30)).run()
     record = UserMigration.objects.order_by("pk")[0]
     options = RollbackOptions(since=record.created_at, until=timezone.now(), controls=Controls(batch_size=5, delay=0.0))
-    back = rollback.open_rollback(options, actor=SOMEBODY, using="default")
+    back = Rollback(options).open(RunContext(actor=SOMEBODY))
     terms = rollback.terms_of(RollbackOptions.from_dict(back.options, back.controls), back.pk)
     with balanced(), CaptureQueriesContext(connection) as queries:
-        assert Worker(back.pk, rollback.RollbackWork(terms), using="default", stop=StopFlag()).run() is Ending.DONE
+        assert Worker(back.pk, rollback.RollbackWork(terms), RunContext(stop=StopFlag())).run() is Ending.DONE
     assert max(messages(queries)) == 8
     assert UserMigration.objects.filter(status="rolled_back").count() == 60
 
@@ -96,12 +97,12 @@ def test_conversions_of_a_time_are_taken_back_together() -> None:
 def test_conversions_are_taken_back_together_too() -> None:
     people(60)
     make_worker(open_run(30)).run()
-    back = rollback.open_rollback(
-        RollbackOptions(everything=True, controls=Controls(batch_size=5, delay=0.0)), actor=SOMEBODY, using="default"
+    back = Rollback(RollbackOptions(everything=True, controls=Controls(batch_size=5, delay=0.0))).open(
+        RunContext(actor=SOMEBODY)
     )
     terms = rollback.terms_of(RollbackOptions.from_dict(back.options, back.controls), back.pk)
     with balanced(), CaptureQueriesContext(connection) as queries:
-        taken = Worker(back.pk, rollback.RollbackWork(terms), using="default", stop=StopFlag())
+        taken = Worker(back.pk, rollback.RollbackWork(terms), RunContext(stop=StopFlag()))
         assert taken.run() is Ending.DONE
     assert max(messages(queries)) == 8
     assert taken.handled == UserMigration.objects.filter(status="rolled_back").count() == 60
@@ -281,7 +282,7 @@ def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.Mo
     people(60)
     run = open_run(5)
     runs.change_controls(run.pk, {"delay": delay}, actor=SOMEBODY, using="default")
-    pause = throttle.Throttle(run.pk, "default", StopFlag())
+    pause = throttle.Throttle(run.pk, RunContext(stop=StopFlag()))
     if delay == "auto":
         monkeypatch.setattr(pause, "_look", lambda seconds: None)
         pause._pressure = throttle.Pressure.SOFT

@@ -16,9 +16,10 @@ from django.utils import timezone
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.errors import BrokerUnavailableError
 from mana_migration.models import MigrationRun, RunEvent, UserMigration
-from mana_migration.services import migration
+from mana_migration.services import operation
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.executors import celery_broker
-from mana_migration.services.runs import Actor
+from mana_migration.services.migration import Migration
 from mana_migration.states import EventKind, RunKind, RunStatus
 from mana_migration.views import confirmation
 from tests.factories import make_wallets
@@ -36,7 +37,7 @@ OLGA = Actor("olga", "db-1")
 def migrated(*balances: tuple[int, ...]) -> tuple[MigrationRun, list[Any]]:
     """Convert users with these balances and return the run and their keys."""
     wallets = make_wallets(balances)
-    done = migration.migrate(MigrationOptions(), actor=OLGA)
+    done = operation.execute(Migration(MigrationOptions()), RunContext(actor=OLGA))
     assert done.run is not None
     return MigrationRun.objects.get(pk=done.run), [wallet.pk for wallet in wallets]
 
@@ -170,7 +171,7 @@ def test_the_button_is_there_for_who_may_when_nobody_works_and_messages_are_sent
         assert button in boss.get(page).content.decode(), page
         seen = viewer.get(page).content.decode()
         assert button not in seen, page
-        assert f"--join {run.pk} --executor celery" in seen, page
+        assert f"work_migration --run {run.pk} --executor celery" in seen, page
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "\n\t", "\x00\x1b"])
@@ -354,8 +355,9 @@ def test_a_run_that_is_checked_ends_by_itself(sign_in: SignIn) -> None:
 def test_users_who_failed_for_one_reason_are_retried(sign_in: SignIn) -> None:
     make_wallets([(3, 2, 1)] * 20)
     failing = make_wallets([(-4, 0, 0)] * 2)
-    migration.migrate(
-        MigrationOptions(skip_invalid=False, users=tuple(str(wallet.pk) for wallet in failing)), actor=OLGA
+    operation.execute(
+        Migration(MigrationOptions(skip_invalid=False, users=tuple(str(wallet.pk) for wallet in failing))),
+        RunContext(actor=OLGA),
     )
     run = MigrationRun.objects.get()
     client = sign_in("start_run", name="sam")

@@ -20,7 +20,10 @@ from mana_migration.engine import dialect
 from mana_migration.engine.integrity import counting
 from mana_migration.engine.integrity.scope import Scope
 from mana_migration.engine.integrity.wallets import WalletTerms
-from mana_migration.services import migration, rollback, validation
+from mana_migration.services import operation, validation
+from mana_migration.services.context import RunContext
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from tests.mana_migration.running import people
 from tests.support.economy import ACTOR
 from wishes.rates import Rates
@@ -38,9 +41,9 @@ def run() -> int:
     with connection.cursor() as cursor:
         for table in GROWN:
             cursor.execute(f"ANALYZE {table}")  # empty
-    migration.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
-    rollback.roll_back(RollbackOptions(everything=True, controls=CONTROLS), actor=ACTOR)
-    done = migration.migrate(MigrationOptions(controls=CONTROLS), actor=ACTOR)
+    operation.execute(Migration(MigrationOptions(controls=CONTROLS)), RunContext(actor=ACTOR))
+    operation.execute(Rollback(RollbackOptions(everything=True, controls=CONTROLS)), RunContext(actor=ACTOR))
+    done = operation.execute(Migration(MigrationOptions(controls=CONTROLS)), RunContext(actor=ACTOR))
     assert done.run is not None
     return done.run
 

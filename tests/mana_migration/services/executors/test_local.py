@@ -12,10 +12,11 @@ from mana_migration.domain.options import Controls, MigrationOptions, RollbackOp
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.errors import RunConflictError, RunNotFoundError, UsageError
 from mana_migration.models import MigrationRun
-from mana_migration.services import rollback, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services import runs
+from mana_migration.services.context import Actor, RunContext, StopFlag
 from mana_migration.services.executors import celery, celery_broker, local, processes
-from mana_migration.services.runs import Actor
+from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from mana_migration.states import EventKind, RunKind, RunStatus
 from tests.mana_migration.history import done, make_batch, make_event, make_run
 from tests.mana_migration.running import events, migrate, people, refusal, told
@@ -46,19 +47,19 @@ def test_joining_works_on_the_run_until_it_ends() -> None:
     run = open_run()
     said: list[str] = []
     expected: list[int] = []
-    found = local.join_run(run.pk, actor=SOMEBODY, notice=said.append, expecting=expected.append)
+    found = local.join_run(run.pk, RunContext(actor=SOMEBODY, notice=said.append, expecting=expected.append))
     assert (found.run, found.status, found.handled) == (run.pk, "completed", 12)
-    assert said[0] == f"run {run.pk}, a migration, is running: joining a hand"
+    assert said[0] == f"joining migration run {run.pk}, which is running"
     assert events(run.pk)[:2] == ["started", "joined"]
 
 
 def test_joining_a_run_that_is_taken_back_helps_to_take_it_back() -> None:
     people(8)
     run = open_run()
-    local.join_run(run.pk, actor=SOMEBODY)
+    local.join_run(run.pk, RunContext(actor=SOMEBODY))
     MigrationRun.objects.filter(pk=run.pk).update(status=RunStatus.ROLLING_BACK)
-    back = rollback.open_rollback(RollbackOptions(run=run.pk, breaker=True), actor=SOMEBODY)
-    found = local.join_run(run.pk, actor=SOMEBODY)
+    back = Rollback(RollbackOptions(run=run.pk, breaker=True)).open(RunContext(actor=SOMEBODY))
+    found = local.join_run(run.pk, RunContext(actor=SOMEBODY))
     assert (found.run, found.status, found.extra["rollback"]["run"]) == (run.pk, "rolled_back", back.pk)
     assert found.extra["rollback"]["rolled_back"] == 8
 
@@ -67,7 +68,7 @@ def test_joining_a_run_that_is_taken_back_helps_to_take_it_back() -> None:
 def test_of_a_closed_run_only_its_outcome_is_told(status: RunStatus) -> None:
     run = make_run(status=status)
     said: list[str] = []
-    found = local.join_run(run.pk, actor=SOMEBODY, notice=said.append)
+    found = local.join_run(run.pk, RunContext(actor=SOMEBODY, notice=said.append))
     assert (found.run, found.status, found.handled) == (run.pk, status, 0)
     assert said == [f"run {run.pk} is {status.label.lower()}: nothing is left to do"]
     assert events(run.pk) == []
@@ -77,9 +78,9 @@ def test_a_paused_run_is_not_joined() -> None:
     run = open_run()
     runs.pause_run(run.pk, actor=SOMEBODY, reason="")
     said = refusal(run_command("migrate_users", "--join", run.pk))
-    assert f"run {run.pk} is paused; let it go on with migrate_users --resume {run.pk}" in said
+    assert f"run {run.pk} is paused; resume it with control_migration resume {run.pk}" in said
     with pytest.raises(RunConflictError):
-        local.join_run(run.pk, actor=SOMEBODY)
+        local.join_run(run.pk, RunContext(actor=SOMEBODY))
 
 
 @pytest.mark.parametrize("executor", ["local", "celery"])
@@ -93,7 +94,7 @@ def test_an_import_is_not_joined(executor: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_does_not_exist_is_not_joined() -> None:
     assert "there is no run 77" in refusal(run_command("migrate_users", "--join", 77))
     with pytest.raises(RunNotFoundError):
-        local.join_run(77, actor=SOMEBODY)
+        local.join_run(77, RunContext(actor=SOMEBODY))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_what_means_nothing_together_is_bad_usage(argv: tuple[object, ...]) -> N
 
 def test_the_library_refuses_too_many_workers_with_the_limit() -> None:
     with pytest.raises(UsageError, match="give a whole number of processes from 1 to 64"):
-        local.migrate_together(MigrationOptions(), 65, actor=SOMEBODY)
+        local.execute(Migration(MigrationOptions()), RunContext(actor=SOMEBODY), workers=65)
 
 
 # --- How it is told ---------------------------------------------------------------------------------------------------
@@ -188,7 +189,9 @@ def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
     run = make_run()
     make_batch(run, done(10))
     told_of: list[Totals] = []
-    joint = processes.JointProgress(processes.Helpers("default"), run.pk, lambda result: told_of.append(result.totals))
+    joint = processes.JointProgress(
+        processes.Helpers(RunContext()), run.pk, RunContext(progress=lambda result: told_of.append(result.totals))
+    )
     own = BatchResult(run.pk, 1, done(3), 0.1)
     make_batch(run, done(3))
     joint(own)  # too soon after the last look
@@ -201,7 +204,7 @@ def test_progress_is_that_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes.time, "monotonic", lambda: 0.0)  # no time has passed since the last look
     run, told_of = make_run(), list[BatchResult]()
-    joint = processes.JointProgress(processes.Helpers("default"), run.pk, told_of.append)
+    joint = processes.JointProgress(processes.Helpers(RunContext()), run.pk, RunContext(progress=told_of.append))
     make_batch(run, done(20))  # another process
     joint(BatchResult(run.pk, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
     assert [(result.totals.selected, result.waits_for) for result in told_of] == [(20, "waiting for a wallet")]
@@ -209,18 +212,18 @@ def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(mon
 
 def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_on() -> None:
     run, shown, said = make_run(status=RunStatus.RUNNING), list[BatchResult](), list[str]()
-    follower = celery.Follower(run, using="default", stop=StopFlag(), progress=shown.append, notice=said.append)
+    follower = celery.Follower(run, RunContext(stop=StopFlag(), progress=shown.append, notice=said.append))
     sentence = "waiting for a wallet that somebody else holds"
     details = {"wait": "wallets", "sign": "held_wallets", "reason": "somebody else holds a wallet"}
     make_event(run, EventKind.THROTTLED, 1, message=sentence, details=details)
-    follower._look()
-    follower._look()
+    follower._poll()
+    follower._poll()
     make_batch(run, done(5))
-    follower._look()
+    follower._poll()
     make_event(run, EventKind.THROTTLED, 2, message="a standby is behind", details={"wait": "hard"})
-    follower._look()
+    follower._poll()
     make_event(run, EventKind.THROTTLED, 3, message="well again", details={"wait": "none"})
-    follower._look()
+    follower._poll()
     assert [result.waits_for for result in shown] == [sentence, sentence, "", "a standby is behind", ""]
     assert said[0] == f"run {run.pk}: waiting: somebody else holds a wallet"
 
@@ -238,20 +241,20 @@ def helper(code: str) -> processes.Helper:
         ("", ""),
         (
             "import sys; print('a line', file=sys.stderr); sys.exit('CommandError: the disk is full')",
-            "worker 2 ended with exit code 1 (CommandError: the disk is full): the others go on",
+            "worker 2 ended with exit code 1 (CommandError: the disk is full): the others continue",
         ),
-        ("import sys; sys.exit(3)", "worker 2 ended with exit code 3: the others go on"),
+        ("import sys; sys.exit(3)", "worker 2 ended with exit code 3: the others continue"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "worker 2 was killed by SIGKILL: the others go on",
+            "worker 2 was killed by SIGKILL: the others continue",
         ),
     ],
 )
 def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
     said: list[str] = []
-    helpers = processes.Helpers("default", said.append, [helper(code)])
-    helpers.tell_endings()
-    helpers.tell_endings()
+    helpers = processes.Helpers(RunContext(notice=said.append), [helper(code)])
+    helpers.report_endings()
+    helpers.report_endings()
     helpers.close()
     assert said == [ending] * bool(ending)
 
@@ -259,7 +262,7 @@ def test_the_bad_end_of_a_helper_is_told_once(code: str, ending: str) -> None:
 def test_an_error_ends_the_helpers_at_once() -> None:
     stop = StopFlag()
     found: list[processes.Helper] = []
-    with pytest.raises(ZeroDivisionError), processes.helpers(0, using="default", stop=stop) as helpers:
+    with pytest.raises(ZeroDivisionError), processes.helpers(0, RunContext(stop=stop)) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         helpers.all.append(processes.Helper(2, process, io.BytesIO()))
         found += helpers.all
@@ -270,7 +273,7 @@ def test_an_error_ends_the_helpers_at_once() -> None:
 
 def test_asking_for_the_end_closes_the_pipe_to_each_helper() -> None:
     stop = StopFlag()
-    with processes.helpers(0, using="default", stop=stop) as helpers:
+    with processes.helpers(0, RunContext(stop=stop)) as helpers:
         process = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
         helpers.all.append(processes.Helper(2, process, io.BytesIO()))
         stop.request()

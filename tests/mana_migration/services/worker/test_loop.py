@@ -15,8 +15,7 @@ from mana_migration.domain.results import BatchResult, Halving
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migration, runs
-from mana_migration.services.context import StopFlag
-from mana_migration.services.runs import Actor
+from mana_migration.services.context import Actor, RunContext, StopFlag, ignore
 from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.services.worker.queue import BatchQueue
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
@@ -62,12 +61,12 @@ def make_worker(
     run: MigrationRun,
     *,
     stop: StopFlag | None = None,
-    progress: Callable[[BatchResult], None] | None = None,
-    notice: runs.Notice = runs.silent,
+    progress: Callable[[BatchResult], None] = ignore,
+    notice: Callable[[str], None] = ignore,
 ) -> Worker:
     """Return a worker on a run."""
     work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
-    return Worker(run.pk, work, using="default", stop=stop or Patience(), progress=progress, notice=notice)
+    return Worker(run.pk, work, RunContext(stop=stop or Patience(), progress=progress, notice=notice))
 
 
 def converted() -> int:
@@ -215,8 +214,8 @@ def test_a_paused_run_waits_and_goes_on_when_resumed() -> None:
         assert worker.run() is Ending.DONE
     assert seen == [10, 10, 10]  # nobody while it was paused
     assert told == [
-        f"run {run.pk} is paused: waiting until migrate_users --resume {run.pk}",
-        f"run {run.pk} is going on",
+        f"run {run.pk} is paused; resume it with control_migration resume {run.pk}",
+        f"run {run.pk} is resumed",
     ]
     assert converted() == 20
 

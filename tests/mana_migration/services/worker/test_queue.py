@@ -10,7 +10,7 @@ from django.db import connections
 
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import migration, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import WorkerContext
 from mana_migration.services.worker.loop import Ending
 from mana_migration.services.worker.queue import BatchQueue, Refill
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def make_queue(run: MigrationRun) -> BatchQueue:
     """Return the queue of a worker on a run."""
     work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
-    return BatchQueue(WorkerContext(run.pk, work, "default", StopFlag()), together=24)
+    return BatchQueue(WorkerContext.of(RunContext(), run.pk, work), together=24)
 
 
 def figures(run: MigrationRun) -> tuple[int, int, bool]:

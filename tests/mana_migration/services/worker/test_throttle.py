@@ -12,7 +12,7 @@ from mana_migration.domain.options import Controls
 from mana_migration.domain.pressure import Health
 from mana_migration.domain.results import BatchResult
 from mana_migration.models import MigrationRun, RunEvent
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.worker import throttle
 from mana_migration.services.worker.throttle import Throttle
 
@@ -52,7 +52,7 @@ def run() -> MigrationRun:
 
 
 def throttled(run: MigrationRun, clock: Clock, said: list[str] | None = None) -> Throttle:
-    return Throttle(run.pk, "default", clock, (said if said is not None else []).append)  # type: ignore[arg-type]
+    return Throttle(run.pk, RunContext(stop=clock, notice=(said if said is not None else []).append))  # type: ignore[arg-type]
 
 
 def controls(delay: float | str) -> Controls:
@@ -129,7 +129,7 @@ def test_whoever_shows_the_progress_hears_what_is_waited_for(
 ) -> None:
     health[:] = [BEHIND, WELL]
     shown: list[BatchResult] = []
-    Throttle(run.pk, "default", clock, progress=shown.append)(controls("auto"), 0.1)  # type: ignore[arg-type]
+    Throttle(run.pk, RunContext(stop=clock, progress=shown.append))(controls("auto"), 0.1)  # type: ignore[arg-type]
     assert [result.waits_for.partition(":")[0] for result in shown] == ["waiting until the database is well", ""]
     assert all(result.totals.selected == 0 for result in shown)
 
