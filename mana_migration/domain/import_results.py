@@ -109,7 +109,10 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A bad row: its number (data rows from 1), its place in the file, its id, why, and how it was written."""
+    """A bad row: its number (data rows from 1), its place in the file, its id, why, and how it was written.
+
+    ``message`` has the cures, ``brief`` has not.
+    """
 
     row: int
     line: int | None
@@ -117,6 +120,7 @@ class RejectedRow:
     id: str
     problems: tuple[Reason, ...]
     message: str
+    brief: str
     original: str | None = None
 
     @property

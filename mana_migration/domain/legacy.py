@@ -55,46 +55,53 @@ FLOAT_EXACT: Final = 2**53
 #: Characters of a bad id that the list of rejected rows shows.
 SHOWN_ID: Final = 200
 
-#: Why a row is bad, by the code that scripts read; ``shapes.SHAPES`` says more about a value and names the cure.
+#: Why a row is bad, by the code that scripts read, and the cure; where a value has a shape, that one has the cure.
 REASONS: Final = {
-    "missing_id": "there is no id; give the user one, or leave the row out",
-    "invalid_id": "not an id that an account can have",
-    "id_too_long": "the id is longer than a username may be",
-    "not_a_number": "not a whole number",
-    "formula": "a formula instead of a number; replace formulas by their values",
-    "fraction": "a fraction or an exponent instead of a plain whole number",
-    "not_finite": "NaN or infinity instead of a number; give --null WORD if it means NULL",
-    "boolean": "a truth value instead of a number; the fields may be shifted",
-    "inexact": "the number has more digits than its format keeps and may be rounded; export it as text or as CSV",
-    "out_of_range": "the number is beyond the range of BIGINT",
-    "negative_mana": "the mana is negative",
-    "unknown_flag": "the flag is neither yes nor no; write true or false",
-    "missing_value": "the row lacks this column",
-    "wrong_field_count": "the row has more or fewer fields than the header; enclose text with separators in quotes",
-    "broken_quotes": "a quotation mark opens or ends a field in the wrong place; correct the quotes of this line",
-    "spans_records": (
-        "a quoted field contains lines that look like rows of their own; "
-        "a quotation mark is missing or one too many in the first or last of them"
+    "missing_id": ("there is no id", "give the user one, or leave the row out"),
+    "invalid_id": ("not an id that an account can have", "correct it"),
+    "id_too_long": ("the id is longer than a username may be", "correct it"),
+    "not_a_number": ("not a whole number", "correct it"),
+    "formula": ("a formula instead of a number", "replace formulas by their values"),
+    "fraction": ("a fraction or an exponent instead of a plain whole number", "correct it"),
+    "not_finite": ("NaN or infinity instead of a number", "give --null WORD if it means NULL"),
+    "boolean": ("a truth value instead of a number", "correct the row; its fields may be shifted"),
+    "inexact": ("the number has more digits than its format keeps and may be rounded", "export it as text or as CSV"),
+    "out_of_range": ("the number is beyond the range of BIGINT", "correct it"),
+    "negative_mana": ("the mana is negative", "correct it"),
+    "unknown_flag": ("the flag is neither yes nor no", "write true or false"),
+    "missing_value": ("the row lacks this column", "write null if there is no value"),
+    "wrong_field_count": (
+        "the row has more or fewer fields than the header",
+        "enclose text that has separators or line ends in quotes",
     ),
-    "row_too_long": "the row is longer than any row of balances; a line end or a quotation mark is missing",
-    "not_utf8": "the row holds bytes that are not UTF-8; convert the file (in a spreadsheet: CSV UTF-8)",
-    "repeated_header": "the header again; remove the line",
-    "not_an_object": "the entry is not an object",
-    "repeated_key": "the object has a key twice; remove one of them",
+    "broken_quotes": ("a quotation mark opens or ends a field in the wrong place", "correct the quotes of this line"),
+    "spans_records": (
+        "a quoted field contains lines that look like rows of their own",
+        "add or remove the quotation mark that is missing or one too many in its first or last line",
+    ),
+    "row_too_long": (
+        "the row is longer than any row of balances",
+        "add the line end or quotation mark that is missing",
+    ),
+    "not_utf8": ("bytes that are not UTF-8", "convert the file to UTF-8 (in a spreadsheet: CSV UTF-8)"),
+    "repeated_header": ("the header again", "remove the line"),
+    "not_an_object": ("the entry is not an object", "export one object for each user"),
+    "repeated_key": ("the object has a key twice", "remove one of them"),
     "flagged_unpaid": (
         "flagged as migrated, with wishes and no mana: paid and spent since, or never paid, which the flag alone "
-        "cannot tell; --legacy-ledger reads the old ledger, --unpaid-flag decides without it"
+        "cannot tell",
+        "--legacy-ledger reads the old ledger, --unpaid-flag decides without it",
     ),
     "never_paid": (
-        "flagged as migrated, with wishes, and the old ledger shows no payment; "
-        "--unpaid-flag pending lets migrate_users pay, --unpaid-flag migrated does not"
+        "flagged as migrated, with wishes, and the old ledger shows no payment",
+        "--unpaid-flag pending lets migrate_users pay, --unpaid-flag migrated does not",
     ),
     "paid_unflagged": (
-        "not flagged as migrated, but the old ledger shows a payment that was not rolled back; "
-        "correct the flag, or the ledger"
+        "not flagged as migrated, but the old ledger shows a payment that was not rolled back",
+        "correct the flag or the ledger",
     ),
-    "no_such_user": "no user of this site has this primary key; create the user, or give --match username",
-    "duplicate_id": "duplicate id",
+    "no_such_user": ("no user of this site has this primary key", "create the user, or give --match username"),
+    "duplicate_id": ("duplicate id", "keep one of the rows"),
 }
 
 FLAGS: Final = {
@@ -314,8 +321,8 @@ def parse_id(value: Any, rules: RowRules) -> str | Shape:
     """Return a row's id as text: text as it is, whole numbers and UUIDs as they are written."""
     if value is None or value == "":
         return Shape("missing_id")
-    if value is Marker.ABSENT:
-        return Shape("missing_value")
+    if value in (Marker.ABSENT, Marker.NOT_UTF8):
+        return Shape(value.value)
     if isinstance(value, int) and not BIGINT_MIN <= value <= BIGINT_MAX:
         return Shape("invalid_id", "inexact")
     if isinstance(value, bool) or not isinstance(value, (str, int, UUID)):
@@ -417,7 +424,7 @@ def parse_flag(value: Any) -> int | Shape | None:
     if value is None or value == "":
         return None
     if isinstance(value, Marker):
-        return Shape("missing_value") if value is Marker.ABSENT else Shape("unknown_flag", value.shape)
+        return Shape(value.value) if value in (Marker.ABSENT, Marker.NOT_UTF8) else Shape("unknown_flag", value.shape)
     if isinstance(value, (bool, int, float, Decimal)):
         # REAL and numeric columns, and spreadsheets, write 1.0
         return int(value) if _is_finite(value) and value in (0, 1) else Shape("unknown_flag")
@@ -465,26 +472,26 @@ def decode_problem(problem: str) -> list[Reason]:
     return found
 
 
-def describe(code: str, shape: str) -> str:
-    """Return a reason as a sentence with its cure."""
-    if not shape:
-        return REASONS[code]
-    what, cure = SHAPES[shape]
-    return f"{REASONS[code]}: {what}; {cure}"
+def describe(code: str, shape: str, *, cure: bool = True) -> str:
+    """Return a reason as a sentence, with its cure or without."""
+    what, remedy = REASONS[code]
+    if shape:
+        form, remedy = SHAPES[shape]
+        what = f"{what}: {form}"
+    return f"{what}; {remedy}" if cure else what
 
 
-def explain(problem: str, first_row: int | None, columns: Mapping[str, str]) -> str:
+def explain(problem: str, first_row: int | None, columns: Mapping[str, str], *, cure: bool = True) -> str:
     """Return the reasons as one sentence for the operator, with the source's own column names.
 
     ``first_row``: the row that has the id already; ``columns``: the source's names by ours.
     """
     own = {standard: columns.get(name, standard) for name, standard in COLUMNS.items()}
     parts = [
-        f"{own.get(reason.column, reason.column)}: {describe(reason.code, reason.shape)}"
-        if reason.column
-        else describe(reason.code, reason.shape)
+        (f"{own.get(reason.column, reason.column)}: " if reason.column else "")
+        + describe(reason.code, reason.shape, cure=cure)
         for reason in decode_problem(problem)
     ]
     if first_row is not None:
-        parts.append(f"{own['id']}: {REASONS['duplicate_id']}, first seen in row {first_row:,}")
+        parts.append(f"{own['id']}: {REASONS['duplicate_id'][0]}, first seen in row {first_row:,}")
     return "; ".join(parts)

@@ -23,6 +23,8 @@ from mana_migration.engine.new_users import UserTemplate
 from mana_migration.engine.sources import LegacySource
 
 TABLE: Final = "mana_import_staging"
+#: Payments of the old ledger, one row an entry.
+LEDGER: Final = "mana_import_ledger"
 
 #: Rows handed to the database at a time.
 CHUNK: Final = 2_000
@@ -57,17 +59,19 @@ def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
         *(f"{name} {field.db_type(connection)}" for name, field in template.generated.items()),
     ]
     drop(connection)
+    ledger = ("username text", "payments bigint", "mana bigint")
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"CREATE TEMPORARY TABLE {TABLE} ({', '.join(columns)}){' ON COMMIT DROP' if on_postgresql else ''}"
-        )
+        for name, parts in ((TABLE, columns), (LEDGER, ledger)):
+            end = " ON COMMIT DROP" if on_postgresql else ""
+            cursor.execute(f"CREATE TEMPORARY TABLE {name} ({', '.join(parts)}){end}")
 
 
 def drop(connection: BaseDatabaseWrapper) -> None:
-    """Drop the staging table if it is there."""
+    """Drop the staging tables if they are there."""
     schema = "pg_temp" if connection.vendor == "postgresql" else "temp"
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {schema}.{TABLE}")
+        for name in (TABLE, LEDGER):
+            cursor.execute(f"DROP TABLE IF EXISTS {schema}.{name}")
 
 
 def load(
@@ -282,8 +286,6 @@ def mark_unknown_users(connection: BaseDatabaseWrapper, template: UserTemplate) 
 
 # --- The old ledger ---------------------------------------------------------------------------------------------------
 
-LEDGER: Final = "mana_import_ledger"
-
 
 def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, int, int]]) -> int:
     """Add up the old ledger's payments into the staging table and return the number of entries.
@@ -293,8 +295,6 @@ def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, in
     on_postgresql = connection.vendor == "postgresql"
     count = 0
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP TABLE IF EXISTS {'pg_temp' if on_postgresql else 'temp'}.{LEDGER}")
-        cursor.execute(f"CREATE TEMPORARY TABLE {LEDGER} (username text, payments bigint, mana bigint)")
         iterator = iter(entries)
         while chunk := list(islice(iterator, CHUNK)):
             count += len(chunk)
@@ -310,7 +310,6 @@ def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, in
             f"SUM(payments) AS payments, SUM(mana) AS paid FROM {LEDGER} GROUP BY username) l "
             f"WHERE {TABLE}.username = l.username"
         )
-        cursor.execute(f"DROP TABLE {LEDGER}")
     return count
 
 

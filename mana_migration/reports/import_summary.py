@@ -96,7 +96,7 @@ def _rejected(done: ImportSummary) -> Iterator[str]:
     for row in done.rejected:
         sheet = f"sheet {row.sheet!r}, " if row.sheet is not None else ""
         place = f" ({sheet}line {row.line:,})" if row.line is not None else ""
-        yield f"  row {row.row:,}{place}: {row.message}"
+        yield f"  row {row.row:,}{place}: {row.brief}"
     if done.bad > len(done.rejected):
         where = f"in {done.rejects}" if done.rejects else "listed with --rejects FILE"
         yield f"  and {done.bad - len(done.rejected):,} more, all {where}"

@@ -397,6 +397,7 @@ class _Import:
                 id=key,
                 problems=tuple(_reasons(problem, first_row is not None)),
                 message=explain(problem, first_row, self._options.columns),
+                brief=explain(problem, first_row, self._options.columns, cure=False),
                 original=original,
             )
 

@@ -21,6 +21,8 @@ SourceRow: TypeAlias = tuple[int | None, Sequence[Any] | Marker]
 MOST_TITLES: Final = 20
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,60}")
+_HEADING: Final = re.compile(r"[^\W\d][\w .()/-]{0,60}").fullmatch
+_NO_HEADER: Final = "the first row does not look like a header"
 _SHOWN_NAMES: Final = 30
 _NEAR: Final = 0.75
 
@@ -120,18 +122,21 @@ def positions(found: Sequence[str], columns: Mapping[str, str], *, where: str) -
 
 def _advice(found: Sequence[str], columns: Mapping[str, str], missing: Sequence[str]) -> str:
     """Return what to do about missing columns: the names that are near, or those that were found."""
-    free = {_plain(name): name for name in found if name not in columns.values() and len(name) <= 60}
+    free = {_plain(name): name for name in found if name not in columns.values() and _HEADING(name)}
     near: dict[str, str] = {}
     for name in missing:
         match = difflib.get_close_matches(_plain(columns[name]), free, n=1, cutoff=_NEAR)
         if not match and _plain(name) in free:
             match = [_plain(name)]
+        if not match and name == "id":
+            match = [plain for plain in free if plain.endswith("id") or plain == "username"][:1]
         if match:
             near[name] = free.pop(match[0])
     if near:
         options = " ".join(f"--column {name}={_shell(theirs)}" for name, theirs in near.items())
         names = ", ".join(repr(theirs) for theirs in near.values())
-        return f"{_found(found)}; if {names} {'is' if len(near) == 1 else 'are'} meant, give {options}"
+        listed = "" if _found(found) == _NO_HEADER else f"{_found(found)}; "
+        return f"{listed}if {names} {'is' if len(near) == 1 else 'are'} meant, give {options}"
     return f"{_found(found)}. Name the columns with --column, such as --column green=green_balance"
 
 
@@ -148,7 +153,7 @@ def _found(found: Sequence[str]) -> str:
     if not found or not all(_NAME.fullmatch(name) for name in found if name.lower() != "name"):
         plain = [name for name in found if _NAME.fullmatch(name)]
         if len(plain) * 2 <= len(found) or any(re.search(r"^-?\d", name) for name in found):
-            return "the first row does not look like a header"
+            return _NO_HEADER
         return f"found {', '.join(plain[:_SHOWN_NAMES])} and {len(found) - len(plain)} with other names"
     more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
     return f"found {', '.join(found[:_SHOWN_NAMES])}{more}"

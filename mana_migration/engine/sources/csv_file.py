@@ -10,8 +10,8 @@ says what backslashes mean.  So no user gets an account under a name that the ol
 
 # Note [Stray quotation marks]
 A quotation mark that opens a field by mistake swallows the rows up to the next one.  A record that spans lines is
-therefore a bad row if two of its lines have as many fields as a row.  A record that cannot be read at all costs its
-first line alone: reading resumes with the next line, since no reading of the swallowed lines as one field works.
+therefore a bad row if its lines could be rows of their own.  A record that cannot be read at all costs its first line
+alone: reading resumes with the next line, since no reading of the swallowed lines as one field works.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.domain.legacy import BALANCES, Marker, Typing
 from mana_migration.engine.sources.base import (
     MOST_TITLES,
     LegacySource,
@@ -44,8 +44,10 @@ _SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE).fullmatch
 _MOST_LINES: Final = 100
 #: An id that a writer with backslash escapes and one without could both have written.
 _PAIRS: Final = re.compile(r'(?:[^\\]|\\[\\"])*').fullmatch
-#: A text as COPY writes it: no backslash but in its escapes.
-_COPY_TEXT: Final = re.compile(r"(?:[^\\]|\\[\\bfnrtv])*").fullmatch
+#: An id as COPY writes it: backslashes are doubled, and it has no control characters that other escapes stand for.
+_COPY_TEXT: Final = re.compile(r"(?:[^\\]|\\\\)*").fullmatch
+#: What is in a number column, clean or not.
+_NUMBER: Final = re.compile(r"[+-]?[0-9.' ]*(?:e[+-]?[0-9]+)?|null|none|nan|n/a|\\n|#.*", re.IGNORECASE).fullmatch
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _CONTROLS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "Z": "\x1a"}
 
@@ -114,16 +116,25 @@ class CsvSource(LegacySource):
             above += 1
         if first is None:
             raise SourceError(f"{self._file.name} is empty; export it again, with a header")
+        if first[:1] and first[0].startswith(("[", "{", "<")):
+            kind = "HTML or XML" if first[0].startswith("<") else "JSON"
+            raise SourceError(
+                f"{self._file.name} is {kind}, not a table; export it as CSV, or end its name as what it is"
+            )
         positions(first, options.columns, where=self._file.name)
 
     def _use(self, delimiter: str, width: int) -> None:
         self._delimiter, self._width = delimiter, width
+        self._numbers: list[int] = []
 
     def _take_header(self, line: str, names: list[str], options: SourceOptions, number: int) -> None:
         self._header, self._width = names, len(names)
         where = self._file.name if number == 1 else f"{self._file.name}, line {number:,}"
         self._positions = positions(names, options.columns, where=where)
         self._pick = itemgetter(*self._positions)
+        self._numbers = [
+            place for place, name in zip(self._positions, options.columns, strict=True) if name in BALANCES
+        ]
         tabs = self._delimiter == "\t"
         self._escapes = self._backslash == "escape" or (self._backslash is None and tabs)
         # a header in quotation marks is not PostgreSQL's
@@ -221,9 +232,26 @@ class CsvSource(LegacySource):
         except (csv.Error, _TooLongError):
             self._lines.put_back(taken[1:])
             return _Record(Marker.BROKEN_QUOTES, taken[:1])
-        if len(taken) > 1 and sum(line.count(self._delimiter) >= self._width - 1 for line in taken) > 1:
-            return _Record(Marker.SPANS_RECORDS, taken)
-        return _Record(fields, taken)
+        return _Record(Marker.SPANS_RECORDS if self._spans_records(fields, taken) else fields, taken)
+
+    def _spans_records(self, fields: Sequence[str | None], lines: Sequence[str]) -> bool:
+        """Say whether lines of one record look like rows of their own; see Note [Stray quotation marks]."""
+        if len(lines) == 1:
+            return False
+        # the first line rightly looks like a row where the last field is the long one, the last line in other records
+        is_last = any(mark in (fields[-1] or "") for mark in "\r\n")
+        full = sum(line.count(self._delimiter) >= self._width - 1 for line in lines[is_last:])
+        return full > 1 or any(map(self._looks_like_row, lines[1:] if is_last else lines[:-1]))
+
+    def _looks_like_row(self, line: str) -> bool:
+        parts = [part.strip(' "') for part in _without_end(line).split(self._delimiter)]
+        if len(parts) < self._width:
+            return False
+        # separators in a name shift what is behind it, so that numbers are also looked for from the end
+        return any(
+            sum(_NUMBER(parts[place - shift]) is not None for place in self._numbers) * 2 >= len(self._numbers)
+            for shift in (0, self._width - len(parts))
+        )
 
     def _feed(self, taken: list[str]) -> Iterator[str]:
         size = len(taken[0])
@@ -247,9 +275,7 @@ class CsvSource(LegacySource):
                 self._lines.put_back(taken[1:])
                 return _Record(Marker.BROKEN_QUOTES, taken[:1])
             taken.append(line)
-        if len(taken) > 1 and sum(line.count(self._delimiter) >= self._width - 1 for line in taken) > 1:
-            return _Record(Marker.SPANS_RECORDS, taken)
-        return _Record(fields, taken)
+        return _Record(Marker.SPANS_RECORDS if self._spans_records(fields, taken) else fields, taken)
 
     def _copied(self, line: str) -> _Record:
         """Read a line of PostgreSQL's text format; see Note [Two readings] for lines that may be a spreadsheet's."""

@@ -33,14 +33,15 @@ _JUNK: Final = ("__MACOSX/", ".DS_Store")
 
 
 class Input:
-    """An open stream, the name that messages show, and the ending that says what is in it ("" where unknown)."""
+    """An open stream, the name that messages show, and the ending that says what is in it ("" where unknown).
 
-    def __init__(self, stream: Any, name: str, suffix: str, *, watched: int | None = None) -> None:
-        self.name, self.suffix = name, suffix
-        self._raw = stream
+    ``file``: the file that the stream is, or is unpacked from; None for standard input.
+    """
+
+    def __init__(self, stream: Any, name: str, suffix: str, *, file: BinaryIO | None = None) -> None:
+        self.name, self.suffix, self.file = name, suffix, file
         self.stream = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 16)
-        self._watched = watched
-        self._before = _fingerprint(watched)
+        self._before = _fingerprint(file)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Input:
         Raises:
             SourceError: its size or its time of change is another.
         """
-        if _fingerprint(self._watched) != self._before:
+        if _fingerprint(self.file) != self._before:
             raise SourceError(f"{self.name} changed while it was read; import it when it is finished")
 
     def refuse_binary(self) -> None:
@@ -70,7 +71,7 @@ class Input:
         with self.reading():
             start = self.stream.peek(4096)[:4096]
         if start.startswith(_WIDE) or _looks_wide(start):
-            raise SourceError(f"{self.name} is UTF-16 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
+            raise SourceError(f"{self.name} is UTF-16 or UTF-32 text; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
         if b"\0" in start or start.startswith((b"PK\x03\x04", _GZIP)):
             raise SourceError(f"{self.name} is a binary file, not text; give it the ending of what it is")
 
@@ -78,7 +79,8 @@ class Input:
         """Close the stream and what it is read from."""
         if self.stream is not sys.stdin.buffer:
             self.stream.close()
-            self._raw.close()
+            if self.file is not None:
+                self.file.close()
 
 
 @contextlib.contextmanager
@@ -128,10 +130,10 @@ def open_input(address: str) -> Input:
         if suffix and suffix not in STREAMED:
             stream.close()
             raise SourceError(f"{address}: only text is read from a packed file; unpack it and give the file")
-        packed = gzip.GzipFile(fileobj=stream)
-        return Input(packed, address, suffix, watched=stream.fileno())
-    found = Input(stream, address, suffix, watched=stream.fileno())
-    return _unpacked(found) if stat.S_ISFIFO(mode) and suffix not in STREAMED else found
+        packed = Input(gzip.GzipFile(fileobj=stream), address, suffix, file=stream)
+        return packed if suffix else _unpacked(packed)
+    found = Input(stream, address, suffix, file=stream)
+    return _unpacked(found) if not suffix or (stat.S_ISFIFO(mode) and suffix not in STREAMED) else found
 
 
 def _open_pipe(path: Path) -> BinaryIO:
@@ -151,7 +153,7 @@ def _unpacked(found: Input) -> Input:
     with found.reading():
         start = found.stream.peek(4096)
         if start.startswith(_GZIP):
-            found = Input(gzip.GzipFile(fileobj=found.stream), found.name, "")
+            found = Input(gzip.GzipFile(fileobj=found.stream), found.name, "", file=found.file)
             start = found.stream.peek(4096)
     found.suffix = ".json" if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") else ".csv"
     return found
@@ -172,7 +174,7 @@ def _zipped(path: Path, stream: BinaryIO) -> Input:
                 raise SourceError(f"{path}: only text is read from a packed file; unpack it and give the file")
             if files[0].flag_bits & 1:
                 raise SourceError(f"{path} is encrypted; unpack it and give the file")
-            return Input(archive.open(files[0]), str(path), suffix, watched=stream.fileno())
+            return Input(archive.open(files[0]), str(path), suffix, file=stream)
         except NotImplementedError:
             raise SourceError(f"{path} is packed in a way that cannot be read; unpack it and give the file") from None
         except BaseException:
@@ -180,10 +182,10 @@ def _zipped(path: Path, stream: BinaryIO) -> Input:
             raise
 
 
-def _fingerprint(descriptor: int | None) -> tuple[int, int] | None:
-    if descriptor is None:
+def _fingerprint(file: BinaryIO | None) -> tuple[int, int] | None:
+    if file is None:
         return None
-    found = os.fstat(descriptor)
+    found = os.fstat(file.fileno())
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 

@@ -122,12 +122,12 @@ class JsonSource(_Entries):
                 start = start[len(_BOM) :]
         self._choose(start.lstrip(), options)
         self._begin()
-        if self._first is None and self.part is not None and self.part not in self._keys:
+        if self._first is None and self.part is not None and self._keys.get(self.part) != "start_array":
             self._refuse_key()
 
     def _choose(self, start: bytes, options: SourceOptions) -> None:
         """Find out where the entries are from the beginning of the file."""
-        self._keys: list[str] = []
+        self._keys: dict[str, str] = {}
         self._prefix, self._several = "item", False
         if start[:1] == b"{":
             self._keys = _keys(start)
@@ -146,7 +146,7 @@ class JsonSource(_Entries):
             raise SourceError(f"{self._file.name} holds an array, without keys; leave out --table")
 
     def _refuse_key(self) -> None:
-        found = ", ".join(name for name in self._keys[:10] if re.fullmatch(r"[\w.-]{1,40}", name))
+        found = ", ".join(name for name in list(self._keys)[:10] if re.fullmatch(r"[\w.-]{1,40}", name))
         raise SourceError(
             f"{self._file.name} holds an object without the column {next(iter(self._columns.values()))!r} "
             f"and without an array of objects under the key {self.part!r}"
@@ -180,10 +180,7 @@ class JsonSource(_Entries):
 
     def refused(self, cause: str) -> SourceError:
         """Return the error for an entry that no row can be."""
-        return SourceError(
-            f"{self._file.name}, entry {self._count + 1:,} or one of the next: {cause}; "
-            "export an array with one object for each user"
-        )
+        return SourceError(f"{self._file.name}, in or after entry {self._count + 1:,}: {cause}")
 
 
 class _Guarded:
@@ -215,11 +212,13 @@ class _Guarded:
         self.since += len(chunk)
         self._depth += chunk.count(b"[") + chunk.count(b"{") - chunk.count(b"]") - chunk.count(b"}")
         if self.since > LARGEST_ENTRY:
-            raise self._source.refused(f"larger than {LARGEST_ENTRY >> 20} MiB, which no row is")
+            raise self._source.refused(
+                f"an entry of more than {LARGEST_ENTRY >> 20} MiB, which no row is; give one object for each user"
+            )
         if self._depth > _DEEPEST:
-            raise self._source.refused("nested too deeply for a row")
+            raise self._source.refused("values nested too deeply for a row; give one object for each user")
         if _ENDLESS_NUMBER(window):
-            raise self._source.refused("a number of thousands of digits")
+            raise self._source.refused("a number of thousands of digits; correct it")
         if _SURROGATE(window) and _has_half_pair(window, at_end=not chunk):
             raise self._source.refused("half a surrogate pair in a text; write the character as UTF-8")
         return chunk
@@ -278,9 +277,10 @@ def _decoded(line: str) -> Any:
         return Marker.NOT_AN_OBJECT
 
 
-def _keys(start: bytes) -> list[str]:
-    """Return the keys of the object that a file begins with, as far as the beginning goes."""
-    keys: list[str] = []
+def _keys(start: bytes) -> dict[str, str]:
+    """Return the keys of the object that a file begins with, and what begins behind each, as far as the start goes."""
+    keys: dict[str, str] = {}
+    key: str | None = None
     depth = 0
     events = ijson.sendable_list()
     if not _ENDLESS_NUMBER(start):
@@ -288,8 +288,9 @@ def _keys(start: bytes) -> list[str]:
         with contextlib.suppress(ijson.JSONError, UnicodeError, StopIteration):
             ijson.basic_parse_coro(events).send(start)
     for event, value in events:
-        if event == "map_key" and depth == 1:
-            keys.append(value)
+        if key is not None:
+            keys[key] = event
+        key = value if event == "map_key" and depth == 1 else None
         depth += event in ("start_map", "start_array")
         depth -= event in ("end_map", "end_array")
         if depth == 0:

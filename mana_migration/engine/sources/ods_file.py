@@ -182,10 +182,10 @@ def _local(attributes: Mapping[str, str]) -> dict[str, str]:
 def _value(attributes: Mapping[str, str], shown: str) -> Any:
     """Return a cell's value: text, number, truth value, None, or a marker."""
     kind = attributes.get("value-type")
-    if "error" in attributes:
-        return Marker.ERROR_CELL
     if "formula" in attributes:
         return Marker.FORMULA
+    if "error" in attributes:
+        return Marker.ERROR_CELL
     if kind in ("float", "currency"):
         return _number(attributes["value"], shown, is_currency=kind == "currency")
     if kind == "boolean":

@@ -75,9 +75,10 @@ class SheetSource(LegacySource):
         if not sheets:
             raise SourceError(f"{name} has no sheet with cells")
         if asked is not None and asked != ALL_SHEETS:
-            sheets = [sheet for sheet in sheets if sheet.name == asked]
+            everything, sheets = sheets, [sheet for sheet in sheets if sheet.name == asked]
             if not sheets:
-                raise SourceError(f"{name} has no sheet {asked!r}; name one of its sheets with --sheet")
+                names = ", ".join(repr(sheet.name) for sheet in everything[:10])
+                raise SourceError(f"{name} has no sheet {asked!r}; give --sheet with one of {names}")
         else:
             sheets = [sheet for sheet in sheets if sheet.visible]
         found = [(sheet, self._header_of(sheet)) for sheet in sheets]

@@ -27,6 +27,7 @@ from mana_migration.engine.sources.input import Input
 from mana_migration.errors import SourceError
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_QUOTED: Final = ("'", '"', "|", ">")
 _STRING: Final = "tag:yaml.org,2002:str"
 #: Parts of an entry: far beyond any row.
 _LARGEST_ENTRY: Final = 10_000
@@ -162,7 +163,7 @@ def _outside_flag(value: Any, place: int) -> Any:
 
 def _scalar(event: ScalarEvent) -> Any:
     text = event.value
-    if event.style is not None or event.tag == _STRING:
+    if event.style in _QUOTED or event.tag == _STRING:
         return text
     if event.tag is not None:
         return Marker.TEXT

@@ -1,9 +1,13 @@
 """Each reader gives the same rows in constant memory, and says in one line what is wrong with a source."""
 
+import csv
 import datetime
+import gzip
 import json
+import os
 import re
 import sqlite3
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +23,8 @@ from hypothesis import strategies as st
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 from mana_migration.domain.legacy import COLUMNS, Marker
+from mana_migration.domain.shapes import id_shape
+from mana_migration.engine.sources import input as source_input
 from mana_migration.engine.sources import open_source
 from mana_migration.errors import SourceError
 from tests.support.processes import as_ordinary_user
@@ -497,3 +503,259 @@ def test_several_times_the_rows_take_no_more_memory(small_and_large: tuple[Path,
     peak(small)  # what is imported and cached once
     # the further rows themselves would take far more, at least a hundred bytes each
     assert peak(large) < peak(small) + 1_000_000
+
+
+# --- Every dialect gives the same balances back -----------------------------------------------------------------------
+
+plain_ids = st.text("abcXYZ019_.@+-\u00e9\u4e2d", min_size=1, max_size=12).filter(
+    lambda text: text.strip(".-+") and not id_shape(text)
+)
+any_names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20) | st.sampled_from(
+    [
+        '"',
+        '""',
+        "'",
+        "a,b;c|d",
+        "tab\there",
+        "line\nbreak",
+        "cr\r\nlf",
+        "\\",
+        "\\\\",
+        "\\N",
+        '\\"',
+        "=1+1",
+        " ",
+        "x" * 300,
+    ]
+)
+balances = st.integers(-(2**63), 2**63 - 1)
+tables = st.lists(
+    st.tuples(plain_ids, any_names, balances, balances, balances, balances, st.booleans()),
+    max_size=8,
+    unique_by=lambda row: row[0],
+)
+whole = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+
+
+def expected(rows: list[tuple[Any, ...]], as_value: Callable[[Any], Any]) -> list[list[Any]]:
+    return [[row[0], *map(as_value, row[2:])] for row in rows]
+
+
+def read_or_bad(path: Path, rows: list[tuple[Any, ...]], as_value: Callable[[Any], Any], **options: Any) -> None:
+    """Read a file: each row is exactly what was written, or is marked because its name looks like rows."""
+    wanted = expected(rows, as_value)
+    found = [values for _, values in read(path, **options)]
+    good = [values for values in found if not isinstance(values, Marker)]
+    assert [values for values in good if values not in wanted] == []
+    if not any(mark in row[1] for row in rows for mark in "\r\n"):
+        assert found == wanted
+
+
+dialects = st.fixed_dictionaries(
+    {
+        "delimiter": st.sampled_from(",;|"),
+        "quoting": st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+        "lineterminator": st.sampled_from(["\n", "\r\n", "\r"]),
+    }
+)
+
+
+@whole
+@given(tables, dialects, st.sampled_from(["utf-8", "utf-8-sig"]))
+def test_what_pythons_csv_writes_is_read_back(
+    tmp_path: Path, rows: list[tuple[Any, ...]], dialect: dict[str, Any], encoding: str
+) -> None:
+    path = tmp_path / "p.csv"
+    with path.open("w", newline="", encoding=encoding) as file:
+        csv.writer(file, **dialect).writerows([HEADER, *rows])
+    read_or_bad(path, rows, str)
+
+
+@whole
+@given(tables)
+def test_what_pythons_csv_writes_with_escapes_is_read_back(tmp_path: Path, rows: list[tuple[Any, ...]]) -> None:
+    path = tmp_path / "p.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, doublequote=False, escapechar="\\", lineterminator="\n")
+        writer.writerows([HEADER, *rows])
+    read_or_bad(path, rows, str, backslash="escape")
+
+
+@whole
+@given(tables)
+def test_what_pythons_csv_writes_with_tabs_is_read_back(tmp_path: Path, rows: list[tuple[Any, ...]]) -> None:
+    path = tmp_path / "p.tsv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, csv.excel_tab).writerows([HEADER, *rows])
+    read_or_bad(path, rows, str)
+
+
+@whole
+@given(tables, st.sampled_from(["csv", "tsv", "json", "yaml"]))
+def test_what_tablib_writes_is_read_back(tmp_path: Path, rows: list[tuple[Any, ...]], kind: str) -> None:
+    path = tmp_path / f"p.{kind}"
+    path.write_text(tablib.Dataset(*rows, headers=HEADER).export(kind), encoding="utf-8", newline="")
+    if kind in ("csv", "tsv"):
+        read_or_bad(path, rows, str)
+    elif rows:
+        assert [values for _, values in read(path)] == expected(rows, lambda value: value)
+
+
+@settings(whole, max_examples=15)
+@given(tables, st.sampled_from(["xlsx", "xls", "ods"]))
+def test_what_tablib_writes_as_a_workbook_is_read_back(tmp_path: Path, rows: list[tuple[Any, ...]], kind: str) -> None:
+    printable = [(row[0], "n", *(number % 10**15 for number in row[2:6]), row[6]) for row in rows]
+    path = tmp_path / f"p.{kind}"
+    path.write_bytes(tablib.Dataset(*printable, headers=HEADER).export(kind))
+    assert [values for _, values in read(path)] == expected(printable, lambda value: value)
+
+
+def copy_text(value: Any) -> str:
+    r"""Return a value as PostgreSQL's COPY writes it in its text format."""
+    if value is None:
+        return r"\N"
+    text = str(value).lower()[0] if isinstance(value, bool) else str(value)
+    for mark, escape in (("\\", "\\\\"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\v", "\\v"), ("\f", "\\f")):
+        text = text.replace(mark, escape)
+    return text
+
+
+@whole
+@given(tables)
+def test_what_copy_writes_as_text_is_read_back(tmp_path: Path, rows: list[tuple[Any, ...]]) -> None:
+    path = tmp_path / "p.tsv"
+    lines = ["\t".join(map(copy_text, row)) + "\n" for row in [tuple(HEADER), *rows]]
+    path.write_text("".join(lines), encoding="utf-8", newline="")
+    assert [values for _, values in read(path)] == expected(rows, copy_text)
+
+
+# --- Pipes, packed files, files that are not finished -----------------------------------------------------------------
+
+LINE = ",".join(HEADER) + "\n"
+
+
+def test_a_pipe_is_read_once_and_ends_with_its_writer(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(LINE + "u1,n,1,2,3,4,f\n",))
+    writer.start()
+    assert read(pipe) == [(2, ["u1", "1", "2", "3", "4", "f"])]
+    writer.join()
+
+
+def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_input, "PIPE_PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "x.csv")
+    refused(tmp_path / "x.csv", "nothing was written to")
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(LINE + "u1,n,1,2,3,4,f\n" * 3)
+    with open_source(str(path), columns=COLUMNS) as source, pytest.raises(SourceError, match="changed while"):
+        rows = source.rows()
+        next(rows)
+        with path.open("a") as file:
+            file.write("u2,n,1,2,3,4,f\n")
+        list(rows)
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.ods", "a.parquet"])
+def test_only_text_is_read_from_a_packed_file(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, "x")
+    refused(tmp_path / "a.zip", "only text")
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"x"))
+    refused(tmp_path / f"{name}.gz", "only text")
+
+
+@pytest.mark.parametrize("address", ["mysql://u:secret@h/n", "http://host/export.csv", "s3://bucket/x", "oracle://x"])
+def test_another_address_says_to_export_csv(address: str) -> None:
+    assert "secret" not in refused(address, "export it as CSV")
+
+
+# --- JSON that would harm or mislead the parser -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('[{"id": ' + "9" * 5000 + "}]", "thousands of digits"),
+        ("[" * 200_000, "nested too deeply"),
+        ('[{"id": "' + "x" * (2 << 20) + '"}]', "more than 1 MiB"),
+        ('[{"id": "\\ud800"          }]', "half a surrogate"),
+        ('[{"id": "\\\\\\udc00"}]', "half a surrogate"),
+        ('[{"id": NaN}]', "NaN and Infinity are not JSON"),
+    ],
+    ids=["digits", "depth", "size", "high", "low", "nan"],
+)
+def test_json_that_no_row_is_made_of_is_refused(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "e.json").write_text(text)
+    refused(tmp_path / "e.json", match)
+
+
+@given(st.integers(0, 9_000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+def test_a_surrogate_pair_is_one_character_wherever_it_is_cut(tmp_path: Path, shift: int) -> None:
+    entry = dict(zip(HEADER, ["\U0001f680\U0001f680", "x" * shift, 1, 2, 3, 4, False], strict=True))
+    (tmp_path / "e.json").write_text(json.dumps([entry | {"name": "x" * shift}, entry]))
+    assert [values[0] for _, values in read(tmp_path / "e.json")] == ["\U0001f680\U0001f680"] * 2
+
+
+def test_json_keeps_the_array_under_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    rows = [dict(zip(HEADER, [f"u{n}", "x" * 60, 1, 2, 3, 4, False], strict=True)) for n in range(10_000)]
+    path.write_text(json.dumps({"exported": "today", "users": rows}))
+    assert path.stat().st_size > 1 << 20
+    assert len(read(path)) == 10_000
+    path.write_text(json.dumps({"people": rows[:1]}))
+    refused(path, "its keys begin with people")
+    assert len(read(path, table="people")) == 1
+    path.write_text(json.dumps({"people": {"users": rows[:1]}}))
+    refused(path, "without an array", table="people")
+
+
+# --- Dialects that are no RFC 4180 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ('"1","Bob \\"B\\", Jr",5,0,0,0,0', ["1", "5", "0", "0", "0", "0"]),
+        ('"1","C:\\",5,0,0,0,0', ["1", "5", "0", "0", "0", "0"]),
+        ("CORP\\jdoe,x,5,0,0,0,0", ["CORP\\jdoe", "5", "0", "0", "0", "0"]),
+        ("CORP\\\\jdoe,x,5,0,0,0,0", [Marker.AMBIGUOUS, "5", "0", "0", "0", "0"]),
+        ('1,Cy 6",5,0,0,0,0', ["1", "5", "0", "0", "0", "0"]),
+        ('1,"Cy" 6,5,0,0,0,0', Marker.BROKEN_QUOTES),
+    ],
+)
+def test_quotes_and_backslashes_mean_what_their_writer_meant(tmp_path: Path, line: str, fields: Any) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(LINE + line + "\nu2,n,1,2,3,4,f\n")
+    assert [values for _, values in read(path)] == [fields, ["u2", "1", "2", "3", "4", "f"]]
+
+
+@pytest.mark.parametrize("key", ["CORP\\jdoe", "CORP\\nancy", '"u1"'])
+def test_a_tab_separated_id_that_can_be_read_in_two_ways_is_marked(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "e.tsv"
+    path.write_text((LINE + f"{key},x,5,0,0,0,f\n").replace(",", "\t"))
+    assert read(path)[0][1][0] is Marker.AMBIGUOUS
+    assert read(path, backslash="literal")[0][1][0] == key.strip('"')
+
+
+def test_a_row_that_is_too_long_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(LINE + "u1," + "x" * 140_000 + ",1,2,3,4,f\nu2,n,1,2,3,4,f\n")
+    assert [values for _, values in read(path)] == [Marker.ROW_TOO_LONG, ["u2", "1", "2", "3", "4", "f"]]
+
+
+def test_rows_above_the_header_that_look_like_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("u1,n,1,2,3,4,f\n" + LINE + "u2,n,1,2,3,4,f\n")
+    refused(path, "look like data")
+
+
+def test_the_header_again_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(LINE + "u1,n,1,2,3,4,f\n" + LINE)
+    assert read(path)[1] == (3, Marker.REPEATED_HEADER)

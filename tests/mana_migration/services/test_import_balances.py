@@ -2,11 +2,13 @@
 
 import csv
 import json
+import sqlite3
 import stat
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection, transaction
@@ -15,7 +17,7 @@ from django.utils import timezone
 from mana_migration.domain.import_results import ImportOptions, ImportSummary
 from mana_migration.domain.legacy import UnpaidFlag
 from mana_migration.engine import totals
-from mana_migration.errors import ReportError, RunConflictError, SourceError
+from mana_migration.errors import ImportRejectedError, ReportError, RunConflictError, SourceError, UsageError
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.services import imports
 from mana_migration.services.context import Actor
@@ -448,3 +450,188 @@ def test_ten_times_the_rows_take_no_more_memory(export: Any) -> None:
 
     peak(3_000)  # what is imported and cached once
     assert peak(30_000) < peak(3_000) + 1_000_000
+
+
+# --- Which user an id is ----------------------------------------------------------------------------------------------
+
+
+def numeric_users(*names: str) -> list[Any]:
+    return [make_user(name) for name in names]
+
+
+def test_ids_that_are_primary_keys_are_refused_until_their_meaning_is_said(export: Any) -> None:
+    first, second = numeric_users("ann", "bob")
+    path = export((first.pk, 1, 0, 0, 0, "f"), (second.pk, 2, 0, 0, 0, "f"))
+    with assert_nothing_changes(), pytest.raises(ImportRejectedError, match=r"2 are primary keys .* 0 are usernames"):
+        bring_in(path)
+    assert bring_in(path, match="pk").wallets["given"] == 2
+    assert wallets() == {"ann": (1, 0, 0, 0), "bob": (2, 0, 0, 0)}
+
+
+def test_ids_that_are_usernames_as_well_as_primary_keys_are_refused_too(export: Any) -> None:
+    first = make_user("ann")
+    make_user(str(first.pk))
+    with assert_nothing_changes(), pytest.raises(ImportRejectedError, match=r"1 are primary keys .* 1 are usernames"):
+        bring_in(export((first.pk, 1, 0, 0, 0, "f")))
+    bring_in(export((first.pk, 1, 0, 0, 0, "f")), match="username")
+    assert wallets() == {str(first.pk): (1, 0, 0, 0)}
+
+
+def test_later_imports_match_as_the_last_one_did(export: Any) -> None:
+    path = export((1, 1, 0, 0, 0, "f"), (2, 2, 0, 0, 0, "f"))
+    bring_in(path, match="username")
+    done = bring_in(path)
+    assert (done.match, done.wallets["unchanged"]) == ("username", 2)
+
+
+def test_a_primary_key_of_no_user_is_a_bad_row(export: Any) -> None:
+    user = make_user("ann")
+    path = export((user.pk, 1, 0, 0, 0, "f"), (user.pk + 1, 2, 0, 0, 0, "f"), ("ann", 3, 0, 0, 0, "f"))
+    with assert_nothing_changes():
+        done = bring_in(path, match="pk")
+    assert done.reasons == {"no_such_user": 2}
+    assert bring_in(path, match="pk", skip_bad_rows=True).imported == 1
+    assert wallets() == {"ann": (1, 0, 0, 0)}
+
+
+# --- The old system's ledger ------------------------------------------------------------------------------------------
+
+FLAGGED = [
+    ("spent", 5, 0, 0, 0, "t"),
+    ("never", 5, 0, 0, 0, "t"),
+    ("twice", 5, 0, 0, 80, "t"),
+    ("earned", 5, 0, 0, 70, "t"),
+    ("unflagged", 5, 0, 0, 50, "f"),
+    ("back", 5, 0, 0, 0, "f"),
+    ("plain", 5, 0, 0, 0, "f"),
+]
+LEDGER = [
+    ("spent", "migration", 50),
+    ("spent", "shop", -50),
+    ("twice", "migration", 50),
+    ("twice", "migration", 50),
+    ("earned", "migration", 50),
+    ("unflagged", "migration", 50),
+    ("back", "migration", 50),
+    ("back", "migration_rollback", -50),
+    ("stranger", "migration", 50),
+]
+
+
+def write_ledger(path: Path, rows: list[tuple[Any, ...]] = LEDGER) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("user_id", "transaction_category", "mana_amount"), *rows])
+    return path
+
+
+def test_the_old_ledger_tells_who_was_paid(export: Any, tmp_path: Path) -> None:
+    ledger = write_ledger(tmp_path / "ledger.csv")
+    done = bring_in(export(*FLAGGED), ledger=str(ledger), skip_bad_rows=True)
+    assert done.ledger == {"entries": 8, "paid_and_spent": 1, "never_paid": 1, "paid_twice": 1, "paid_unflagged": 1}
+    assert done.reasons == {"never_paid": 1, "paid_unflagged": 1}
+    assert wallets() == {
+        "spent": (0, 0, 0, 0), "twice": (0, 0, 0, 80), "earned": (0, 0, 0, 70), "back": (5, 0, 0, 0),
+        "plain": (5, 0, 0, 0),
+    }  # fmt: skip
+    entries = {
+        name: list(
+            ManaEntry.objects.filter(user=wallet_of(name).pk)
+            .order_by("pk")
+            .values_list("kind", "amount", "balance_after")
+        )
+        for name in ("spent", "twice", "earned")
+    }
+    assert entries == {
+        "spent": [("opening", 50, 50), ("spend", -50, 0)],
+        "twice": [("opening", 100, 100), ("spend", -20, 80)],
+        "earned": [("opening", 50, 50), ("earn", 20, 70)],
+    }
+    assert MigrationRun.objects.get().baseline["imported"]["mana"] == "200"
+    assert_books_balance()
+    with assert_nothing_changes():
+        assert bring_in(export(*FLAGGED), ledger=str(ledger), skip_bad_rows=True).imported == 0
+
+
+@pytest.mark.parametrize(
+    ("unpaid", "balances"), [(UnpaidFlag.PENDING, (5, 0, 0, 0)), (UnpaidFlag.MIGRATED, (0, 0, 0, 0))]
+)
+def test_with_the_ledger_the_unpaid_flag_is_about_those_who_were_never_paid_alone(
+    export: Any, tmp_path: Path, unpaid: UnpaidFlag, balances: tuple[int, ...]
+) -> None:
+    ledger = write_ledger(tmp_path / "ledger.csv")
+    bring_in(export(*FLAGGED[:2]), ledger=str(ledger), unpaid=unpaid)
+    assert wallets() == {"spent": (0, 0, 0, 0), "never": balances}
+
+
+def test_a_dry_run_reads_the_old_ledger_too(export: Any, tmp_path: Path) -> None:
+    with assert_nothing_changes():
+        done = bring_in(export(*FLAGGED), ledger=str(write_ledger(tmp_path / "l.csv")), dry_run=True)
+    assert done.ledger is not None
+    assert done.ledger["paid_and_spent"] == 1
+
+
+def test_an_old_ledger_that_is_not_clean_is_refused(export: Any, tmp_path: Path) -> None:
+    ledger = write_ledger(tmp_path / "ledger.csv", [("spent", "migration", "fifty")])
+    with assert_nothing_changes(), pytest.raises(SourceError, match=r"legacy ledger, row 1 \(line 2\), mana"):
+        bring_in(export(*FLAGGED), ledger=str(ledger))
+
+
+def test_the_old_ledger_is_a_table_beside_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    with sqlite3.connect(path) as legacy:
+        legacy.execute(f"CREATE TABLE users ({', '.join(HEADER)})")
+        legacy.executemany(
+            "INSERT INTO users VALUES (?, 'n', ?, ?, ?, ?, ?)", [(*row[:5], row[5] == "t") for row in FLAGGED]
+        )
+        legacy.execute("CREATE TABLE transactions (user_id, transaction_category, mana_amount)")
+        legacy.executemany("INSERT INTO transactions VALUES (?, ?, ?)", LEDGER)
+    legacy.close()
+    options = ImportOptions(source=f"sqlite:///{path}", ledger="transactions", skip_bad_rows=True)
+    done = imports.import_balances(options, actor=ACTOR)
+    assert done.ledger is not None
+    assert done.ledger["paid_and_spent"] == 1
+    assert wallets()["twice"] == (0, 0, 0, 80)
+
+
+# --- Rejected rows that can be corrected and imported -----------------------------------------------------------------
+
+
+def test_rejected_rows_with_their_values_are_imported_as_they_are_once_corrected(tmp_path: Path) -> None:
+    path, rest = tmp_path / "export.csv", tmp_path / "rest.csv"
+    path.write_text(
+        ",".join(HEADER)
+        + '\na,"Ann, A",5,0,0,0,f\nb,"=Bob ""B""","1,234",0,0,0,f\nc,C,1,0,0,0\nd,"D,1,0,0,0,f\n'
+        + 'e,E"",2,0,0,0,f\na,X,9,0,0,0,f\n'
+    )
+    done = bring_in(path, skip_bad_rows=True, rejects_with_values=rest)
+    assert (done.imported, done.rejects_with_values) == (2, str(rest))
+    assert stat.S_IMODE(rest.stat().st_mode) == 0o600
+    with rest.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["reason", *HEADER]
+    assert [row[1:] for row in rows] == [
+        ["b", '=Bob "B"', "1,234", "0", "0", "0", "f"],
+        ["c", "C", "1", "0", "0", "0"],
+        ["d", '"D', "1", "0", "0", "0", "f"],
+        ["a", "X", "9", "0", "0", "0", "f"],
+    ]
+    assert "separators between its digits" in rows[0][0]
+    text = rest.read_text().replace('"1,234"', "1234")
+    rest.write_text("".join(line + "\n" for line in text.splitlines() if ",c,C" not in line and ",a,X" not in line))
+    assert bring_in(rest).imported == 2
+    assert wallets() == {"a": (5, 0, 0, 0), "b": (1234, 0, 0, 0), "d": (1, 0, 0, 0), "e": (2, 0, 0, 0)}
+
+
+def test_both_files_of_rejected_rows_need_names_of_their_own(export: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two names"):
+        bring_in(export(*BAD), rejects=tmp_path / "r.csv", rejects_with_values=tmp_path / "r.csv")
+
+
+def test_what_is_no_value_of_a_workbook_cannot_be_imported_as_one_later(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append(HEADER)
+    book.active.append(["a", "n", "=1+1", 0, 0, 0, False])
+    book.save(tmp_path / "e.xlsx")
+    bring_in(tmp_path / "e.xlsx", rejects_with_values=tmp_path / "r.csv")
+    assert bring_in(tmp_path / "r.csv").status == "rejected"
