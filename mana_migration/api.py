@@ -6,8 +6,9 @@
     api.validate_user(user)                         # errors and warnings, nothing changed
     api.migrate_user(user)                          # one user, at once
     api.migrate_users(progress=print)               # all users, in batches; resumes an open run
+    api.migrate_users([user, other])                # these users: who is migrated, skipped, failed
     api.roll_back(users=[user], reason="ticket 7")  # or since=, run=, everything=True
-    api.statistics()                                # users, wishes and mana, migrated and not
+    api.statistics()                                # users, wishes and mana of the whole site
 
 Users are given as user objects or primary keys.  ``using`` is a database alias.  Amounts are exact
 integers.  Every error is a ``MigrationError`` whose text says what happened and what to do next.
@@ -15,32 +16,41 @@ integers.  Every error is a ``MigrationError`` whose text says what happened and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from django.contrib.auth import get_user_model
-from django.db.models import Avg
 
 from mana_migration.domain.forecast import Forecast
-from mana_migration.domain.options import SKIP, Controls, MigrationOptions, RollbackOptions, parse_batch_size
-from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary
+from mana_migration.domain.options import (
+    MAX_SELECTED_USERS,
+    SKIP,
+    Controls,
+    MigrationOptions,
+    RollbackOptions,
+    parse_batch_size,
+)
+from mana_migration.domain.results import ProgressCallback, RollbackForecast, RunSummary, Totals
+from mana_migration.domain.statistics import Statistics
 from mana_migration.domain.validation import BY_ID, ERROR, WARNING, Finding
 from mana_migration.engine import users as user_keys
+from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import UserNotFoundError
-from mana_migration.selectors.user_list import Standing, with_standing
-from mana_migration.services import dry_run, operation, validation
+from mana_migration.selectors.statistics import statistics as site_statistics
+from mana_migration.services import dry_run, operation, selected_users, validation
 from mana_migration.services.context import RunContext, ignore
 from mana_migration.services.migration import Migration
 from mana_migration.services.rollback import Rollback
+from mana_migration.states import UserStatus
 from wishes import conf as wishes_conf
 from wishes.errors import UnknownUserError
-from wishes.models import Wallet
 from wishes.rates import Rates
 from wishes.selectors import user_key
 
 __all__ = [
+    "SelectedUsers",
     "Statistics",
     "UserReport",
     "forecast",
@@ -116,24 +126,79 @@ def migrate_user(user: Any, *, using: str = "default") -> RunSummary:
     return operation.execute(Migration(options), RunContext(using=using))
 
 
+@dataclass(frozen=True, slots=True)
+class SelectedUsers:
+    """What became of users who were given one by one, by primary key as text.
+
+    ``skipped`` and ``failed`` hold each user's reason or class of error; ``runs`` are those that handled them.
+    """
+
+    migrated: tuple[str, ...]
+    skipped: dict[str, str]
+    failed: dict[str, str]
+    runs: tuple[int, ...]
+    totals: Totals
+
+
+@overload
 def migrate_users(
+    users: None = None,
+    *,
+    batch_size: int | str = ...,
+    limit: int | None = ...,
+    skip_invalid: bool = ...,
+    auto_fix: bool = ...,
+    progress: ProgressCallback | None = ...,
+    using: str = ...,
+) -> RunSummary: ...
+
+
+@overload
+def migrate_users(
+    users: Iterable[Any],
+    *,
+    skip_invalid: bool = ...,
+    progress: Callable[[int, int], object] | None = ...,
+    using: str = ...,
+) -> SelectedUsers: ...
+
+
+def migrate_users(
+    users: Iterable[Any] | None = None,
     *,
     batch_size: int | str = Controls().batch_size,
     limit: int | None = None,
     skip_invalid: bool = False,
     auto_fix: bool = False,
-    progress: ProgressCallback = ignore,
+    progress: Any = None,
     using: str = "default",
-) -> RunSummary:
-    """Convert all users who are not migrated, ``batch_size`` users in a transaction; resumes an open run.
+) -> RunSummary | SelectedUsers:
+    """Convert all users who are not migrated, resuming an open run, or these users alone.
 
-    ``progress`` is called with each committed batch, and with what the run waits for (``waits_for``).
+    An error that concerns one user is not raised: look at ``totals.failed`` of the result, or at ``failed``.
+
+    Args:
+        users: user objects or primary keys; they are converted in runs of their own, without a breaker, a thousand in
+            a transaction.  None: all users, ``batch_size`` in a transaction.
+        batch_size: users in a transaction, or ``auto``.
+        limit: users at most; None: all.
+        skip_invalid: leave out users with error-level findings instead of refusing the run.
+        auto_fix: correct findings that have one right answer first.
+        progress: called after each commit: with a ``BatchResult``, whose ``waits_for`` says what a run waits for, or
+            of ``users`` with how many are done and how many there are.
+        using: database alias.
+
+    Returns:
+        The run's summary, or of ``users`` what became of each.
 
     Raises:
+        UserNotFoundError: one of ``users`` does not exist; none was converted.
         FindingsError: error-level findings block the run.
         RunConflictError: another run is open.
         PreflightError, DatabaseUnavailableError: the database is not fit; a run that was open stays so.
     """
+    if users is not None:
+        return _migrate_selected([_key(user, using) for user in users], skip_invalid, progress, using)
     options = MigrationOptions(
         limit=limit,
         skip_invalid=skip_invalid,
@@ -141,7 +206,33 @@ def migrate_users(
         controls=Controls(batch_size=parse_batch_size(batch_size), delay=0.0),
         given=frozenset() if batch_size == Controls().batch_size else frozenset({"batch_size"}),
     )
-    return operation.execute(Migration(options), RunContext(using=using, progress=progress))
+    return operation.execute(Migration(options), RunContext(using=using, progress=progress or ignore))
+
+
+def _migrate_selected(
+    users: Sequence[str], skip_invalid: bool, progress: Callable[[int, int], object] | None, using: str
+) -> SelectedUsers:
+    found: dict[str, dict[str, str]] = {status: {} for status in UserStatus.values}
+    numbers, totals, keys = list[int](), Totals(), list(dict.fromkeys(users))
+    for start in range(0, len(keys), MAX_SELECTED_USERS):
+        part = keys[start : start + MAX_SELECTED_USERS]
+        options = MigrationOptions(users=tuple(part), skip_invalid=skip_invalid, controls=_CONTROLS)
+        done = operation.execute(Migration(options), RunContext(using=using))
+        outcomes = selected_users.outcomes(part, done, using=using)
+        for key in part:
+            status, reason = outcomes.get(key, (UserStatus.SKIPPED, "no_wallet"))
+            found[status][key] = reason
+        totals.add(done.totals)
+        numbers += [] if done.run is None else [done.run]
+        if progress is not None:
+            progress(start + len(part), len(keys))
+    return SelectedUsers(
+        migrated=tuple(found[UserStatus.MIGRATED]),
+        skipped=found[UserStatus.SKIPPED],
+        failed=found[UserStatus.FAILED],
+        runs=tuple(numbers),
+        totals=totals,
+    )
 
 
 def forecast(*, skip_invalid: bool = False, auto_fix: bool = False, using: str = "default") -> Forecast:
@@ -214,43 +305,10 @@ def _rollback_options(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Users by status, each counted once, and the sums over all wallets in wishes and mana.
-
-    ``users_pending`` were never handled; those who failed, were skipped or rolled back and were
-    migrated later count as migrated.  ``average_mana`` is what a migrated user holds.
-    """
-
-    users_migrated: int
-    users_pending: int
-    users_failed: int
-    users_skipped: int
-    users_rolled_back: int
-    green: int
-    blue: int
-    red: int
-    mana: int
-    average_mana: float
-
-
 def statistics(*, using: str = "default") -> Statistics:
-    """Count users by where they stand and sum up all wallets; reads every wallet, so it costs with their number."""
-    totals = validation.wallet_totals(using)
-    users = get_user_model()._base_manager.using(using).all()
-    average = Wallet.objects.using(using).filter(migrated_at__isnull=False).aggregate(Avg("mana"))["mana__avg"]
-    return Statistics(
-        users_migrated=totals["migrated"],
-        users_pending=with_standing(users, Standing.PENDING).count(),
-        users_failed=with_standing(users, Standing.FAILED).count(),
-        users_skipped=with_standing(users, Standing.SKIPPED).count(),
-        users_rolled_back=with_standing(users, Standing.ROLLED_BACK).count(),
-        green=totals["green"],
-        blue=totals["blue"],
-        red=totals["red"],
-        mana=totals["mana"],
-        average_mana=float(average or 0),
-    )
+    """Count users by where they are and sum up all wallets, of one moment; the cost grows with the number of users."""
+    with read_only_snapshot(using):
+        return site_statistics(using)
 
 
 def _key(user: Any, using: str) -> str:

@@ -96,7 +96,7 @@ class RunCommand(MigrationCommand):
             )
         with self.working(options, verb="rolled back") as context:
             done = self.execute_operation(Rollback(asked), context, options)
-        return self.print_run(context.stop, done, following=options["executor"] == CELERY)
+        return self.print_run(context.stop, done, following=options["executor"] == CELERY, mass=not asked.users)
 
 
 def refuse_idle_workers(asked: RollbackOptions, options: Mapping[str, Any]) -> None:

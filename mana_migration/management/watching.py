@@ -15,6 +15,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from rich.console import Console, ConsoleDimensions, RenderableType
 
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.domain.words import counted
 from mana_migration.engine import failures
 from mana_migration.reports import console as screens
 from mana_migration.reports.console import NO_RUN
@@ -30,6 +31,7 @@ _WAITED_OUT: Final = (failures.Failure.CONNECTION, failures.Failure.TRANSIENT)
 class View:
     """What is to be shown at one moment.
 
+    ``more`` is the number of users handled since the view before, None of another run or where that is unknown;
     ``seen`` is the run as last seen; ``trouble`` what is wrong with the database (``lost``) or was
     until now; ``waiting`` says that no run is open and one is waited for.
     """
@@ -38,6 +40,7 @@ class View:
     trouble: str = ""
     lost: bool = False
     waiting: bool = False
+    more: int | None = None
 
 
 class _Screen:
@@ -103,7 +106,7 @@ class Watch:
         Raises:
             django.db.Error: the database refuses the connection for good, or cannot do what is asked.
         """
-        seen, was_open, lost_since = None, False, ""
+        before, seen, was_open, lost_since = None, None, False, ""
         while not self._stop.requested:
             try:
                 seen = self._read()
@@ -121,7 +124,8 @@ class Watch:
             was_open = was_open or (seen is not None and seen.is_open)
             over = seen is not None and not seen.is_open and (was_open or self._follow)
             nothing_open = not over and (not seen.is_open if seen is not None else not lost_since)
-            yield View(seen, trouble, bool(lost_since), waiting=nothing_open)
+            yield View(seen, trouble, bool(lost_since), waiting=nothing_open, more=_more(before, seen))
+            before = seen
             if over and not lost_since:
                 return
             self._stop.wait(self._interval)
@@ -154,6 +158,7 @@ class Watch:
                     screen.draw(last)
                     continue
                 foot = f"{WAITING}, {hint}" if view.waiting else hint
+                foot = foot if view.more is None else f"{more(view.more)}, {foot}"
                 screen.draw(screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot))
                 last = screens.screen(view.seen, self._zone, notice=view.trouble)
         console.print(last)
@@ -172,6 +177,18 @@ class Watch:
                         write(sentence)
                     said = sentence
                 elif view.seen is not None and not view.lost:
-                    write(screens.plain_line(view.seen, self._zone))
+                    line = screens.plain_line(view.seen, self._zone)
+                    write(line if view.more is None else f"{line}; {more(view.more)}")
         if last is not None and not last.is_open:
             write(screens.snapshot_text(last, self._zone))
+
+
+def more(handled: int) -> str:
+    """Say how many users were handled since the last check."""
+    return f"+{counted(handled, 'user')} since the last check"
+
+
+def _more(before: RunSnapshot | None, seen: RunSnapshot | None) -> int | None:
+    if before is None or seen is None or before.run != seen.run:
+        return None
+    return seen.totals.selected - before.totals.selected

@@ -7,8 +7,9 @@ from datetime import tzinfo
 from typing import TYPE_CHECKING, Final
 
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
+from mana_migration.domain.words import counted
 from mana_migration.reports import run_lines as words
-from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, users, when
+from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 from mana_migration.states import RunStatus, Tone
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
     parts = [f"run {seen.run} {seen.status_label.lower()}"]
     if progress.expected is None or progress.differs:
         share = "" if progress.share is None else f"{percent(progress.share)}, "
-        parts.append(f"{share}{users(progress.handled)}")
+        parts.append(f"{share}{counted(progress.handled, 'user')}")
     else:
         parts.append(f"{percent(progress.share)}, {number(progress.handled)}/{number(progress.expected)} users")
     parts.append(words.users_words(seen))

@@ -8,8 +8,8 @@ from typing import Any
 from mana_migration.domain.forecast import NOBODY_FAILED, Forecast
 from mana_migration.domain.results import RunSummary
 from mana_migration.domain.validation import BY_ID, ERROR
+from mana_migration.domain.words import counted
 from mana_migration.reports import summary
-from mana_migration.reports.formatting import counted
 from mana_migration.reports.progress import duration
 
 

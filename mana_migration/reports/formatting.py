@@ -23,16 +23,6 @@ def number(value: float | None) -> str:
     return text if separator == "," else text.replace(",", separator)
 
 
-def users(count: int) -> str:
-    """Write a number of users: 1 user, 2,000 users."""
-    return counted(count, "user")
-
-
-def counted(count: int, noun: str, many: str = "") -> str:
-    """Write a number with its noun, one or many of it: 1 batch, 2 batches."""
-    return f"{number(count)} {noun if count == 1 else many or noun + 's'}"
-
-
 def short_number(value: float) -> str:
     """Write a number in the few characters that an axis has: 1.5M."""
     for size, letter in _SIZES:

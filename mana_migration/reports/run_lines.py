@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
-from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, users, when
+from mana_migration.domain.words import counted
+from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 from mana_migration.reports.splits import NEXT_TIME, NOW, halved_words
 from mana_migration.states import RunStatus, Tone
 
@@ -60,14 +61,18 @@ def progress_words(seen: RunSnapshot) -> str:
     progress = seen.progress
     batches = f" in {number(seen.batches)} {'batch' if seen.batches == 1 else 'batches'}"
     if seen.imported is not None:
-        return f"{users(seen.imported)} imported, {number(progress.handled)} of them migrated by the old system"
+        return (
+            f"{counted(seen.imported, 'user')} imported, {number(progress.handled)} of them migrated by the old system"
+        )
     if progress.expected is None:
-        return f"{users(progress.handled)}{batches}"
+        return f"{counted(progress.handled, 'user')}{batches}"
     if progress.differs:
         expected = f" (about {number(progress.expected)} expected)"
-        return f"{percent(progress.share)}, {users(progress.handled)}{batches}{expected}"
+        return f"{percent(progress.share)}, {counted(progress.handled, 'user')}{batches}{expected}"
     about = "about " if seen.is_open else ""
-    return f"{percent(progress.share)}, {number(progress.handled)} of {about}{users(progress.expected)}{batches}"
+    return (
+        f"{percent(progress.share)}, {number(progress.handled)} of {about}{counted(progress.expected, 'user')}{batches}"
+    )
 
 
 def users_words(seen: RunSnapshot) -> str:

@@ -6,13 +6,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from mana_migration.domain.results import RunSummary, Totals
+from mana_migration.domain.statistics import UserCounts
 from mana_migration.reports.next_steps import next_steps
 from mana_migration.reports.splits import halved_words
+from mana_migration.reports.statistics import status_line
 from mana_migration.states import RunKind, RunStatus
 
 
-def as_json(summary: RunSummary) -> dict[str, Any]:
-    """Return the JSON object of ``migrate_users`` and ``rollback_migration``; amounts are exact integers."""
+def as_json(summary: RunSummary, counts: UserCounts | None = None) -> dict[str, Any]:
+    """Return the JSON object of ``migrate_users`` and ``rollback_migration``; amounts are exact integers.
+
+    ``counts``: where all users are, null where they were not counted.
+    """
     totals = summary.totals
     return {
         "run": summary.run,
@@ -37,6 +42,7 @@ def as_json(summary: RunSummary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3),
         "handled_by_command": None if summary.dry_run else summary.handled,
         "users_per_minute": summary.users_per_minute,
+        "all_users": None if counts is None else counts.as_dict(),
         **summary.extra,
     }
 
@@ -50,8 +56,10 @@ def nothing_json() -> dict[str, Any]:
     )
 
 
-def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool = False) -> Iterator[str]:
-    """Yield one line per outcome, then what to do next.
+def as_lines(
+    summary: RunSummary, counts: UserCounts | None = None, *, interrupted: bool = False, following: bool = False
+) -> Iterator[str]:
+    """Yield one line per outcome, then where all users are, then what to do next.
 
     ``interrupted``: this command was asked to end and the run is open.  ``following``: others do the
     work, so that they go on.
@@ -90,6 +98,8 @@ def as_lines(summary: RunSummary, *, interrupted: bool = False, following: bool 
         yield f"  {'plan':<{width}}{differs or 'exactly as promised'}{' against the promise' if differs else ''}"
     if not summary.dry_run:
         yield f"  {'time':<{width}}{_time(summary)}"
+        if counts is not None:
+            yield status_line(counts)
         yield from (f"next: {step}" for step in next_steps(summary, following=following))
 
 

@@ -17,6 +17,7 @@ from mana_migration.domain.options import MAX_SELECTED_USERS, Controls
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.words import counted
 from mana_migration.engine import batches, dialect, failures, records, totals
+from mana_migration.engine import users as user_keys
 from mana_migration.engine.batches import Task
 from mana_migration.errors import DatabaseUnavailableError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
@@ -107,6 +108,14 @@ def _execute_one(run: MigrationRun, user: str, handle: HandleUser, using: str) -
         error_class, message = failures.classify(error), failures.describe(error)
         _record(run, task, using, status=UserStatus.FAILED, error_class=error_class, message=message)
         return _mark(task, Totals.of_one(failed=error_class), using)
+
+
+def outcomes(users: Sequence[str], done: RunSummary, *, using: str) -> dict[str, tuple[str, str]]:
+    """Return what a run of selected users did to each, as a status and a reason; a user without a wallet has none."""
+    keys: list[Any] = list(users)
+    records_ = UserMigration.objects.using(using).filter(run=done.run, user__in=keys)
+    rows = records_.values_list("user", "status", "error_class")
+    return {user_keys.to_text(user): (status, reason) for user, status, reason in rows}
 
 
 def task_of(batch: int, user: str) -> Task:

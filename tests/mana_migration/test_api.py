@@ -146,15 +146,52 @@ def test_statistics_count_each_user_in_one_place() -> None:
     services.earn_mana(keys[5], 1_000, reference="unmigrated")
     UserFactory()
     found = api.statistics()
-    assert (found.users_migrated, found.users_pending, found.users_failed, found.users_rolled_back) == (2, 2, 1, 1)
+    users = found.users
+    assert (users.total, users.migrated, users.pending) == (6, 2, 4)
+    assert (users.failed, users.rolled_back, users.skipped) == (1, 1, 0)
+    assert users.progress == pytest.approx(1 / 3)
+    assert (found.largest_mana, found.smallest_mana, found.negative_balances) == (1300, 1230, 0)
+    assert [one.mana for one in found.latest] == [1230, 1230]
+    assert found.latest[0].record > found.latest[1].record
     assert (found.green, found.blue, found.red, found.mana) == (4 * 3, 4 * 2, 4, 2 * 1230 + 1_070)
     assert found.average_mana == (1300 + 1230) / 2
-    assert found.users_skipped == 0
 
 
 def test_statistics_of_an_empty_site() -> None:
     found = api.statistics()
-    assert (found.users_migrated, found.mana, found.average_mana) == (0, 0, 0.0)
+    assert (found.users.total, found.users.progress, found.mana, found.average_mana) == (0, 1.0, 0, 0.0)
+    assert (found.largest_mana, found.latest) == (0, [])
+
+
+def test_users_who_are_given_come_back_as_migrated_skipped_or_failed() -> None:
+    keys = people(5)
+    api.migrate_user(keys[0])
+    refuse_records([keys[1]])
+    nothing = UserFactory()
+    told: list[tuple[int, int]] = []
+    found = api.migrate_users([*keys[:4], nothing], progress=lambda done, total: told.append((done, total)))
+    assert found.migrated == (str(keys[2]), str(keys[3]))
+    assert found.skipped == {str(keys[0]): "already_migrated", str(nothing.pk): "no_wallet"}
+    assert list(found.failed) == [str(keys[1])]
+    assert told == [(5, 5)]
+    assert (found.totals.migrated, found.totals.failed, len(found.runs)) == (2, 1, 1)
+    assert not Wallet.objects.get(pk=keys[4]).migrated_at
+
+
+def test_many_users_are_given_a_thousand_in_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MAX_SELECTED_USERS", 2)
+    keys = people(5)
+    told: list[tuple[int, int]] = []
+    found = api.migrate_users([*keys, keys[0]], progress=lambda done, total: told.append((done, total)))
+    assert len(found.migrated) == 5
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert len(set(found.runs)) == 3
+
+
+def test_one_unknown_user_among_those_given_keeps_the_others_as_they_are() -> None:
+    keys = people(2)
+    with assert_nothing_changes(), pytest.raises(UserNotFoundError):
+        api.migrate_users([*keys, 999_999_999])
 
 
 @pytest.mark.parametrize("size", [0, "many", -1, 10**9])

@@ -25,6 +25,7 @@ from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
 from mana_migration.reports.progress import ProgressDisplay
+from mana_migration.selectors.statistics import user_counts
 from mana_migration.services import logs, notifications
 from mana_migration.services.context import StopFlag
 from mana_migration.states import RunStatus, StopCause
@@ -243,10 +244,19 @@ class MigrationCommand(BaseCommand):
         for line in lines:
             self.put(for_database(line, self.using))
 
-    def print_run(self, stop: StopFlag, done: RunSummary, *, following: bool = False) -> int:
-        """Print what a run did and what to do next; return the exit code.  ``following``: others did the work."""
+    def print_run(self, stop: StopFlag, done: RunSummary, *, following: bool = False, mass: bool = True) -> int:
+        """Print what a run did and what to do next; return the exit code.
+
+        ``following``: others did the work.  ``mass``: it was about all users, who are counted for the summary.
+        """
         interrupted = stop.requested and not has_ended(done)
-        self.print_result(summary.as_json(done), summary.as_lines(done, interrupted=interrupted, following=following))
+        counts = None
+        with suppress(DatabaseError, InterfaceError):  # the run has ended, whatever becomes of a figure
+            counts = user_counts(self.using) if mass else None
+        self.print_result(
+            summary.as_json(done, counts),
+            summary.as_lines(done, counts, interrupted=interrupted, following=following),
+        )
         return run_code(stop, done)
 
     def confirm(self, question: str, options: Mapping[str, Any], *, on_no: str) -> None:

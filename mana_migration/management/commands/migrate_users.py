@@ -101,7 +101,7 @@ class Command(RunCommand):
                 return DONE
         if promise is not None:
             done = plans.with_drift(done, promise)
-        return self.print_run(context.stop, done, following=options["executor"] == CELERY)
+        return self.print_run(context.stop, done, following=options["executor"] == CELERY, mass=not asked.users)
 
     def work_as_helper(self) -> int:
         """Work beside the process that started this one, which reports the outcome of the run."""

@@ -17,15 +17,19 @@ from django.utils import timezone
 
 from mana_migration import conf
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
-from mana_migration.management.commands._base import DONE, MigrationCommand
+from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.management.streams import TextSink, ended_by_sigterm
 from mana_migration.reports import console as screens
 from mana_migration.reports import export, snapshot_json
 from mana_migration.reports.console import NO_RUN
 from mana_migration.reports.formatting import when
+from mana_migration.reports.statistics import as_lines as statistics_lines
+from mana_migration.reports.statistics import status_line
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
+from mana_migration.selectors.statistics import statistics, user_counts
 from mana_migration.services import preflight
 
 if TYPE_CHECKING:
@@ -47,6 +51,8 @@ class Command(MigrationCommand):
         """Route to the one thing that the options mean."""
         refuse_contradictions(options)
         try:
+            if options["status"] or options["statistics"]:
+                return (self.status if options["status"] else self.statistics)(options["database"])
             if options["watch"]:
                 return self.watch(options)
             preflight.check_visible(options["database"])
@@ -61,6 +67,31 @@ class Command(MigrationCommand):
         except KeyboardInterrupt:
             self.stderr.write("aborted: nothing was left behind")
             return 128 + signal.SIGINT
+
+    def status(self, using: str) -> int:
+        """Print where all users are, on one line; return 0 where all are migrated and no run is open, else 3."""
+        with read_only_snapshot(using):
+            counts, seen = user_counts(using), run_snapshot(using)
+        run = seen if seen is not None and seen.is_open else None
+        done = run is None and not counts.pending
+        self.print_result(
+            {
+                "done": done,
+                "users": counts.as_dict(),
+                "run": None
+                if run is None
+                else {"run": run.run, "kind": run.kind, "status": run.status, "stalled": run.progress.stalled},
+            },
+            [status_line(counts) + ("" if run is None else f"; {screens.plain_line(run).split(' ', 1)[1]}")],
+        )
+        return DONE if done else PARTLY
+
+    def statistics(self, using: str) -> int:
+        """Print the figures of the whole site."""
+        with read_only_snapshot(using):
+            found = statistics(using)
+        self.print_result(found.as_dict(), statistics_lines(found, timezone.get_current_timezone()))
+        return DONE
 
     def nothing_yet(self) -> int:
         """Say that there is no run."""
@@ -77,14 +108,17 @@ class Command(MigrationCommand):
         seen = run_snapshot(options["database"], options["run_id"])
         if seen is None:
             return self.nothing_yet()
+        counts = user_counts(options["database"])
         if self.json_output:
-            self.print_json(snapshot_json.snapshot_json(seen))
-        elif self.on_terminal():
+            self.print_json(snapshot_json.snapshot_json(seen) | {"all_users": counts.as_dict()})
+            return DONE
+        if self.on_terminal():
             from rich.console import Console  # noqa: PLC0415 (takes long to import, and only a terminal needs it)
 
             Console().print(screens.screen(seen, timezone.get_current_timezone()))
         else:
             self.stdout.write(screens.snapshot_text(seen, timezone.get_current_timezone()))
+        self.stdout.write(status_line(counts))
         return DONE
 
     def list_runs(self, options: dict[str, Any]) -> int:
@@ -251,6 +285,9 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
                 raise UsageError(f"{name} is about --report and --export: give one of them as well")
     if options["validate"] and not options["validation"]:
         raise UsageError("--validate checks the run and --no-validation leaves that out: give one of them")
+    for what in ("status", "statistics"):
+        if options[what] and (options["export"] or options["run_id"] is not None or many):
+            raise UsageError(f"--{what} is about all users: leave out --run, --since and --export")
     if options["watch"] and options["export"]:
         raise UsageError("--watch shows a run and --export writes a file: give one of them")
     if options["watch"] and json_text:
@@ -267,6 +304,18 @@ def add_monitor_options(parser: CommandParser) -> None:
         action="store_true",
         help="Follow the run until it is over or Ctrl-C: a live screen on a terminal, one line per look elsewhere. "
         "Where no run is open, wait for one to start.",
+    )
+    what.add_argument(
+        "--status",
+        action="store_true",
+        help="Print one line, or one JSON object: how many of all users are migrated, pending, failed, rolled back, "
+        "and the open run. Ends with 0 where all are migrated and no run is open, else with 3.",
+    )
+    what.add_argument(
+        "--statistics",
+        action="store_true",
+        help="Print the figures of the whole site: users by where they are, wishes left, mana in the system, average, "
+        "largest and smallest, and the latest conversions.",
     )
     what.add_argument(
         "--report",

@@ -185,7 +185,7 @@ def test_json_has_the_documented_keys_and_nothing_else(argv: tuple[str, ...], ke
     found = json.loads(run_command(*argv, "--format", "json").out)
     assert set(found) == keys | {
         "run", "kind", "dry_run", "status", "cause", "reason", "users", "wishes", "mana", "shortfall", "errors",
-        "skipped", "batches_halved", "seconds", "handled_by_command", "users_per_minute",
+        "skipped", "batches_halved", "seconds", "all_users", "handled_by_command", "users_per_minute",
     }  # fmt: skip
     assert set(found["users"]) == {"selected", "migrated", "rolled_back", "skipped", "failed"}
     assert set(found["wishes"]) == {"green", "blue", "red"}

@@ -25,6 +25,7 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from openpyxl import load_workbook
 
+from mana_migration import api
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine import snapshot
 from mana_migration.management.watching import Watch
@@ -107,6 +108,46 @@ def test_no_user_is_named_anywhere(reports: Path) -> None:
         assert "<script>alert" not in text
 
 
+def test_the_status_is_one_line_and_one_object_with_an_exit_code() -> None:
+    assert monitor("--status") == "no user has a wallet\n"
+    keys = keys_of(make_wallets([(1, 1, 1)] * 4))
+    migrate("--limit", 3)
+    roll_back("--user-id", f"pk:{keys[0]}")
+    result = run_command("monitor_migration", "--status")
+    line = "4 users in all: 2 migrated (50 %), 2 pending (1 rolled back)\n"
+    assert (result.code, result.out) == (3, line)
+    assert monitor().endswith(f"\n{line}")
+    found = json.loads(run_command("monitor_migration", "--status", "--format", "json").out)
+    assert (found["done"], found["run"]) == (False, None)
+    assert found["users"] == {
+        "total": 4, "migrated": 2, "failed": 0, "skipped": 0, "rolled_back": 1, "pending": 2, "progress": 0.5,
+    }  # fmt: skip
+    assert found["users"] == monitor_json()["all_users"]
+    assert migrate()["all_users"]["migrated"] == 4
+    assert monitor_json("--status")["done"] is True
+
+
+def test_the_status_names_the_open_run() -> None:
+    make_wallets([(1, 1, 1)])
+    run = make_run(status=RunStatus.PAUSED, expected=1)
+    result = run_command("monitor_migration", "--status", "--format", "json")
+    assert (result.code, json.loads(result.out)["run"]["run"]) == (3, run.pk)
+    assert f"; run {run.pk} paused; 0 %" in run_command("monitor_migration", "--status").out
+
+
+def test_the_statistics_are_the_same_on_the_screen_in_json_and_in_the_library() -> None:
+    make_wallets([(1, 1, 1), (2, 0, 0), (-1, 0, 0)])
+    migrate("--skip-invalid", code=3)
+    found = monitor_json("--statistics")
+    assert found == json.loads(json.dumps(api.statistics().as_dict()))
+    assert (found["users"]["total"], found["users"]["pending"], found["negative_balances"]) == (3, 1, 1)
+    assert (found["mana"], found["largest_mana"], found["smallest_mana"]) == (1130, 1110, 20)
+    out = monitor("--statistics")
+    assert "  pending     1 (failed 0, skipped 1, rolled back 0)\n" in out
+    assert "  of migrated average 565.00, largest 1,110, smallest 20\n" in out
+    assert len(re.findall(r"record \d+, run \d+: [\d,]+ mana", out)) == 2
+
+
 def test_a_paused_run_says_by_whom_and_why() -> None:
     run = make_run(status=RunStatus.PAUSED, expected=10)
     make_event(run, EventKind.PAUSED, 5, actor="olga", message="the backup runs\nand runs")
@@ -172,6 +213,8 @@ def monitor_json_since(value: str) -> str:
         (["--run", "1", "--since", "2026-01-01"], "give one of them"),
         (["--report", "--since", "2026-01-01", "--format", "json"], "name it with --run"),
         (["--repor"], "unrecognized arguments"),
+        (["--status", "--run", "1"], "is about all users"),
+        (["--statistics", "--export", "json"], "is about all users"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -481,6 +524,7 @@ def test_a_watch_writes_a_line_per_look_until_the_run_is_over() -> None:
     )
     assert "left" in lines[0]
     assert lines[1].startswith(f"12:00:20 run {run.pk} completed; 100 %, 1,000/1,000 users;")
+    assert lines[1].endswith("; +900 users since the last check")
     assert lines[2].startswith(f"Run {run.pk}: migration, completed")
     assert len(lines) == 3
 
