@@ -17,7 +17,8 @@ def status_line(counts: UserCounts) -> str:
     parts = [("failed", counts.failed), ("skipped", counts.skipped), ("rolled back", counts.rolled_back)]
     known = ", ".join(f"{number(count)} {name}" for name, count in parts if count)
     left = f"{number(counts.pending)} pending" + (f" ({known})" if known else "")
-    return f"{counted(counts.total, 'user')} in all: {number(counts.migrated)} migrated ({percent(counts.progress)}), {left}"
+    done = f"{number(counts.migrated)} migrated ({percent(counts.progress)})"
+    return f"{counted(counts.total, 'user')} in all: {done}, {left}"
 
 
 def as_lines(found: Statistics, zone: tzinfo | None = None) -> Iterator[str]:

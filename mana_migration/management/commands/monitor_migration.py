@@ -270,30 +270,48 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     Raises:
         UsageError: they cannot.
     """
-    many, json_text = options["since"] is not None, options["format"] == "json"
-    if options["run_id"] is not None and many:
-        raise UsageError("--run names one run and --since many: give one of them")
-    if options["output"] is not None and not options["export"]:
-        raise UsageError(f"--output says where --export writes: give --export {'|'.join(export.FORMATS)} as well")
-    if options["output"] == STANDARD_OUTPUT and json_text:
-        raise UsageError("--output - writes the report itself to standard output: leave --format json out")
-    if options["text_amounts"] and options["export"] != "csv":
-        raise UsageError("--text-amounts is about --export csv: give that as well")
-    if not (options["report"] or options["export"]):
-        for name, given in (("--no-validation", not options["validation"]), ("--validate", options["validate"])):
-            if given:
-                raise UsageError(f"{name} is about --report and --export: give one of them as well")
-    if options["validate"] and not options["validation"]:
-        raise UsageError("--validate checks the run and --no-validation leaves that out: give one of them")
-    for what in ("status", "statistics"):
-        if options[what] and (options["export"] or options["run_id"] is not None or many):
-            raise UsageError(f"--{what} is about all users: leave out --run, --since and --export")
-    if options["watch"] and options["export"]:
-        raise UsageError("--watch shows a run and --export writes a file: give one of them")
-    if options["watch"] and json_text:
-        raise UsageError("--watch prints for people; for JSON give --format json without it, as often as needed")
-    if options["report"] and not options["export"] and many and json_text:
-        raise UsageError("--format json prints the report of one run: name it with --run, or use --export json")
+    many, json_text, one = options["since"] is not None, options["format"] == "json", options["run_id"] is not None
+    reports = options["report"] or options["export"]
+    refused = (
+        (one and many, "--run names one run and --since many: give one of them"),
+        (
+            options["output"] is not None and not options["export"],
+            f"--output says where --export writes: give --export {'|'.join(export.FORMATS)} as well",
+        ),
+        (
+            options["output"] == STANDARD_OUTPUT and json_text,
+            "--output - writes the report itself to standard output: leave --format json out",
+        ),
+        (
+            options["text_amounts"] and options["export"] != "csv",
+            "--text-amounts is about --export csv: give it as well",
+        ),
+        (
+            not options["validation"] and not reports,
+            "--no-validation is about --report and --export: give one of them as well",
+        ),
+        (options["validate"] and not reports, "--validate is about --report and --export: give one of them as well"),
+        (
+            options["validate"] and not options["validation"],
+            "--validate checks the run and --no-validation leaves that out: give one of them",
+        ),
+        (
+            (options["status"] or options["statistics"]) and (options["export"] or one or many),
+            "--status and --statistics are about all users: leave out --run, --since and --export",
+        ),
+        (options["watch"] and options["export"], "--watch shows a run and --export writes a file: give one of them"),
+        (
+            options["watch"] and json_text,
+            "--watch prints for people; for JSON give --format json without it, as often as needed",
+        ),
+        (
+            options["report"] and not options["export"] and many and json_text,
+            "--format json prints the report of one run: name it with --run, or use --export json",
+        ),
+    )
+    for is_so, sentence in refused:
+        if is_so:
+            raise UsageError(sentence)
 
 
 def add_monitor_options(parser: CommandParser) -> None:

@@ -213,8 +213,8 @@ def monitor_json_since(value: str) -> str:
         (["--run", "1", "--since", "2026-01-01"], "give one of them"),
         (["--report", "--since", "2026-01-01", "--format", "json"], "name it with --run"),
         (["--repor"], "unrecognized arguments"),
-        (["--status", "--run", "1"], "is about all users"),
-        (["--statistics", "--export", "json"], "is about all users"),
+        (["--status", "--run", "1"], "are about all users"),
+        (["--statistics", "--export", "json"], "are about all users"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
