@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.auth import get_user_model
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.core.paginator import Paginator
-from django.db.models import DateTimeField, Field, IntegerField, Model, QuerySet
-from django.http import HttpRequest
+from django.db.models import DateTimeField, Field, IntegerField, Model, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
 from django.utils.formats import number_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy
 
 from wishes.html import moment_html
 from wishes.models import ManaEntry, Wallet, WishEntry
@@ -99,6 +100,10 @@ class ReadOnlyAdmin(AnyModelAdmin):
     class Media:
         css = {"all": ["wishes/admin.css"]}
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list without the navigation beside it, which would cut the columns off at 1,280 pixels."""
+        return super().changelist_view(request, {"is_nav_sidebar_enabled": False, **(extra_context or {})})
+
     def get_list_display(self, request: HttpRequest) -> Any:
         """Return the columns, with moments and numbers written as on all pages."""
         return [self._column(name) for name in super().get_list_display(request)]
@@ -158,20 +163,35 @@ class _UserRowsAdmin(ReadOnlyAdmin):
     """Rows of one user each, found by the user's exact name or primary key."""
 
     search_fields = ("pk",)  # shows the search box; get_search_results does the work
-    search_help_text = "The exact username or primary key of a user."
+    search_help_text = gettext_lazy("The exact username or primary key of a user.")
     list_select_related = ("user",)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Find by user, through an index."""
-        term = search_term.strip()
-        return (queryset.filter(user__in=find_users(term, queryset.db)) if term else queryset), False
+        term = search_term.strip().replace("\0", "")
+        return (queryset.filter(self._fits(term, queryset.db)) if term else queryset), False
+
+    def _fits(self, term: str, using: str | None) -> Q:
+        return Q(user__in=find_users(term, using))
 
     @admin.display(description="user")
     def username(self, row: Any) -> SafeString:
         """Return the name of the row's user."""
         return name_of(row.user)
+
+
+class _EntryAdmin(_UserRowsAdmin):
+    """Entries of a ledger, newest first, found by user or reference."""
+
+    search_help_text = gettext_lazy("The exact username or primary key of a user, or the reference of an entry.")
+    list_filter: ClassVar[Any] = ("kind", "created_at")
+    sortable_by = ("id",)
+    ordering = ("-id",)
+
+    def _fits(self, term: str, using: str | None) -> Q:
+        return super()._fits(term, using) | Q(reference=term)
 
 
 @admin.register(Wallet)
@@ -180,23 +200,21 @@ class WalletAdmin(_UserRowsAdmin):
 
     list_display = ("user_id", "username", "green", "blue", "red", "mana", "migrated_at")
     list_display_links = ("user_id",)
+    list_filter = (("migrated_at", admin.EmptyFieldListFilter),)
     sortable_by = ("user_id",)
     ordering = ("user_id",)
 
 
 @admin.register(ManaEntry)
-class ManaEntryAdmin(_UserRowsAdmin):
-    """The mana ledger, newest first."""
+class ManaEntryAdmin(_EntryAdmin):
+    """The mana ledger."""
 
     list_display = ("id", "username", "kind", "amount", "balance_after", "reference", "created_at")
-    sortable_by = ("id",)
-    ordering = ("-id",)
 
 
 @admin.register(WishEntry)
-class WishEntryAdmin(_UserRowsAdmin):
-    """The wish ledger, newest first."""
+class WishEntryAdmin(_EntryAdmin):
+    """The wish ledger."""
 
     list_display = ("id", "username", "kind", "colour", "amount", "balance_after", "reference", "created_at")
-    sortable_by = ("id",)
-    ordering = ("-id",)
+    list_filter = ("kind", "colour", "created_at")

@@ -7,19 +7,23 @@ from urllib.parse import urlencode
 
 from django.contrib.admin.views.main import ChangeList
 from django.http import HttpRequest
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from wishes.admin import ReadOnlyAdmin, find_users, name_of
+from wishes.admin import ReadOnlyAdmin, find_users, name_of, number_html
+from wishes.html import moment_html
 
 __all__ = [
     "PageAdmin",
     "ReadOnlyAdmin",
     "changelist_link",
     "find_users",
+    "moment_html",
     "name_of",
-    "number",
+    "number_html",
+    "page_link",
+    "run_link",
     "status_label",
     "user_link",
 ]
@@ -49,11 +53,6 @@ class _CompletedChangeList(ChangeList):
         self.result_list = rows
 
 
-def number(value: int) -> str:
-    """Return a whole number with its thousands apart."""
-    return f"{value:,}"
-
-
 def status_label(status: str, label: str) -> SafeString:
     """Return a status as a word with a mark of its own, so that colour is not the only sign."""
     return format_html('<span class="mm-status mm-status-{}">{}</span>', status, label)
@@ -63,6 +62,23 @@ def changelist_link(model: str, label: str, **filters: Any) -> SafeString:
     """Return a link to the rows of a model that belong together."""
     url = reverse(f"admin:mana_migration_{model}_changelist")
     return format_html('<a href="{}?{}">{}</a>', url, urlencode(filters), label)
+
+
+def run_link(run_id: int | None) -> SafeString | None:
+    """Return a run's number as a link to the run."""
+    if run_id is None:
+        return None
+    return format_html(
+        '<a href="{}">{}</a>', reverse("admin:mana_migration_migrationrun_change", args=[run_id]), run_id
+    )
+
+
+def page_link(name: str, label: str, *args: Any) -> SafeString:
+    """Return a link to a staff page, the label alone where the site does not include those."""
+    try:
+        return format_html('<a href="{}">{}</a>', reverse(f"mana_migration:{name}", args=args), label)
+    except NoReverseMatch:
+        return format_html("{}", label)
 
 
 def user_link(user: Any) -> SafeString:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from mana_migration.admin.lists import PageAdmin, changelist_link, find_users, number, status_label, user_link
+from mana_migration.admin.lists import (
+    PageAdmin,
+    changelist_link,
+    find_users,
+    moment_html,
+    number_html,
+    page_link,
+    run_link,
+    status_label,
+    user_link,
+)
 from mana_migration.domain.results import Totals
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import event_line
-from mana_migration.states import UserStatus
+from mana_migration.states import PROBLEM_STATUSES, UserStatus
 
 #: Events shown on a run's page; the rest is one link away.
 EVENTS_SHOWN = 50
@@ -28,6 +41,49 @@ def as_list(values: dict[str, Any]) -> SafeString | str:
         return "none"
     items = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())
     return format_html('<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{}: {}</li>", items))
+
+
+class SelectedUsersFilter(admin.SimpleListFilter):
+    """Leaves out the runs of single users, unless they are asked for."""
+
+    title = gettext_lazy("users")
+    parameter_name = "users"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Offer runs of single users, and all runs."""
+        return [("selected", gettext_lazy("Only runs for single users")), ("all", gettext_lazy("All runs"))]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """Call what is shown without a choice by its name."""
+        first, *others = super().choices(changelist)
+        yield {**first, "display": gettext_lazy("Mass runs")}
+        yield from others
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Keep mass runs, or those of single users."""
+        single = ~Q(options__users=[]) & Q(options__has_key="users")
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(single) if self.value() == "selected" else queryset.exclude(single)
+
+
+class ErrorFilter(admin.SimpleListFilter):
+    """Keeps the records of one class of errors, of those that the latest runs had."""
+
+    title = gettext_lazy("error")
+    parameter_name = "error_class"
+    RUNS = 50
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        """Offer the classes of errors and reasons for skipping of the latest runs."""
+        runs = list(MigrationRun.objects.order_by("-id")[: self.RUNS])
+        totals = totals_of(runs, using="default").values()
+        return [(name, name) for name in sorted({name for total in totals for name in (*total.errors, *total.skips)})]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Keep the records of the class chosen; the statuses lead to the index of those who failed or were skipped."""
+        value = self.value()
+        return queryset.filter(error_class=value, status__in=PROBLEM_STATUSES) if value else queryset
 
 
 @admin.register(MigrationRun)
@@ -43,10 +99,13 @@ class MigrationRunAdmin(PageAdmin):
         "skipped",
         "failed",
         "mana",
-        "actor",
         "created_at",
+        "actor",
     )
-    list_filter = ("kind", "status")
+    list_filter = ("kind", "status", SelectedUsersFilter)
+    date_hierarchy = "created_at"
+    search_fields = ("actor",)  # shows the search box; get_search_results does the work
+    search_help_text = gettext_lazy("The number of a run, or who started it.")
     sortable_by = ("id",)
     ordering = ("-id",)
     fieldsets = (
@@ -56,6 +115,17 @@ class MigrationRunAdmin(PageAdmin):
         ("Settings", {"fields": ("shown_rates", "shown_options", "shown_controls", "expected")}),
         ("Latest events", {"fields": ("latest_events",)}),
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find by number or by who started the run."""
+        term = search_term.strip().replace("\0", "")
+        if not term:
+            return queryset, False
+        if term.isascii() and term.isdecimal() and len(term) < 19:
+            return queryset.filter(pk=int(term)), False
+        return queryset.filter(actor__iexact=term), False
 
     def complete(self, rows: list[MigrationRun]) -> None:
         """Sum up the visible runs."""
@@ -75,34 +145,34 @@ class MigrationRunAdmin(PageAdmin):
         return status_label(run.status, run.get_status_display())
 
     @admin.display(description="migrated")
-    def migrated(self, run: MigrationRun) -> str:
+    def migrated(self, run: MigrationRun) -> SafeString:
         """Return how many users it converted."""
-        return number(self._totals(run).migrated)
+        return number_html(self._totals(run).migrated)
 
     @admin.display(description="rolled back")
-    def rolled_back(self, run: MigrationRun) -> str:
+    def rolled_back(self, run: MigrationRun) -> SafeString:
         """Return how many conversions it took back."""
-        return number(self._totals(run).rolled_back)
+        return number_html(self._totals(run).rolled_back)
 
     @admin.display(description="skipped")
-    def skipped(self, run: MigrationRun) -> str:
+    def skipped(self, run: MigrationRun) -> SafeString:
         """Return how many users it left out."""
-        return number(self._totals(run).skipped)
+        return number_html(self._totals(run).skipped)
 
     @admin.display(description="failed")
-    def failed(self, run: MigrationRun) -> str:
+    def failed(self, run: MigrationRun) -> SafeString:
         """Return how many users it could not handle."""
-        return number(self._totals(run).failed)
+        return number_html(self._totals(run).failed)
 
     @admin.display(description="mana")
-    def mana(self, run: MigrationRun) -> str:
+    def mana(self, run: MigrationRun) -> SafeString:
         """Return the mana credited, or debited by a rollback."""
-        return number(self._totals(run).mana)
+        return number_html(self._totals(run).mana)
 
     @admin.display(description="mana written off")
-    def shortfall(self, run: MigrationRun) -> str:
+    def shortfall(self, run: MigrationRun) -> SafeString:
         """Return the mana that was spent already and written off."""
-        return number(self._totals(run).shortfall)
+        return number_html(self._totals(run).shortfall)
 
     @admin.display(description="users")
     def users(self, run: MigrationRun) -> str:
@@ -148,6 +218,7 @@ class MigrationRunAdmin(PageAdmin):
     def related(self, run: MigrationRun) -> SafeString:
         """Return links to everything that belongs to the run."""
         links = (
+            (page_link("run", _("page of the run"), run.pk),),
             (changelist_link("usermigration", "records", run__id__exact=run.pk),),
             (changelist_link("migrationbatch", "batches", run__id__exact=run.pk),),
             (changelist_link("runevent", "events", run__id__exact=run.pk),),
@@ -159,44 +230,53 @@ class MigrationRunAdmin(PageAdmin):
     def latest_events(self, run: MigrationRun) -> SafeString | str:
         """Return what happened last, newest first."""
         events = run.events.order_by("-id")[:EVENTS_SHOWN]
-        rows = (
-            (f"{line.at:%Y-%m-%d %H:%M:%S}", line.label, line.actor, line.message) for line in map(event_line, events)
-        )
+        rows = ((moment_html(line.at), line.label, line.actor, line.message) for line in map(event_line, events))
         return format_html(
             '<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{} <b>{}</b> <bdi>{}</bdi> {}</li>", rows)
         )
 
 
+class _OfRunAdmin(PageAdmin):
+    """Rows that belong to a run, with a link to it."""
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Let links filter by run and batch."""
+        return lookup in ("run__id__exact", "batch__id__exact") or super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description=gettext_lazy("run"), empty_value="-")
+    def of_run(self, row: Any) -> SafeString | None:
+        """Return the run with a link to it."""
+        return run_link(row.run_id)
+
+    @admin.display(description=gettext_lazy("batch"))
+    def of_batch(self, row: Any) -> SafeString:
+        """Return the batch with a link to its records."""
+        return changelist_link("usermigration", row.batch_id, batch__id__exact=row.batch_id)
+
+
 @admin.register(MigrationBatch)
-class MigrationBatchAdmin(PageAdmin):
+class MigrationBatchAdmin(_OfRunAdmin):
     """The slices of runs."""
 
-    list_display = ("id", "run_id", "status", "attempts", "selected", "migrated", "rolled_back", "skipped", "failed",
-                    "mana", "finished_at", "worker")  # fmt: skip
+    list_display = ("id", "of_run", "status", "selected", "migrated", "rolled_back", "skipped", "failed",
+                    "mana", "attempts", "finished_at", "worker")  # fmt: skip
     list_filter = ("status",)
     sortable_by = ("id",)
     ordering = ("-id",)
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Let the links of a run's page filter by run."""
-        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
-
 
 @admin.register(RunEvent)
-class RunEventAdmin(PageAdmin):
+class RunEventAdmin(_OfRunAdmin):
     """Who did what to which run."""
 
-    list_display = ("id", "run_id", "kind", "actor", "message", "created_at")
+    list_display = ("created_at", "of_run", "kind", "actor", "message")
     list_filter = ("kind",)
+    date_hierarchy = "created_at"
     sortable_by = ("id",)
     ordering = ("-id",)
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Let the links of a run's page filter by run."""
-        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
 
-
-class _OfUserAdmin(PageAdmin):
+class _OfUserAdmin(_OfRunAdmin):
     """Rows of one user each, found by the user."""
 
     search_fields = ("pk",)  # shows the search box; get_search_results does the work
@@ -205,18 +285,16 @@ class _OfUserAdmin(PageAdmin):
     ordering = ("-id",)
     row_word = "record"
 
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Let the links of a run's page filter by run."""
-        return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)
-
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Find by ``record:ID`` (or ``fix:ID``), else by the user's exact name or key; always through an index."""
-        term = search_term.strip()
-        own = term.removeprefix(f"{self.row_word}:")
-        if own != term:
-            return queryset.filter(pk=int(own)) if own.isdecimal() else queryset.none(), False
+        term = search_term.strip().replace("\0", "")
+        for prefix, lookup in ((f"{self.row_word}:", "pk"), ("run:", "run")):
+            own = term.removeprefix(prefix)
+            if own != term:
+                known = own.isascii() and own.isdecimal() and len(own) < 19
+                return queryset.filter(**{lookup: int(own)}) if known else queryset.none(), False
         return (queryset.filter(user__in=find_users(term, queryset.db)) if term else queryset), False
 
     @admin.display(description="user")
@@ -230,9 +308,9 @@ class UserMigrationAdmin(_OfUserAdmin):
     """What each run did to each user."""
 
     search_help_text = "The exact username or primary key of a user, or record:ID for the record of a report."
-    list_display = ("id", "username", "run_id", "outcome", "green", "blue", "red", "mana_credited", "error_class",
-                    "shortfall", "created_at")  # fmt: skip
-    list_filter = ("status",)
+    list_display = ("id", "username", "outcome", "error_class", "of_run", "of_batch", "green", "blue", "red",
+                    "mana_credited", "created_at", "shortfall")  # fmt: skip
+    list_filter = ("status", ErrorFilter)
 
     @admin.display(description="status")
     def outcome(self, record: UserMigration) -> SafeString:
@@ -246,5 +324,5 @@ class IntegrityFixAdmin(_OfUserAdmin):
 
     row_word = "fix"
     search_help_text = "The exact username or primary key of a user, or fix:ID."
-    list_display = ("id", "username", "check_id", "run_id", "green_change", "blue_change", "red_change", "mana_change",
+    list_display = ("id", "username", "check_id", "of_run", "green_change", "blue_change", "red_change", "mana_change",
                     "actor", "created_at")  # fmt: skip

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any, ClassVar, Final
 
 from django.apps.registry import Apps
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connections, models
@@ -15,10 +15,12 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy
 
-from mana_migration.admin.lists import PageAdmin, name_of, number, status_label
+from mana_migration.admin.lists import PageAdmin, name_of, number_html, status_label
 from mana_migration.selectors import explanation
-from mana_migration.selectors.user_list import Standing, standings, with_standing
+from mana_migration.selectors.user_list import USERS_SEARCHED, Standing, is_bounded, standings, with_standing
 
 _User = get_user_model()
 
@@ -40,6 +42,15 @@ class MigratingUser(_User):  # type: ignore[misc, valid-type]
         verbose_name_plural = "users with migration status"
 
 
+_BOUNDED: Final = format_lazy(
+    gettext_lazy(
+        "Not all users were looked at: this list holds those among the {users} users with the highest ids, or among "
+        "the latest records. The page of a run lists its users by error."
+    ),
+    users=f"{USERS_SEARCHED:,}",
+)
+
+
 class StandingFilter(admin.SimpleListFilter):
     """Keeps users of one standing."""
 
@@ -53,7 +64,11 @@ class StandingFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Keep the users of the standing chosen, all of them without a choice."""
         value = self.value()
-        return with_standing(queryset, Standing(value)) if value in Standing.values else queryset
+        if value not in Standing.values:
+            return queryset
+        if is_bounded(Standing(value), using=queryset.db):
+            messages.info(request, _BOUNDED)
+        return with_standing(queryset, Standing(value))
 
 
 #: The end of every range of names with a common beginning, on SQLite.
@@ -124,15 +139,19 @@ class MigratingUserAdmin(PageAdmin):
         return format_html('{} <span class="mm-quiet">{}</span>', label, user.found.record.error_class)
 
     @admin.display(description="green, blue, red", empty_value="-")
-    def shown_wishes(self, user: Any) -> str | None:
+    def shown_wishes(self, user: Any) -> SafeString | None:
         """Return the wishes now, by colour."""
         wallet = user.found.wallet
-        return " / ".join(number(getattr(wallet, colour)) for colour in ("green", "blue", "red")) if wallet else None
+        if not wallet:
+            return None
+        return format_html(
+            "{} / {} / {}", *(number_html(getattr(wallet, colour)) for colour in ("green", "blue", "red"))
+        )
 
     @admin.display(description="mana", empty_value="-")
-    def shown_mana(self, user: Any) -> str | None:
+    def shown_mana(self, user: Any) -> SafeString | None:
         """Return the mana now."""
-        return number(user.found.wallet.mana) if user.found.wallet else None
+        return number_html(user.found.wallet.mana) if user.found.wallet else None
 
     @admin.display(description="record", empty_value="-")
     def shown_record(self, user: Any) -> int | None:

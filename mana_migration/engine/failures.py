@@ -98,6 +98,10 @@ def _is_of_libpq(error: BaseException) -> bool:
     return wrapped and driver.is_of_client(error)
 
 
+#: Characters of a message that are kept: whole, but for a trigger that writes a book.
+LONGEST: Final = 10_000
+
+
 def classify(error: BaseException) -> str:
     """Return the error class kept on the record of the one user that a database error is about."""
     state = driver.sqlstate(error)
@@ -116,6 +120,7 @@ def classify(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return one short line about a database error, without the row's contents that DETAIL would show."""
+    """Return one line about a database error, without the row's contents that DETAIL would show."""
     said = driver.message_of(error) or str(error).strip() or type(error).__name__
-    return said.splitlines()[0][:300]
+    line = said.splitlines()[0]
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}… ({len(line):,} characters in all)"

@@ -216,7 +216,7 @@ def _integrity(report: RunReport) -> Section:
 
 def _problems(key: str, title: str, note: str, problems: Sequence[ProblemClass]) -> Section:
     rows = [
-        (problem.name, problem.users, one_line(problem.message), " ".join(map(str, problem.examples)))
+        (problem.name, problem.users, one_line(problem.message, 10_100), " ".join(map(str, problem.examples)))
         for problem in problems
     ]
     return Section(key, title, note if rows else "None.", ("class", "users", "message", "example records"), rows)

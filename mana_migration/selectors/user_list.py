@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from django.contrib.auth import get_user_model
 from django.db import models
 from django.db.models import Exists, OuterRef, QuerySet
 
@@ -20,6 +21,10 @@ from mana_migration.states import RunKind, UserStatus
 from wishes.models import Wallet
 
 _User = TypeVar("_User", bound=models.Model)
+
+#: Users and records that a list by standing looks at.
+USERS_SEARCHED: Final = 100_000
+RECORDS_SEARCHED: Final = 20_000
 
 
 class Standing(models.TextChoices):
@@ -80,20 +85,41 @@ def standings(keys: Sequence[Any], *, using: str) -> dict[Any, UserStanding]:
 
 
 def with_standing(users: QuerySet[_User], standing: Standing) -> QuerySet[_User]:
-    """Keep the users of one standing; reads through indexes as far as there are any (docs/staff-pages.md)."""
+    """Keep the users of one standing, in bounded time.
+
+    Pending users and those without a wallet are looked for among the ``USERS_SEARCHED`` users with the
+    greatest keys, those who failed, were skipped or rolled back among the latest ``RECORDS_SEARCHED``
+    records of their kind; ``is_bounded`` says whether there are more.
+    """
     using = users.db
     wallets = Wallet.objects.using(using).filter(user=OuterRef("pk"))
     unmigrated = Exists(wallets.filter(migrated_at__isnull=True))
     records = _deciding(using)
-    if standing == Standing.NO_WALLET:
-        return users.filter(~Exists(wallets))
-    if standing == Standing.MIGRATED:
-        return users.filter(Exists(wallets.filter(migrated_at__isnull=False)))
-    if standing == Standing.PENDING:
-        return users.filter(unmigrated, ~Exists(records.filter(user=OuterRef("pk"))))
+    if standing == Standing.MIGRATED:  # a migrated wallet has a live record, which has an index of its own
+        live = UserMigration.objects.using(using).filter(status=UserStatus.MIGRATED)
+        return users.filter(pk__in=live.values("user"))
+    if standing in (Standing.NO_WALLET, Standing.PENDING):
+        searched = users.filter(
+            pk__in=users.model._default_manager.using(using).order_by("-pk")[:USERS_SEARCHED].values("pk")
+        )
+        if standing == Standing.NO_WALLET:
+            return searched.filter(~Exists(wallets))
+        return searched.filter(unmigrated, ~Exists(records.filter(user=OuterRef("pk"))))
+    latest = UserMigration.objects.using(using).filter(status=standing.value).order_by("-run_id")[:RECORDS_SEARCHED]
     later = records.filter(user=OuterRef("user"), id__gt=OuterRef("id"))
-    decided = records.filter(~Exists(later), status=standing.value)
+    decided = records.filter(~Exists(later), pk__in=latest.values("pk"))
     return users.filter(unmigrated, pk__in=decided.values("user"))
+
+
+def is_bounded(standing: Standing, *, using: str) -> bool:
+    """Say whether ``with_standing`` leaves users out because there are too many to look at."""
+    if standing == Standing.MIGRATED:
+        return False
+    if standing in (Standing.NO_WALLET, Standing.PENDING):
+        every = get_user_model()._base_manager.using(using).order_by("-pk")
+        return every.values("pk")[USERS_SEARCHED : USERS_SEARCHED + 1].exists()
+    records = UserMigration.objects.using(using).filter(status=standing.value).order_by("-run_id")
+    return records.values("pk")[RECORDS_SEARCHED : RECORDS_SEARCHED + 1].exists()
 
 
 def _deciding(using: str) -> QuerySet[UserMigration]:

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -180,6 +181,32 @@ def files_of_days(days: Collection[str]) -> list[Path]:
         return []
     dated = ((path, _DATED.fullmatch(path.name)) for path in sorted(folder.iterdir()))
     return [path for path, match in dated if match and match["day"] in days]
+
+
+@contextmanager
+def of_this_thread(kind: str, *, database: str) -> Iterator[None]:
+    """Send what this thread logs to the daily file of ``kind`` meanwhile: a server has a thread for each request.
+
+    Lines that cannot be written are lost.
+    """
+    logger = logging.getLogger(_ROOT)
+    if any(isinstance(handler, DailyFileHandler) for handler in logger.handlers if handler.filters == []):
+        yield  # a command has chosen its file
+        return
+    thread = threading.get_ident()
+    handler = DailyFileHandler(conf.log_dir(), kind)
+    handler.setFormatter(JsonFormatter({"database": database}))
+    handler.addFilter(lambda record: record.thread == thread)
+    level = logger.level
+    logger.addHandler(handler)
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
 
 
 def release() -> None:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy
 
 from mana_migration.errors import MigrationError, UsageError, for_database
 from mana_migration.reports.formatting import one_line
+from mana_migration.services import logs
 from mana_migration.services.context import Actor, RunContext
 from mana_migration.views import confirmation, typed
 from mana_migration.views.page import alias_of, render
@@ -89,7 +90,9 @@ def ask(request: HttpRequest, question: Question) -> HttpResponseBase:
         return _show(request, question, values, error=NO_REASON, status=400)
     try:
         confirmation.redeem(request, question.action, question.target, token, question.terms(values))
-        done = question.perform(values, reason)
+        kind = logs.ROLLBACK if question.action.startswith("rollback") else logs.MIGRATION
+        with logs.of_this_thread(kind, database=alias_of(request)):
+            done = question.perform(values, reason)
     except (confirmation.StaleTokenError, confirmation.OtherTermsError, MigrationError) as error:
         status = 400 if isinstance(error, UsageError) else 409
         return _show(request, question, values, error=_words(request, error), status=status)

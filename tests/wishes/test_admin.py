@@ -36,6 +36,16 @@ def test_rows_are_found_by_name_and_by_key(admin_client: Client) -> None:
         assert "0 mana entries" in admin_client.get(address, {"q": term}).content.decode()
 
 
+def test_entries_are_found_by_reference_and_filtered_by_kind(admin_client: Client) -> None:
+    user = Village().migrated("anna", spent=5)
+    address = reverse("admin:wishes_manaentry_changelist")
+    for query, count in (({"q": f"shop:{user.pk}"}, 1), ({"kind__exact": "spend"}, 1), ({"kind__exact": "earn"}, 0)):
+        assert len(admin_client.get(address, query).context["cl"].result_list) == count, query
+    page = admin_client.get(address).content.decode()
+    assert '<span class="mm-num">1,230</span>' in page
+    assert '<span class="mm-ago">' in page
+
+
 def test_nothing_can_be_changed(admin_client: Client) -> None:
     user = Village().migrated("anna")
     entry = ManaEntry.objects.get()

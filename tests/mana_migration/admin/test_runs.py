@@ -81,13 +81,13 @@ def test_the_list_of_runs_costs_the_same_for_two_runs_and_for_twenty(
 ) -> None:
     for _ in range(2):
         make_history()
-    with django_assert_num_queries(5):  # session, account, count, page, unfolded batches
+    with django_assert_num_queries(7):  # session, account, count, page, unfolded batches, days of the hierarchy
         admin_client.get(url("migrationrun"))
     for _ in range(18):
         make_batch(make_run(), Totals(selected=7, migrated=7, mana=70))
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(7):
         page = admin_client.get(url("migrationrun")).content.decode()
-    assert page.count('<td class="field-migrated">7</td>') == 18
+    assert page.count('<td class="field-migrated"><span class="mm-num">7</span></td>') == 18
 
 
 @pytest.mark.parametrize("model", ["usermigration", "integrityfix", "runevent", "migrationbatch"])
@@ -99,8 +99,36 @@ def test_the_other_lists_cost_the_same_whatever_their_size(
         IntegrityFix.objects.create(check_id="negative_balance", user=user, before={}, after={})
         make_event(village.run, EventKind.THROTTLED, number)
         make_batch(village.run, Totals())
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(6):
         admin_client.get(url(model))
+
+
+def test_runs_of_single_users_are_left_out_until_they_are_asked_for(admin_client: Client) -> None:
+    mass, single = make_run(actor="olga"), make_run(options={"users": ["7"]}, actor="root")
+    for query, shown in (({}, {mass}), ({"users": "selected"}, {single}), ({"users": "all"}, {mass, single}),
+                         ({"users": "all", "q": "Root"}, {single}), ({"q": str(mass.pk)}, {mass})):  # fmt: skip
+        page = admin_client.get(url("migrationrun"), query)
+        assert set(page.context["cl"].result_list) == shown, query
+
+
+def test_records_are_filtered_by_run_batch_and_error(village: Village, admin_client: Client) -> None:
+    village.migrated("yara")
+    village.batch.selected, village.batch.failed, village.batch.migrated = 2, 1, 1
+    village.batch.errors = {"negative_balance": 1}
+    village.batch.save()
+    record = village.run.records.get(status="failed")
+    for query, count in (
+        ({"error_class": "negative_balance"}, 1),
+        ({"status__exact": "migrated"}, 1),
+        ({"batch__id__exact": record.batch_id}, 2),
+        ({"q": f"run:{record.run_id}"}, 2),
+        ({"q": "run:4711"}, 0),
+        ({"q": f"record:{record.pk}"}, 1),
+    ):
+        assert len(admin_client.get(url("usermigration"), query).context["cl"].result_list) == count, query
+    page = admin_client.get(url("usermigration")).content.decode()
+    assert f'href="{url("migrationrun")}{record.run_id}/change/">{record.run_id}</a>' in page
+    assert '<span class="mm-ago">' in page
 
 
 def test_a_runs_page_shows_figures_options_and_events(village: Village, admin_client: Client) -> None:

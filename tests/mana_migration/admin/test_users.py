@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import escape
 from pytest_django import DjangoAssertNumQueries
 
+from mana_migration.selectors import user_list
 from mana_migration.selectors.user_list import Standing, standings, with_standing
 from mana_migration.states import UserStatus
 from tests.mana_migration.history import make_run
@@ -167,6 +168,30 @@ def test_the_page_costs_the_same_for_a_long_history(
     with django_assert_max_num_queries(13):
         page = reader.get(reverse("admin:mana_migration_migratinguser_change", args=[user.pk])).content.decode()
     assert "the latest 200 ledger entries" in page
+
+
+@pytest.mark.parametrize("standing", ["pending", "no_wallet", "failed"])
+def test_a_list_that_leaves_users_out_says_so(
+    standing: str, village: Village, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        getattr(village, standing)(f"user-{number}")
+    address = reverse("admin:mana_migration_migratinguser_changelist")
+    assert "Not all users" not in admin_client.get(address, {"standing": standing}).content.decode()
+    monkeypatch.setattr(user_list, "USERS_SEARCHED", 1)
+    monkeypatch.setattr(user_list, "RECORDS_SEARCHED", 1)
+    assert "Not all users were looked at" in admin_client.get(address, {"standing": standing}).content.decode()
+
+
+def test_the_admin_leads_to_the_staff_pages(village: Village, admin_client: Client) -> None:
+    user = village.migrated("anna")
+    page = reverse("mana_migration:user", args=[user.pk])
+    for address in (
+        reverse("admin:mana_migration_migratinguser_change", args=[user.pk]),
+        reverse("admin:auth_user_change", args=[user.pk]),
+    ):
+        assert f'href="{page}"' in admin_client.get(address).content.decode()
+    assert f'href="{reverse("mana_migration:overview")}"' in admin_client.get(reverse("admin:index")).content.decode()
 
 
 def test_nobody_is_added_changed_or_deleted(village: Village, admin_client: Client) -> None:

@@ -1,9 +1,11 @@
 """What staff do from a page: shown first, confirmed once with a reason, done by the service, recorded."""
 
 import html
+import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -461,6 +463,19 @@ def test_a_run_without_conversions_cannot_be_rolled_back(sign_in: SignIn) -> Non
 
 
 # --- Roll back a user
+
+
+def test_a_rollback_from_a_page_is_in_the_rollback_log(sign_in: SignIn, settings: Any, tmp_path: Path) -> None:
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path / "logs"
+    _, users = migrated((3, 2, 1))
+    confirm(sign_in("rollback_user", name="sam"), url("rollback_user", users[0]), reason="asked for it")
+    [file] = (tmp_path / "logs").iterdir()
+    run = MigrationRun.objects.get(kind=RunKind.ROLLBACK)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert file.name.startswith("rollback-")
+    assert "started" in {line["context"].get("event") for line in lines}
+    assert {line["context"]["run"] for line in lines if "run" in line["context"]} == {run.pk}
+    assert "sam" not in file.read_text()
 
 
 def test_a_user_is_rolled_back_at_once(sign_in: SignIn) -> None:
