@@ -92,7 +92,7 @@ layers: $(VENV)/dev.stamp ## Check that imports only run downward
 	@$(BIN)/lint-imports --cache-dir $(VENV)/cache/imports
 
 .PHONY: check
-check: lint types layers test ## All of the above
+check: lint types layers docs test ## All of the above
 
 .PHONY: format
 format: $(VENV)/dev.stamp ## Format the code and mend what can be mended
@@ -125,6 +125,11 @@ coverage: $(VENV)/dev.stamp ## Run all tests on both databases and tell which br
 	done
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report
+
+.PHONY: docs
+docs: $(VENV)/dev.stamp ## Build the documentation as a site in docs/_build/html; a warning fails
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)

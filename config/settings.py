@@ -21,7 +21,8 @@ DEBUG = env.boolean("DEBUG", default=False)
 
 # Management commands must run on a fresh checkout, so a missing key is made once and kept. With more than one machine
 # serving pages, set the same SECRET_KEY on all of them.
-SECRET_KEY = env.secret("SECRET_KEY", keep_in=VAR_DIR / "secret_key")
+SECRET_KEY_FILE = VAR_DIR / "secret_key"
+SECRET_KEY = env.secret("SECRET_KEY", keep_in=SECRET_KEY_FILE)
 
 ALLOWED_HOSTS = env.items("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", default=[])
@@ -29,6 +30,7 @@ CSRF_TRUSTED_ORIGINS = env.items("CSRF_TRUSTED_ORIGINS", default=[])
 # --- Applications -----------------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
+    "config",
     "django.contrib.admin.apps.SimpleAdminConfig",  # config.urls finds the screens: commands need not import them
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -143,8 +145,10 @@ CSRF_COOKIE_SECURE = HTTPS_ONLY
 SECURE_HSTS_SECONDS = (
     env.integer("HSTS_SECONDS", default=31_536_000, minimum=0, maximum=63_072_000) if HTTPS_ONLY else 0
 )
-SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS_ONLY
-SECURE_HSTS_PRELOAD = HTTPS_ONLY
+# They bind every other site of the domain, and for long: whoever wants them says so.
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("HSTS_INCLUDE_SUBDOMAINS", default=False)
+SECURE_HSTS_PRELOAD = env.boolean("HSTS_PRELOAD", default=False)
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]  # which ask for these two
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
 CSRF_COOKIE_HTTPONLY = True

@@ -1,7 +1,7 @@
 """Run the tests on every Python at hand that is new enough, with every Django and PostgreSQL driver that is supported.
 
-Each combination has an environment of its own, .venv-PYTHON-NAME, which is kept. Arguments go to pytest. It ends with
-one line per combination.
+Each combination has an environment of its own, .venv-PYTHON-NAME, which is kept. ``--only NAME`` runs one variant on
+the Python that runs this script. Other arguments go to pytest. It ends with one line per combination.
 """
 
 import re
@@ -74,8 +74,13 @@ def test(python: str, version: Version, variant: Variant, arguments: list[str]) 
 def main(arguments: list[str]) -> int:
     """Run all combinations and return 1 if one of them failed."""
     outcomes: dict[str, bool] = {}
-    for version, python in find_pythons().items():
-        for variant in [each for each in VARIANTS if version >= each.python]:
+    pythons, variants = find_pythons(), VARIANTS
+    if arguments[:1] == ["--only"]:
+        pythons = {(sys.version_info.major, sys.version_info.minor): sys.executable}
+        variants = tuple(each for each in VARIANTS if each.name == arguments[1])
+        arguments = arguments[2:]
+    for version, python in pythons.items():
+        for variant in [each for each in variants if version >= each.python]:
             name = f"Python {version[0]}.{version[1]}, {variant.name}"
             print(f"\n=== {name} ({python})", flush=True)
             outcomes[name] = test(python, version, variant, arguments)

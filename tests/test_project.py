@@ -208,17 +208,46 @@ def test_a_secret_key_is_made_once_and_kept_for_us_alone(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "var").iterdir()] == ["key"]
 
 
+PRODUCTION = {
+    "DJANGO_ALLOW_ASYNC_UNSAFE": "",  # browser tests of the same session set it
+    "HTTPS_ONLY": "",
+    "COLLECTED_STATIC": "",
+    "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz" * 2,
+    "ALLOWED_HOSTS": "mana.example.org",
+    "DATABASE_URL": "postgres://mana@localhost:1/mana",
+}
+
+
+def check_deployment(**environment: str) -> Result:
+    command = ("manage.py", "check", "--deploy", "--fail-level", "WARNING")
+    return run(sys.executable, *command, env=PRODUCTION | environment)
+
+
 @pytest.mark.sqlite  # no database is asked
-def test_production_settings_pass_the_deployment_checks() -> None:
-    # Browser tests of the same session set DJANGO_ALLOW_ASYNC_UNSAFE, which no deployment should.
-    production = {
-        "DJANGO_ALLOW_ASYNC_UNSAFE": "",
-        "HTTPS_ONLY": "",
-        "COLLECTED_STATIC": "",
-        "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyz" * 2,
-    }
-    result = run(sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING", env=production)
-    assert result.code == 0, result.err
+def test_production_settings_pass_the_deployment_checks_but_for_what_is_collected_there() -> None:
+    result = check_deployment()
+    collected = (PROJECT / "staticfiles" / "staticfiles.json").exists()
+    assert re.findall(r"\((\w+\.W\d+)\)", result.err) == ([] if collected else ["config.W001"])
+
+
+@pytest.mark.sqlite  # no database is asked
+def test_the_deployment_checks_name_what_is_missing() -> None:
+    result = check_deployment(
+        ALLOWED_HOSTS="localhost", DATABASE_URL="sqlite:///db.sqlite3", DEBUG="true", HTTPS_ONLY="false"
+    )
+    assert result.code == 1
+    for number in ("config.W001", "config.W002", "config.W003", "security.W008", "security.W012", "security.W018"):
+        assert number in result.err
+
+
+@pytest.mark.sqlite  # no database is asked
+def test_hsts_binds_other_sites_of_the_domain_only_where_that_is_asked_for() -> None:
+    names = ("SECONDS", "INCLUDE_SUBDOMAINS", "PRELOAD")
+    values = ", ".join(f"settings.SECURE_HSTS_{name}" for name in names)
+    code = f"from config import settings; print({values})"
+    assert run(sys.executable, "-c", code, env=PRODUCTION).out == "31536000 False False\n"
+    asked = {"HSTS_INCLUDE_SUBDOMAINS": "true", "HSTS_PRELOAD": "true"}
+    assert run(sys.executable, "-c", code, env=PRODUCTION | asked).out == "31536000 True True\n"
 
 
 @pytest.mark.sqlite

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from mana_migration import conf
 from mana_migration.errors import PreflightError
@@ -174,6 +174,23 @@ def configure(kind: str, level: str, *, database: str | None = None, needed: boo
     return handler
 
 
+def show(stream: TextIO) -> None:
+    """Write what is logged to a stream as well, for ``--verbosity 2``, until ``release``."""
+    handler = _Shown(stream)
+    handler.setFormatter(_ShownFormatter())
+    logging.getLogger(_ROOT).addHandler(handler)
+
+
+class _Shown(logging.StreamHandler[TextIO]):
+    """A handler that ``release`` takes away."""
+
+
+class _ShownFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        context = {key: value for key, value in getattr(record, "context", {}).items() if key in CONTEXT_KEYS}
+        return " ".join([record.getMessage(), *(f"{key}={value}" for key, value in context.items())])
+
+
 def files_of_days(days: Collection[str]) -> list[Path]:
     """Return this machine's log files of these days (YYYY-MM-DD, UTC), in the order of their names."""
     folder = conf.log_dir()
@@ -213,7 +230,7 @@ def release() -> None:
     """Take away and close the handlers that ``configure`` added."""
     logger = logging.getLogger(_ROOT)
     for handler in list(logger.handlers):
-        if isinstance(handler, DailyFileHandler):
+        if isinstance(handler, DailyFileHandler | _Shown):
             logger.removeHandler(handler)
             handler.close()
     logger.propagate = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import json
 import logging
+import os
 import signal
 import sys
 import textwrap
@@ -88,6 +90,7 @@ class MigrationCommand(BaseCommand):
     exit_code = DONE
     dry_run = False
     using = DEFAULT_DB_ALIAS
+    verbosity = 1
     _shown: ProgressDisplay | None = None
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -144,14 +147,27 @@ class MigrationCommand(BaseCommand):
         """Return what this command's sessions are called in the database's list of them."""
         return "watch" if options.get("watch") else type(self).__module__.rpartition(".")[2].partition("_")[0]
 
+    def execute(self, *args: Any, **options: Any) -> int:  # type: ignore[override]
+        """Run the command and return its exit code, which is what ``call_command`` returns to its caller.
+
+        Raises:
+            CommandError: it was refused or failed; ``returncode`` is the exit code.
+        """
+        with _environment({"NO_COLOR": "1"} if options["no_color"] else {}):
+            super().execute(*args, **options)
+        return self.exit_code
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command; known errors become one line and an exit code."""
+        self.verbosity = options["verbosity"]
         self.json_output = options["format"] == "json"
         self.using = options["database"]
         self.dry_run = bool(options.get("dry_run"))
         log = None
         try:
             log = logs.configure(self.log_kind, options["log_level"], database=self.using, needed=self.needs_log)
+            if self.verbosity > 1:
+                logs.show(self.progress_stream)
             with sessions.named(self.session_name(options)):
                 self.exit_code = self.run(**options)
         except BrokenPipeError:  # monitor_migration --report | head
@@ -213,7 +229,7 @@ class MigrationCommand(BaseCommand):
     @contextmanager
     def progress(self, verb: str) -> Iterator[ProgressDisplay]:
         """Show the progress of the block, on stderr; notices are written on lines of their own meanwhile."""
-        self._shown = ProgressDisplay(self.progress_stream, verb=verb)
+        self._shown = ProgressDisplay(self.progress_stream if self.verbosity else io.StringIO(), verb=verb)
         try:
             with self._shown:
                 yield self._shown
@@ -222,6 +238,8 @@ class MigrationCommand(BaseCommand):
 
     def notice(self, sentence: str) -> None:
         """Write a sentence for the operator: on stdout, or on stderr where stdout is for JSON alone."""
+        if not self.verbosity:
+            return
         with self._shown.aside() if self._shown is not None else nullcontext():
             self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
 
@@ -241,7 +259,7 @@ class MigrationCommand(BaseCommand):
         if self.json_output:
             self.print_json(values)
             return
-        for line in lines:
+        for line in lines if self.verbosity else ():
             self.put(for_database(line, self.using))
 
     def print_run(self, stop: StopFlag, done: RunSummary, *, following: bool = False, mass: bool = True) -> int:
@@ -307,6 +325,21 @@ class MigrationCommand(BaseCommand):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment for the block."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def signal_code(flag: StopFlag, code: int, *, ended: bool = False) -> int:
