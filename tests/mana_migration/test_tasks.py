@@ -505,7 +505,7 @@ def test_without_celery_it_is_one_line_about_usage() -> None:
 
     with manage("migrate_users", *CELERY, prepare=forget) as it:
         said = refusal(it.end(), 2)
-    assert "Celery is not installed: pip install 'django-mana-migration[celery]'" in said
+    assert "Celery is not installed: python -m pip install 'celery[redis]'" in said
     assert not MigrationRun.objects.exists()
 
 

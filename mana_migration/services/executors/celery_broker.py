@@ -45,7 +45,7 @@ def app() -> Any:
         celery = import_module("celery")
     except ImportError as error:
         raise UsageError(
-            "Celery is not installed: pip install 'django-mana-migration[celery]', or work without it "
+            "Celery is not installed: python -m pip install 'celery[redis]', or work without it "
             "(--executor local; on the staff pages MANA_MIGRATION_EXECUTOR=work_migration)"
         ) from error
     path = conf.celery_app()
