@@ -239,3 +239,12 @@ class UserStatus(models.TextChoices):
 
 #: Users left as they are, who are listed with the reason.
 PROBLEM_STATUSES: Final = [UserStatus.FAILED, UserStatus.SKIPPED]
+
+
+class ReportStatus(models.TextChoices):
+    """Where a report that a page asked for is."""
+
+    WANTED = "wanted", "Waiting for a worker process"
+    MAKING = "making", "Being made"
+    READY = "ready", "Ready"
+    FAILED = "failed", "Failed"

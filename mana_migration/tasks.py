@@ -16,7 +16,8 @@ from django.db import InterfaceError, OperationalError
 
 from mana_migration import conf
 from mana_migration.errors import DatabaseUnavailableError
-from mana_migration.services import runs
+from mana_migration.reports import downloads
+from mana_migration.services import report_files, runs
 from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.executors import celery, celery_broker
 
@@ -88,3 +89,10 @@ def work_on_run(self: Task[Any, None], run_id: int, database: str, *, opened: st
         raise Reject("this worker ends", requeue=True)
     if left:
         celery_broker.send(runs.get_run(run_id, using=database), using=database, times=1, again=True)
+
+
+@shared_task(name=celery_broker.REPORTS_TASK, ignore_result=True)
+def make_reports(database: str) -> None:
+    """Make the reports that pages ask for."""
+    while report_files.make_next(downloads.write, database) is not None:
+        pass

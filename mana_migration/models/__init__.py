@@ -7,6 +7,7 @@ from mana_migration.models.direct_write import DirectWrite
 from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.record import UserMigration
 from mana_migration.models.rehearsal import Rehearsal
+from mana_migration.models.report_file import ReportFile
 from mana_migration.models.run import MigrationRun, RunEvent
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MigrationBatch",
     "MigrationRun",
     "Rehearsal",
+    "ReportFile",
     "RunEvent",
     "UserMigration",
 ]

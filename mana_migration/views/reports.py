@@ -1,91 +1,123 @@
-"""A run's report: in the browser as its self-contained page, and as files to download."""
+"""A run's report: in the browser as its self-contained page, and as files to download.
+
+A small run's is made in the request.  That of a larger one is asked for, made by a worker process, and offered then.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from datetime import UTC, datetime
 from typing import BinaryIO, Final, cast
 
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, HttpResponseBase
-from django.utils.timezone import get_current_timezone
+from django.contrib import messages
+from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.utils import timezone
+from django.utils.translation import gettext as _
 
-from mana_migration.domain.report import RunReport
 from mana_migration.domain.snapshot import RunSnapshot
-from mana_migration.reports import export, report_csv, report_html
+from mana_migration.errors import MigrationError, for_database
+from mana_migration.reports import downloads, export, report_html
+from mana_migration.services import report_files
+from mana_migration.services.executors import background
 from mana_migration.services.reporting import run_report
-from mana_migration.views.access import staff_only
+from mana_migration.states import ReportStatus
+from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import alias_of, render, snapshot_or_404
 
-#: Users up to which a report is made inside a request: about ten seconds. A spreadsheet takes ten times as long.
-LARGEST: Final = 1_000_000
-LARGEST_XLSX: Final = 100_000
+#: Users up to which a report is made inside a request: about half a second.  A spreadsheet takes ten times as long.
+IN_REQUEST: Final = 20_000
+IN_REQUEST_XLSX: Final = 2_000
 
 #: Bytes of a download that are kept in memory; the rest waits in a temporary file.
 IN_MEMORY: Final = 1_000_000
 
-#: The file beside the CSV of the users that has everything else.
-SUMMARY: Final = "summary.csv"
+#: Seconds after which the page of a report that is being made loads again, and after which no worker seems to run.
+POLL_SECONDS: Final = 2
+WORKER_EXPECTED: Final = 10.0
 
-DOWNLOADS: Final = (*export.FORMATS, SUMMARY)
+HTML: Final = "html"
+DOWNLOADS: Final = downloads.KINDS
 
 
-@staff_only()
+@staff_only(methods=ACT)
 def report(request: HttpRequest, run_id: int) -> HttpResponseBase:
-    """Show the report, a page of its own with its own policy."""
-    seen = snapshot_or_404(request, run_id)
-    if seen.totals.selected > limit_of("html"):
-        return _too_large(request, seen, "html")
-    response = _written(request, seen, "html")
-    response.headers["Content-Security-Policy"] = f"{report_html.content_security_policy()}; frame-ancestors 'none'"
-    return response
+    """Show the report, a page of its own with its own policy; by POST ask for that of a large run."""
+    return _report(request, run_id, HTML, attached=False)
 
 
-@staff_only("mana_migration.export_report")
+@staff_only("mana_migration.export_report", methods=ACT)
 def download(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
-    """Return the report as a file."""
+    """Return the report as a file; by POST ask for that of a large run."""
     if kind not in DOWNLOADS:
         raise Http404(f"there is no report of the kind {kind!r}")
+    return _report(request, run_id, kind, attached=True)
+
+
+def in_request(kind: str) -> int:
+    """Return the number of users up to which a report of this kind is made inside a request."""
+    return IN_REQUEST_XLSX if kind == "xlsx" else IN_REQUEST
+
+
+def _ask(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
+    actor, again = request.user.get_username()[:150], request.POST.get("again") == "on"
+    try:
+        background.ask_for_report(run_id, kind, actor=actor, again=again, using=alias_of(request))
+    except MigrationError as error:
+        messages.error(request, for_database(str(error), alias_of(request)))
+    return HttpResponseRedirect(request.get_full_path())
+
+
+def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> HttpResponseBase:
     seen = snapshot_or_404(request, run_id)
-    if seen.totals.selected > limit_of(kind):
-        return _too_large(request, seen, kind)
-    response = _written(request, seen, kind)
-    name = export.default_name(seen.run, kind, seen.taken_at, get_current_timezone())
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    if seen.totals.selected <= in_request(kind):
+        return _served(_written(request, seen, kind), seen, kind, attached=attached)
+    if request.method == "POST":
+        return _ask(request, run_id, kind)
+    file = report_files.latest(seen.run, kind, using=alias_of(request))
+    if file is not None and file.status == ReportStatus.READY and request.GET.get("file") == str(file.pk):
+        try:
+            stream = report_files.path_of(file).open("rb")
+        except FileNotFoundError as error:
+            raise Http404("the file is not in the report folder of this machine") from error
+        return _served(stream, seen, kind, attached=attached)
+    waited = 0.0 if file is None else (datetime.now(UTC) - file.created_at).total_seconds()
+    context = {
+        "title": _("Report of run {run}").format(run=seen.run),
+        "seen": seen,
+        "kind": kind,
+        "file": file,
+        "waiting": file is not None and file.status in (ReportStatus.WANTED, ReportStatus.MAKING),
+        "ready": file is not None and file.status == ReportStatus.READY,
+        "failed": file is not None and file.status == ReportStatus.FAILED,
+        "attached": attached,
+        "poll_seconds": POLL_SECONDS,
+        "worker_command": background.worker_command(alias_of(request)),
+        "no_worker": file is not None and file.status == ReportStatus.WANTED and waited >= WORKER_EXPECTED,
+    }
+    return render(request, "report_file.html", context)
+
+
+def _served(stream: BinaryIO, seen: RunSnapshot, kind: str, *, attached: bool) -> FileResponse:
+    response = FileResponse(stream, content_type=downloads.content_type(kind))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if attached:
+        name = export.default_name(seen.run, kind, seen.taken_at, timezone.get_current_timezone())
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    else:
+        policy = f"{report_html.content_security_policy()}; frame-ancestors 'none'"
+        response.headers["Content-Security-Policy"] = policy
     return response
 
 
-def limit_of(kind: str) -> int:
-    """Return the number of users up to which a page makes a report of this kind."""
-    return LARGEST_XLSX if kind == "xlsx" else LARGEST
-
-
-def _written(request: HttpRequest, seen: RunSnapshot, kind: str) -> FileResponse:
+def _written(request: HttpRequest, seen: RunSnapshot, kind: str) -> BinaryIO:
     """Write the report aside first: a failure half-way is an error page and not half a file."""
     # Closed by the response. A spooled file has all of a binary file's methods, but not its type.
     stream = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))  # noqa: SIM115
     try:
-        with run_report(alias_of(request), seen.run) as found:
-            _write(found, kind, stream)
+        with run_report(alias_of(request), seen.run, again=request.GET.get("again") == "on") as found:
+            downloads.write(found, kind, stream)
     except BaseException:
         stream.close()
         raise
     stream.seek(0)
-    content_type = export.CONTENT_TYPES[kind.rpartition(".")[2]]
-    headers = {"X-Content-Type-Options": "nosniff"}
-    return FileResponse(stream, content_type=content_type, headers=headers)
-
-
-def _write(found: RunReport, kind: str, stream: BinaryIO) -> None:
-    if kind == SUMMARY:
-        report_csv.write_summary(found, stream)
-    else:
-        export.write_to(found, kind, stream)
-
-
-def _too_large(request: HttpRequest, seen: RunSnapshot, kind: str) -> HttpResponse:
-    context = {
-        "title": f"Report of run {seen.run}",
-        "seen": seen,
-        "largest": limit_of(kind),
-        "command": f"python manage.py monitor_migration --export {kind.rpartition('.')[2]} --run {seen.run}",
-    }
-    return render(request, "too_large.html", context, status=413)
+    return stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -10,7 +12,9 @@ from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, signal_code
 from mana_migration.management.run_command import RunCommand
-from mana_migration.services.context import RunContext
+from mana_migration.reports import downloads
+from mana_migration.services import report_files
+from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.executors import background
 
 
@@ -19,8 +23,9 @@ class Command(RunCommand):
 
     help = (
         "Work on open runs from any machine with this database. With --run: join that run until it ends. Without: "
-        "work on the open run, then wait for the next, such as those that the staff pages start. Any number of these "
-        "processes can run. SIGTERM or Ctrl-C ends one after its current batch; the run stays open."
+        "work on the open run, then wait for the next, such as those that the staff pages start, and make the reports "
+        "that the pages ask for, into the report folder that they share. Any number of these processes can run. "
+        "SIGTERM or Ctrl-C ends one after its current batch; the run stays open."
     )
     examples = (
         "work_migration",
@@ -48,6 +53,17 @@ class Command(RunCommand):
             help="Poll for an open run every so many seconds (default: %(default)s).",
         )
 
+    @contextmanager
+    def reports(self, stop: StopFlag, *, once: bool) -> Iterator[None]:
+        """Have reports made meanwhile; with ``once`` those that are asked for now, before the work on runs."""
+        if once:
+            while report_files.make_next(downloads.write, self.using) is not None:
+                pass
+            yield
+            return
+        with report_files.made_beside(stop, downloads.write, using=self.using, notice=self.notice):
+            yield
+
     def run(self, **options: Any) -> int:
         """Work until there is a reason to end."""
         if options["run_id"] is not None:
@@ -55,7 +71,7 @@ class Command(RunCommand):
         for name in ("workers", "executor"):
             if options[name] is not None:
                 raise UsageError(f"--{name} needs --run RUN: without it, start this command as often as you need it")
-        with self.stop_on_signals() as stop:
+        with self.stop_on_signals() as stop, self.reports(stop, once=options["once"]):
             if not options["once"]:
                 self.notice(f"waiting for open runs on database {self.using!r}; press Ctrl-C to end")
             context = RunContext(using=self.using, stop=stop, notice=self.notice)

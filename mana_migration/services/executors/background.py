@@ -17,8 +17,8 @@ from mana_migration.domain.results import RunSummary
 from mana_migration.domain.words import counted
 from mana_migration.engine import failures
 from mana_migration.errors import RunConflictError
-from mana_migration.models import MigrationRun
-from mana_migration.services import operation, preflight, runs
+from mana_migration.models import MigrationRun, ReportFile
+from mana_migration.services import operation, preflight, report_files, runs
 from mana_migration.services.context import RunContext
 from mana_migration.services.executors import celery_broker
 from mana_migration.services.operation import Operation
@@ -48,6 +48,21 @@ def open_run(asked: Operation, context: RunContext, *, workers: int | None = Non
     """
     _check(context.using)
     return _send(asked.open(context), context.using, workers)
+
+
+def ask_for_report(run_id: int, kind: str, *, actor: str, again: bool, using: str = "default") -> ReportFile:
+    """Ask a worker for a report of a run; ``again``: check the run again for it.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        UsageError, PreflightError, BrokerUnavailableError: workers cannot be reached now.
+    """
+    if conf.executor() == CELERY:
+        celery_broker.check()
+    file = report_files.ask(run_id, kind, actor=actor, again=again, using=using)
+    if conf.executor() == CELERY:
+        transaction.on_commit(lambda: celery_broker.send_reports(using), using=using)
+    return file
 
 
 def check_send_again(run_id: int, using: str = "default") -> MigrationRun:

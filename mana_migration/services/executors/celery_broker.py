@@ -18,8 +18,9 @@ from mana_migration import conf
 from mana_migration.errors import BrokerUnavailableError, PreflightError, UsageError
 from mana_migration.models import MigrationRun
 
-#: The name of the task; see ``mana_migration.tasks``.
+#: The names of the tasks; see ``mana_migration.tasks``.
 TASK: Final = "mana_migration.work_on_run"
+REPORTS_TASK: Final = "mana_migration.make_reports"
 
 #: Seconds in which the broker must answer, and in which workers must.
 BROKER_SECONDS, WORKER_SECONDS = 5.0, 1.0
@@ -98,6 +99,24 @@ def send(run: MigrationRun, *, using: str, times: int, again: bool = False) -> N
                 connection=connection,
                 retry=False,
             )
+
+
+def send_reports(using: str) -> None:
+    """Hand "make the reports that pages ask for" to a worker.
+
+    Raises:
+        UsageError, PreflightError, BrokerUnavailableError: see ``check``.
+    """
+    with _connection() as connection:
+        app().send_task(
+            REPORTS_TASK,
+            args=[using],
+            queue=conf.celery_queue() or None,
+            serializer="json",
+            ignore_result=True,
+            connection=connection,
+            retry=False,
+        )
 
 
 def look(run_id: int, *, using: str) -> Presence:

@@ -4,14 +4,18 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
 
-from mana_migration.domain.results import Totals
-from mana_migration.reports import report_html
+from mana_migration.models import ReportFile
+from mana_migration.reports import downloads, report_html
+from mana_migration.services import report_files, runs
 from mana_migration.views import reports
-from tests.mana_migration.history import make_batch, make_history, make_run
+from tests.mana_migration.history import make_history
 from tests.mana_migration.stories import read_file, url
 
 pytestmark = pytest.mark.django_db
@@ -70,19 +74,72 @@ def test_there_is_no_other_kind(kind: str, sign_in: SignIn) -> None:
     assert sign_in("export_report").get(f"{url('report', run.pk)}/{kind}").status_code == 404
 
 
-@pytest.mark.parametrize(("kind", "users"), [("json", reports.LARGEST + 1), ("xlsx", reports.LARGEST_XLSX + 1)])
-def test_a_run_too_large_for_a_request_names_the_command(kind: str, users: int, sign_in: SignIn) -> None:
-    run = make_run()
-    make_batch(run, Totals(selected=users, migrated=users))
-    response = sign_in("export_report").get(url("download", run.pk, kind))
-    assert response.status_code == 413
-    assert f"monitor_migration --export {kind} --run {run.pk}" in response.content.decode()
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Path) -> int:
+    """Return a run that is too large for a request."""
+    settings.MANA_MIGRATION_REPORT_DIR = tmp_path / "reports"
+    monkeypatch.setattr(reports, "IN_REQUEST", 5)
+    monkeypatch.setattr(reports, "IN_REQUEST_XLSX", 5)
+    return make_history().run.pk
 
 
-def test_the_report_of_a_run_too_large_names_the_command(sign_in: SignIn) -> None:
-    run = make_run()
-    make_batch(run, Totals(selected=reports.LARGEST + 1, migrated=reports.LARGEST + 1))
-    assert sign_in().get(url("report", run.pk)).status_code == 413
+@pytest.mark.parametrize("kind", CONTENT)
+def test_a_large_report_is_asked_for_made_by_a_worker_and_offered(kind: str, large: int, sign_in: SignIn) -> None:
+    client = sign_in("export_report")
+    address = url("download", large, kind)
+    page = client.get(address).content.decode()
+    assert "Make the report" in page
+    assert not ReportFile.objects.exists()  # to look asks for nothing
+    assert client.post(address).headers["Location"] == address
+    page = client.get(address).content.decode()
+    assert "Waiting for a worker process" in page
+    assert '<meta http-equiv="refresh"' in page
+    made = report_files.make_next(downloads.write)
+    assert made is not None
+    page = client.get(address).content.decode()
+    assert f"file={made.pk}" in page
+    assert '<meta http-equiv="refresh"' not in page
+    response = client.get(f"{address}?file={made.pk}")
+    assert response.headers["Content-Type"] == CONTENT[kind]
+    assert response.headers["Content-Disposition"].endswith(f'-run{large}.{kind}"')
+    assert len(read_file(response)) == made.written
+
+
+def test_a_large_report_opens_in_the_browser_with_a_policy_of_its_own(large: int, sign_in: SignIn) -> None:
+    client = sign_in()
+    client.post(url("report", large), {"again": "on"})
+    made = report_files.make_next(downloads.write)
+    assert made is not None
+    assert made.again
+    response = client.get(f"{url('report', large)}?file={made.pk}")
+    assert response.headers["Content-Security-Policy"].startswith(report_html.content_security_policy())
+    assert b"<html" in read_file(response)
+    report_files.path_of(made).unlink()
+    assert client.get(f"{url('report', large)}?file={made.pk}").status_code == 404
+
+
+def test_a_page_without_a_worker_says_how_to_start_one(large: int, sign_in: SignIn) -> None:
+    client = sign_in()
+    client.post(url("report", large))
+    ReportFile.objects.update(created_at=runs.database_now("default") - timedelta(seconds=11))
+    assert "work_migration" in client.get(url("report", large)).content.decode()
+
+
+def test_who_may_not_download_cannot_ask_for_a_file(large: int, sign_in: SignIn) -> None:
+    client = sign_in()
+    assert client.post(url("download", large, "csv")).status_code == 403
+    file = report_files.ask(large, "csv", actor="olga")
+    report_files.make_next(downloads.write)
+    assert client.get(f"{url('download', large, 'csv')}?file={file.pk}").status_code == 403
+    assert "Make the report" in client.get(f"{url('report', large)}?file={file.pk}").content.decode()
+
+
+def test_a_failed_report_says_why(large: int, sign_in: SignIn) -> None:
+    file = report_files.ask(large, "html", actor="olga")
+    ReportFile.objects.filter(pk=file.pk).update(status="failed", reason="no space left")
+    page = sign_in().get(url("report", large)).content.decode()
+    assert "The report could not be made: no space left" in page
+    assert "Make the report again" in page
 
 
 def test_a_report_that_fails_half_way_is_an_error_and_not_half_a_file(
@@ -91,7 +148,7 @@ def test_a_report_that_fails_half_way_is_an_error_and_not_half_a_file(
     def fail(*args: object) -> None:
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(reports, "_write", fail)
+    monkeypatch.setattr(downloads, "write", fail)
     client = sign_in("export_report")
     client.raise_request_exception = False
     response = client.get(url("download", make_history().run.pk, "json"))
