@@ -29,7 +29,7 @@ from mana_migration.errors import MigrationError
 from mana_migration.files import new_file
 from mana_migration.models import ReportFile
 from mana_migration.services import logs, reporting, runs
-from mana_migration.services.context import StopFlag
+from mana_migration.services.context import StopFlag, ignore
 from mana_migration.states import ReportStatus
 
 #: How long a report is kept.
@@ -99,7 +99,7 @@ def make_next(write: Write, using: str = "default") -> ReportFile | None:
     return ReportFile.objects.using(using).get(pk=file.pk)
 
 
-def work(stop: StopFlag, write: Write, *, using: str, notice: runs.Notice = runs.silent) -> None:
+def work(stop: StopFlag, write: Write, *, using: str, notice: Callable[[str], None] = ignore) -> None:
     """Make the reports that pages ask for, again and again, until asked to stop."""
     while not stop.requested:
         made = None
@@ -114,7 +114,7 @@ def work(stop: StopFlag, write: Write, *, using: str, notice: runs.Notice = runs
 
 
 @contextmanager
-def made_beside(stop: StopFlag, write: Write, *, using: str, notice: runs.Notice = runs.silent) -> Iterator[None]:
+def made_beside(stop: StopFlag, write: Write, *, using: str, notice: Callable[[str], None] = ignore) -> Iterator[None]:
     """Have a thread make reports during the block; see Note [A report holds up no page]."""
     over = StopFlag()
 
