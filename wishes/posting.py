@@ -68,6 +68,50 @@ def update_converted_wallets(now: str, within: str) -> str:
     )
 
 
+def conversion_kept(reference: str) -> dict[str, str]:
+    """Return the SQL of whether the tables hold what a conversion wrote for row ``p`` of ``picked``, by what it wrote.
+
+    ``reference`` is that of the entry, over ``p``; ``p.entries`` counts the user's entries before.
+    """
+    return {
+        "entries": _entry_kept(reference, "conversion", amount="p.credit", balance="p.mana + p.credit"),
+        "wallets": block(
+            """
+            EXISTS (
+                SELECT 1 FROM wishes_wallet w
+                WHERE w.user_id = p.user_id
+                  AND CASE WHEN p.valid
+                      THEN w.green = 0 AND w.blue = 0 AND w.red = 0 AND w.mana = p.mana + p.credit
+                           AND w.migrated_at IS NOT NULL
+                      ELSE w.green = p.green AND w.blue = p.blue AND w.red = p.red AND w.mana = p.mana
+                           AND w.migrated_at IS NULL
+                  END
+            )
+            """
+        ),
+    }
+
+
+def _entry_kept(reference: str, kind: str, *, amount: str, balance: str) -> str:
+    return block(
+        """
+        (SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = p.user_id)
+            = p.entries + CASE WHEN p.valid AND {amount} <> 0 THEN 1 ELSE 0 END
+        AND (
+            NOT p.valid OR {amount} = 0 OR EXISTS (
+                SELECT 1 FROM wishes_manaentry e
+                WHERE e.reference = {reference} AND e.user_id = p.user_id AND e.kind = '{kind}'
+                  AND e.amount = {amount} AND e.balance_after = {balance}
+            )
+        )
+        """,
+        amount=amount,
+        balance=balance,
+        reference=reference,
+        kind=kind,
+    )
+
+
 def insert_reversal_entries(reference: str, now: str) -> str:
     """Return the INSERT of one ledger entry for each reversal that debits anything.
 
@@ -108,6 +152,27 @@ def update_reversed_wallets(now: str, within: str) -> str:
         within=within,
         now=now,
     )
+
+
+def reversal_kept(reference: str) -> dict[str, str]:
+    """Return the SQL of whether the tables hold what a reversal wrote; see ``conversion_kept``."""
+    return {
+        "entries": _entry_kept(reference, "reversal", amount="-p.debit", balance="p.mana - p.debit"),
+        "wallets": block(
+            """
+            EXISTS (
+                SELECT 1 FROM wishes_wallet w
+                WHERE w.user_id = p.user_id
+                  AND CASE WHEN p.valid
+                      THEN w.green = p.green AND w.blue = p.blue AND w.red = p.red AND w.mana = p.mana - p.debit
+                           AND w.migrated_at IS NULL
+                      ELSE w.green = 0 AND w.blue = 0 AND w.red = 0 AND w.mana = p.mana
+                           AND w.migrated_at IS NOT NULL
+                  END
+            )
+            """
+        ),
+    }
 
 
 #: Columns that ``picked`` must have to open a wallet: what the wallet will hold, whether the user arrives migrated

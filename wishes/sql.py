@@ -21,6 +21,11 @@ def block(template: str, **parts: str) -> str:
     return "\n".join(lines)
 
 
+def all_of(*conditions: str) -> str:
+    """Return conditions joined by AND, one a line and indented as behind a WHERE; empty ones are left out."""
+    return "\n  AND ".join(condition.replace("\n", "\n  ") for condition in conditions if condition)
+
+
 def listed(*items: str) -> str:
     """Return expressions or assignments, one a line."""
     return ",\n".join(items)

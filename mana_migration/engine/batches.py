@@ -12,6 +12,14 @@ rows, which costs more than a microsecond a user; and of several it begins with 
 last.  So the batch's own row is the first of them, and the clock that it reads is that of the end.  A
 batch begins when it is claimed: PostgreSQL's time of a statement is that at which the message arrived.
 
+# Note [What is kept]
+A trigger or a rule of the site's own can drop, double or change what is written while the statement
+reports success.  So a batch is claimed by the one statement only while nothing is attached to the tables
+that it writes, which costs the reading of a few rows of the catalogue; otherwise the statements follow one
+another on a temporary table, and before the transaction ends every record, entry and wallet is compared
+with what was picked.  A difference fails the batch, which is then split down to the user.  On SQLite,
+whose one writer nobody can interfere with, the schema is read before each batch.
+
 # Note [Plans]
 To plan the statement takes longer than to convert fifty users, so it is prepared once a session, with a
 plan for any batch.  A plan that is made while a table is empty must not be one that reads the whole table
@@ -29,19 +37,24 @@ from typing import Any, Final
 
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
 from mana_migration.domain.results import FIGURES, Totals
-from mana_migration.engine import chain, dialect, users
+from mana_migration.engine import chain, dialect, driver, foreign, users
+from mana_migration.engine.failures import NotKeptError
 from mana_migration.engine.prepared import Message
 from mana_migration.engine.sql import Statement
 from wishes import guards
-from wishes.sql import block, listed
+from wishes.sql import all_of, block, listed
 
 #: Column of the batch for the classes of those who were not handled, by the figure that counts them.
 _REASONS: Final = {"failed": "errors", "skipped": "skips"}
 
 #: The clock at the moment; PostgreSQL's statement time is that of the message's arrival.
 _CLOCK: Final = {"postgresql": "clock_timestamp()", "sqlite": dialect.now("sqlite")}
+
+#: SQLSTATE of a statement that a rule makes impossible.
+_UNSUPPORTED: Final = "0A000"
 
 #: The planner's settings, see Note [Plans].
 PLANNER: Final = {**dialect.KEYED_PLANS, "enable_nestloop": "off", "plan_cache_mode": "force_generic_plan"}
@@ -88,21 +101,25 @@ class BatchWrites:
             the user is handled, and ``line``, what the batch's digest is made of.
         picked: returns the SELECT that picks, locks and checks them, limited by one more condition.
         writes: INSERT, UPDATE or DELETE statements over ``picked``, by what they write.
+        kept: SQL of whether the tables hold what was written for row ``p`` of ``picked``, by what was
+            written; see Note [What is kept].
         sums: SQL over the valid rows of ``picked`` by the column of the batch that keeps their sum.
         handled: the figure that counts the valid: migrated or rolled_back.
         left_out: the figure that counts the others: failed or skipped.
-        locks_first: the statement that locks the users before they are picked, where checking them
-            reads more than the locked row; empty: picking locks.
+        lock: PostgreSQL's statement that locks the users before they are picked; empty on SQLite.
+        locks_first: checking the users reads more than the locked row, so that picking cannot lock.
         reverses: conversions are reversed, so that the guard of the wallets must be lifted.
     """
 
     columns: Sequence[str]
     picked: Callable[[str], str]
     writes: Mapping[str, str]
+    kept: Mapping[str, str]
     sums: Mapping[str, str]
     handled: str
     left_out: str
-    locks_first: str = ""
+    lock: str = ""
+    locks_first: bool = False
     reverses: bool = False
 
 
@@ -112,6 +129,7 @@ class BatchStatements:
     def __init__(self, vendor: str, writes: BatchWrites) -> None:
         self.vendor, self.writes = vendor, writes
         self._messages: dict[tuple[bool, bool, Limits | None], Message] = {}
+        self.compares = False  # something of the site's own is attached, see Note [What is kept]
 
     def run(
         self, connection: BaseDatabaseWrapper, task: Task, parameters: Mapping[str, Any], limits: Limits | None
@@ -121,23 +139,63 @@ class BatchStatements:
         ``limits``: None where the caller has set them for the whole transaction.
 
         Raises:
+            NotKeptError: the tables do not hold what was written.
             django.db.Error: the database refused; the caller's transaction must be rolled back.
         """
         values = {**parameters, **parameters_of(connection, task)}
         announce = self.writes.reverses and (limits is None or self.vendor == "sqlite")
         lifted = guards.announce_reversal(connection) if announce else nullcontext()
+        if self.vendor == "sqlite" or limits is None:
+            self.compares = foreign.is_attached(connection)
         with lifted, connection.cursor() as cursor:
-            if self.vendor == "postgresql":
+            if self.vendor == "sqlite" or self.compares:
+                return self._one_after_another(cursor, task, values, limits)
+            try:
                 rows = self.message(task, limits).execute(connection, cursor, values, prepare=limits is not None)
+            except DatabaseError as error:
+                self.compares = driver.sqlstate(error) == _UNSUPPORTED  # a rule was made since the latest batch
+                raise
+            if rows or not foreign.is_attached(connection):
                 return read(next(iter(rows), None))
-            claim, *steps, result = self.steps(task, limits)
-            cursor.execute(claim.sql, values)
-            if cursor.rowcount != 1:
-                return None
-            for step in steps:
-                cursor.execute(step.sql, values)
-            cursor.execute(result.sql, values)
-            return read(cursor.fetchone())
+            self.compares = True
+            return self._one_after_another(cursor, task, values, limits)
+
+    def _one_after_another(
+        self, cursor: CursorWrapper, task: Task, values: Mapping[str, Any], limits: Limits | None
+    ) -> Handled | None:
+        before, claim, steps = self._in_sequence(task, limits)
+        for step in before:
+            cursor.execute(step.sql, values)
+        cursor.execute(claim.sql, values)
+        if cursor.fetchone() is None:
+            return None
+        for step in steps:
+            cursor.execute(step.sql, values)
+        cursor.execute(self._result(task).sql, values)
+        handled = read(cursor.fetchone())
+        if self.compares:
+            self._compare(cursor, task, values, handled)
+        return handled
+
+    def _compare(self, cursor: CursorWrapper, task: Task, values: Mapping[str, Any], handled: Handled | None) -> None:
+        """Compare what was picked with the rows in the tables; see Note [What is kept].
+
+        Raises:
+            NotKeptError: they differ.
+        """
+        cursor.execute(self._comparison().sql, values)
+        picked, valid, *differ = cursor.fetchone()
+        found = [f"{count} of the {name}" for name, count in zip(self.writes.kept, differ, strict=True) if count]
+        totals = handled.totals if handled is not None else Totals()
+        if (totals.selected, getattr(totals, self.writes.handled)) != (picked, valid) or (
+            handled is None and task.even_if_empty
+        ):
+            found.append("the batch")
+        if found:
+            raise NotKeptError(
+                f"the database did not keep {', '.join(found)} as written: a trigger or a rule of the site's own on "
+                f"{', '.join(foreign.WRITTEN)} drops or changes rows"
+            )
 
     def message(self, task: Task, limits: Limits | None) -> Message:
         """Return PostgreSQL's statements for a batch as they are sent together."""
@@ -148,21 +206,30 @@ class BatchStatements:
 
     def steps(self, task: Task, limits: Limits | None) -> list[Statement]:
         """Return the statements for a batch in their order; the last returns what was done."""
-        result = Statement(
+        if self.vendor == "postgresql":
+            return [*self._at_once(task, limits), self._result(task)]
+        before, claim, steps = self._in_sequence(task, limits)
+        return [*before, claim, *steps, self._result(task)]
+
+    def _result(self, task: Task) -> Statement:
+        return Statement(
             "return what was done, with the controls of the run as they are now",
             result_sql(self.vendor, of_running_run=task.of_running_run),
         )
-        return [*(self._of_postgresql if self.vendor == "postgresql" else self._of_sqlite)(task, limits), result]
 
-    def _of_postgresql(self, task: Task, limits: Limits | None) -> list[Statement]:
-        steps = []
-        if limits is not None:
-            settings = {"lock_timeout": limits.lock_ms, "statement_timeout": limits.statement_ms, **PLANNER}
-            if self.writes.reverses:
-                settings[guards.ANNOUNCEMENT] = "on"
-            steps.append(Statement("limit waits, and read every table by its keys", dialect.settings_sql(settings)))
-        if self.writes.locks_first:
-            steps.append(Statement("lock the wallets before their ledger is read", self.writes.locks_first))
+    def _limits(self, limits: Limits | None) -> list[Statement]:
+        if limits is None or self.vendor == "sqlite":  # there the connection's own apply
+            return []
+        settings = {"lock_timeout": limits.lock_ms, "statement_timeout": limits.statement_ms, **PLANNER}
+        if self.writes.reverses:
+            settings[guards.ANNOUNCEMENT] = "on"
+        return [Statement("limit waits, and read every table by its keys", dialect.settings_sql(settings))]
+
+    def _lock(self) -> Statement:
+        return Statement("lock the wallets before their ledger is read", self.writes.lock)
+
+    def _at_once(self, task: Task, limits: Limits | None) -> list[Statement]:
+        """Return the one statement that does all of a batch, after what must precede it."""
         writes = {"marked": self._mark_sql(task), **self.writes.writes}  # see Note [When a batch ends]
         parts = [block("{name} AS (\n    {sql}\n)", name=name, sql=sql) for name, sql in writes.items()]
         work = block(
@@ -176,31 +243,84 @@ class BatchStatements:
             {writes}
             SELECT id FROM claimed
             """,
-            claim=claim_sql(of_running_run=task.of_running_run),
+            claim=claim_sql("postgresql", of_running_run=task.of_running_run, unless_attached=True),
             picked=self.writes.picked("EXISTS (SELECT 1 FROM claimed)"),
             writes=listed(*parts),
         )
         names = ", ".join(self.writes.writes)
-        return [*steps, Statement(f"claim the batch, pick and lock its users, write {names}, mark the batch", work)]
-
-    def _of_sqlite(self, task: Task, limits: Limits | None) -> list[Statement]:
-        del limits  # those of the connection apply
-        table = f"temp.picked_{self.writes.handled}"  # one for each set of columns
-        picked = f"WITH picked AS (SELECT * FROM {table})"
         return [
-            Statement("claim the batch", sqlite_claim_sql(of_running_run=task.of_running_run)),
-            Statement(
-                "make room for the users",
-                f"CREATE TEMPORARY TABLE IF NOT EXISTS {table[5:]} ({', '.join(self.writes.columns)})",
-            ),
-            Statement("remove those of the batch before", f"DELETE FROM {table}"),
-            Statement("pick and check the users", f"INSERT INTO {table}\n{self.writes.picked('1 = 1')}"),
-            *(Statement(f"write {name}", f"{picked}\n{sql}") for name, sql in self.writes.writes.items()),
-            Statement("mark the batch", f"{picked}\n{self._mark_sql(task)}"),
+            *self._limits(limits),
+            *([self._lock()] if self.writes.locks_first else []),
+            Statement(f"claim the batch, pick and lock its users, write {names}, mark the batch", work),
         ]
 
-    def _mark_sql(self, task: Task) -> str:
-        """Return the UPDATE of the batch by the figures of ``picked``."""
+    def _in_sequence(self, task: Task, limits: Limits | None) -> tuple[list[Statement], Statement, list[Statement]]:
+        """Return what comes before the claim, the claim, and the statements that follow it."""
+        on_postgresql = self.vendor == "postgresql"
+        columns = ", ".join(_empty_column(column) for column in (*self.writes.columns, "entries"))
+        steps = [
+            Statement(
+                "note when it begins",
+                f"UPDATE mana_migration_migrationbatch\nSET started_at = {_CLOCK[self.vendor]}\nWHERE id = %(batch)s",
+            )
+        ]
+        if on_postgresql:  # a WITH cannot be rewritten by a rule of the site's
+            table, name, picked = "pg_temp.picked", "picked", ""
+            steps += [
+                self._lock(),
+                Statement("remove the users of the batch before", f"DROP TABLE IF EXISTS {table}"),
+                Statement(
+                    "make room for the users",
+                    f"CREATE TEMPORARY TABLE picked ON COMMIT DROP AS\nSELECT {columns}\nFROM wishes_wallet LIMIT 0",
+                ),
+            ]
+        else:
+            name = f"picked_{self.writes.handled}"  # one for each set of columns
+            table, picked = f"temp.{name}", f"WITH picked AS (SELECT * FROM temp.{name})\n"
+            steps += [
+                Statement(
+                    "make room for the users",
+                    f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} AS\nSELECT {columns}\nFROM wishes_wallet LIMIT 0",
+                ),
+                Statement("remove the users of the batch before", f"DELETE FROM {table}"),
+            ]
+        steps.append(
+            Statement(
+                "pick and check the users",
+                f"INSERT INTO {table} ({', '.join(self.writes.columns)})\n{self.writes.picked('1 = 1')}",
+            )
+        )
+        if self.compares:
+            counted = f"(SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = {name}.user_id)"
+            steps.append(Statement("count their entries", f"UPDATE {table} SET entries = {counted}"))
+        steps += [Statement(f"write {what}", f"{picked}{sql}") for what, sql in self.writes.writes.items()]
+        steps.append(Statement("mark the batch", f"{picked}{self._mark_sql(task, claimed=False)}"))
+        claim = claim_sql(self.vendor, of_running_run=task.of_running_run)
+        return self._limits(limits), Statement("claim the batch", claim), steps
+
+    def _comparison(self) -> Statement:
+        kept = self.writes.kept
+        query = block(
+            """
+            SELECT COUNT(*), COUNT(*) FILTER (WHERE valid),
+                   {counts}
+            FROM (
+                SELECT
+                    p.valid,
+                    {conditions}
+                FROM {picked} p
+            ) compared
+            """,
+            counts=listed(*(f"COUNT(*) FILTER (WHERE NOT {name}_kept)" for name in kept)),
+            conditions=listed(
+                *(block("(\n    {sql}\n) AS {name}_kept", sql=sql, name=name) for name, sql in kept.items())
+            ),
+            picked="pg_temp.picked" if self.vendor == "postgresql" else f"temp.picked_{self.writes.handled}",
+        )
+        return Statement("compare what was picked with the rows in the tables", query)
+
+    def _mark_sql(self, task: Task, *, claimed: bool = True) -> str:
+        """Return the UPDATE of the batch by the figures of ``picked``; ``claimed``: by the same statement."""
         on_postgresql = self.vendor == "postgresql"
         wanted = self.writes
         figures = {
@@ -222,7 +342,7 @@ class BatchStatements:
                 left_out=wanted.left_out,
                 as_object="jsonb_object_agg" if on_postgresql else "json_group_object",
             ),
-            **({"started_at": "(SELECT begun FROM claimed)"} if on_postgresql else {}),
+            **({"started_at": "(SELECT begun FROM claimed)"} if claimed else {}),
             "finished_at": _CLOCK[self.vendor],
             "worker": "%(worker)s",
         }
@@ -232,7 +352,8 @@ class BatchStatements:
             SET status = 'done',
                 {assignments}
             FROM (
-                SELECT {figures}
+                SELECT
+                    {figures}
                 FROM picked
             ) f
             WHERE b.id = %(batch)s
@@ -241,7 +362,7 @@ class BatchStatements:
             """,
             assignments=listed(*(f"{name} = {value}" for name, value in assignments.items())),
             figures=listed(*(f"{sql} AS {name}" for name, sql in figures.items())),
-            claimed="AND EXISTS (SELECT 1 FROM claimed)" if on_postgresql else "",
+            claimed="AND EXISTS (SELECT 1 FROM claimed)" if claimed else "",
             found="" if task.even_if_empty else "AND f.selected > 0",
         )
 
@@ -281,51 +402,37 @@ class BatchStatements:
         return totals
 
 
+def _empty_column(name: str) -> str:
+    """Return the column of a table like ``picked``; that of the key has the type of the wallet's."""
+    kind = {"problem": "text", "line": "text", "valid": "boolean"}.get(name, "bigint")
+    return name if name == "user_id" else f"CAST(NULL AS {kind}) AS {name}"
+
+
 # --- Claiming and marking ---------------------------------------------------------------------------------------------
 
 
-def claim_sql(*, of_running_run: bool) -> str:
-    """Return PostgreSQL's SELECT that claims a batch: its row locked; no row where it is held or done.
+def claim_sql(vendor: str, *, of_running_run: bool, unless_attached: bool = False) -> str:
+    """Return the SELECT that claims a batch: on PostgreSQL its row is locked; no row where it is held or done.
 
-    A batch that was split meanwhile is another one.
+    ``unless_attached``: only while nothing of the site's own is attached to the tables; see Note [What is kept].
     """
-    if not of_running_run:
-        return block(
-            """
-            SELECT b.id, clock_timestamp() AS begun
-            FROM mana_migration_migrationbatch b
-            WHERE b.id = %(batch)s AND b.status = 'planned'
-            FOR NO KEY UPDATE OF b
-            """
-        )
-    # the run by a subselect: a merge join would read all runs
+    # the run by a subselect: a merge join would read all runs; a batch that was split meanwhile is another one
+    running = "(SELECT r.status FROM mana_migration_migrationrun r WHERE r.id = b.run_id) = 'running'"
     return block(
         """
-        SELECT b.id, clock_timestamp() AS begun
+        SELECT b.id, {clock} AS begun
         FROM mana_migration_migrationbatch b
-        WHERE b.id = %(batch)s AND b.last_user = %(upto)s AND b.status = 'planned'
-          AND (SELECT r.status FROM mana_migration_migrationrun r WHERE r.id = b.run_id) = 'running'
-        FOR NO KEY UPDATE OF b SKIP LOCKED
-        """
-    )
-
-
-def sqlite_claim_sql(*, of_running_run: bool) -> str:
-    """Return SQLite's UPDATE that claims a batch: of one row, or none where it is done."""
-    return block(
-        """
-        UPDATE mana_migration_migrationbatch AS b
-        SET started_at = {now}
-        WHERE b.id = %(batch)s AND b.status = 'planned'
-          {running}
+        WHERE {condition}
+        {lock}
         """,
-        now=dialect.now("sqlite"),
-        running=(
-            "AND b.last_user = %(upto)s\n"
-            "AND (SELECT r.status FROM mana_migration_migrationrun r WHERE r.id = b.run_id) = 'running'"
-        )
-        if of_running_run
-        else "",
+        clock=_CLOCK[vendor],
+        condition=all_of(
+            "b.id = %(batch)s AND b.status = 'planned'",
+            "b.last_user = %(upto)s" if of_running_run else "",
+            running if of_running_run else "",
+            foreign.nothing_attached_sql() if unless_attached else "",
+        ),
+        lock=dialect.lock(vendor, "b", skip_locked=of_running_run),
     )
 
 

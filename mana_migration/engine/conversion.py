@@ -14,7 +14,7 @@ from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled, Limits, Task
 from wishes import posting
 from wishes.rates import BIGINT_MAX, Rates
-from wishes.sql import block
+from wishes.sql import all_of, block
 
 #: Why a wallet cannot be converted, with the sentence kept on its record.
 PROBLEMS: Final = {
@@ -108,38 +108,31 @@ def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
 
     ``within`` limits the records ``r`` that are read to those of a range of keys, as ``AND ...``.
     """
-    return block(
+    # no NOT EXISTS: PostgreSQL may hash the records of all runs for it, where an index has the one that matters
+    handled = block(
         """
-        w.migrated_at IS NULL
-        {handled}
-        {cohort}
-        {retry}
+        (
+            SELECT 1 FROM mana_migration_usermigration r
+            WHERE r.user_id = w.user_id AND r.run_id = {run}{within}
+            LIMIT 1
+        ) IS NULL
         """,
-        # no NOT EXISTS: PostgreSQL may hash the records of all runs for it, where an index has the one that matters
-        handled=block(
-            """
-            AND (
-                SELECT 1 FROM mana_migration_usermigration r
-                WHERE r.user_id = w.user_id AND r.run_id = {run}{within}
-                LIMIT 1
-            ) IS NULL
-            """,
-            run=str(terms.run),
-            within=within,
+        run=str(terms.run),
+        within=within,
+    )
+    failed = block(
+        """
+        EXISTS (
+            SELECT 1 FROM mana_migration_usermigration f
+            WHERE f.user_id = w.user_id AND f.status = 'failed'
         )
-        if terms.run != NO_RUN
-        else "",
-        cohort="" if terms.cohort is None else f"AND {cohort_sql('w.user_id', terms.cohort)}",
-        retry=block(
-            """
-            AND EXISTS (
-                SELECT 1 FROM mana_migration_usermigration f
-                WHERE f.user_id = w.user_id AND f.status = 'failed'
-            )
-            """
-        )
-        if terms.retry_failed
-        else "",
+        """
+    )
+    return all_of(
+        "w.migrated_at IS NULL",
+        handled if terms.run != NO_RUN else "",
+        cohort_sql("w.user_id", terms.cohort) if terms.cohort is not None else "",
+        failed if terms.retry_failed else "",
     )
 
 
@@ -218,6 +211,20 @@ def statements(vendor: str, terms: ConversionTerms) -> BatchStatements:
         mark=chain.mark_sql(vendor, "line"),
         now=now,
     )
+    record_kept = block(
+        """
+        EXISTS (
+            SELECT 1 FROM mana_migration_usermigration r
+            WHERE r.user_id = p.user_id AND r.run_id = {run} AND r.batch_id = %(batch)s
+              AND r.status = CASE WHEN p.valid THEN 'migrated' ELSE '{rejected}' END
+              AND r.green = p.green AND r.blue = p.blue AND r.red = p.red
+              AND r.mana_before = p.mana AND r.mana_credited = p.credit AND r.error_class = p.problem
+        )
+        """,
+        run=str(terms.run),
+        rejected=rejected,
+    )
+    own_reference = f"'conversion:{terms.run}:' || {users.key_sql(vendor, 'p.user_id')}"
     reads_ledger = terms.skip_invalid or terms.per_user
     return BatchStatements(
         vendor,
@@ -227,7 +234,7 @@ def statements(vendor: str, terms: ConversionTerms) -> BatchStatements:
                 vendor,
                 terms,
                 "wishes_wallet w",
-                f"w.user_id {in_range}\n  AND {claimed}\n  AND {selection}",
+                all_of(f"w.user_id {in_range}", claimed, selection),
                 locked=True,
             ),
             writes={
@@ -235,13 +242,13 @@ def statements(vendor: str, terms: ConversionTerms) -> BatchStatements:
                 "entries": posting.insert_conversion_entries(f"'conversion:{terms.run}:' || {user}", now),
                 "wallets": posting.update_converted_wallets(now, f"wishes_wallet.user_id {in_range}"),
             },
+            kept={"records": record_kept, **posting.conversion_kept(own_reference)},
             sums={"green": "green", "blue": "blue", "red": "red", "mana": "credit"},
             handled="migrated",
             left_out=rejected,
+            lock=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NULL"),
             # a ledger that is read before the wallet is locked may lack its newest entries
-            locks_first=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NULL")
-            if reads_ledger
-            else "",
+            locks_first=reads_ledger,
         ),
     )
 

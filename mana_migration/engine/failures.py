@@ -23,9 +23,18 @@ class Failure(enum.Enum):
     """Something about these users: set the guilty one apart."""
 
 
-#: Deadlock, serialization, lock timeout; a prepared statement that another session of a pooler has, or has not.
-_TRANSIENT: Final = {"40001", "40P01", "55P03", "26000", "42P05"}
-_TRANSIENT_WORDS: Final = ("database is locked", "database table is locked", "cached plan must not change result type")
+class NotKeptError(DataError):
+    """Rows in the tables are not those that were written for a batch; its transaction must be rolled back."""
+
+
+class NothingKeptError(DatabaseError):
+    """The database drops what the run itself needs, whoever the users are."""
+
+
+#: Deadlock, serialization, lock timeout; a prepared statement that another session of a pooler has, or has not; a
+#: statement that the server does not execute any more since a rule was made, or since a table was changed.
+_TRANSIENT: Final = {"40001", "40P01", "55P03", "26000", "42P05", "0A000"}
+_TRANSIENT_WORDS: Final = ("database is locked", "database table is locked")
 _CONNECTION: Final = {"57P01", "57P02", "57P03", "57P05", "25P03", "53300"}
 _ENVIRONMENT_CLASSES: Final = ("53", "58", "28", "3D", "3F")
 _ENVIRONMENT: Final = {"25006", "42P01", "42703", "42501", "XX001", "XX002"}
@@ -66,11 +75,22 @@ _REFUSED: Final = ("authentication failed", "does not exist", "pg_hba.conf", "no
 #: The record's error class for a database error about one user.
 _CLASSES: Final = {"22003": "overflow", "23505": "duplicate", "23514": "constraint", "57014": "statement_timeout"}
 
+_CLASSES_BY_WORD: Final = {
+    "whole numbers only": "overflow",
+    "integer overflow": "overflow",
+    "out of range": "overflow",
+    "UNIQUE constraint": "duplicate",
+    "CHECK constraint": "constraint",
+    "locked": "locked",
+}
+
 
 def judge(error: BaseException) -> Failure:
     """Say what a database error means for the work."""
     state = driver.sqlstate(error)
     text = str(error)
+    if isinstance(error, NothingKeptError):
+        return Failure.ENVIRONMENT
     if state in _TRANSIENT or any(word in text for word in _TRANSIENT_WORDS):
         return Failure.TRANSIENT
     if state in _CONNECTION or state.startswith("08") or isinstance(error, InterfaceError):
@@ -104,17 +124,15 @@ LONGEST: Final = 10_000
 
 def classify(error: BaseException) -> str:
     """Return the error class kept on the record of the one user that a database error is about."""
-    state = driver.sqlstate(error)
+    if isinstance(error, NotKeptError):
+        return "not_kept"
+    state, text = driver.sqlstate(error), str(error)
     if state in _CLASSES:
         return _CLASSES[state]
-    text = str(error)
-    if "whole numbers only" in text or "integer overflow" in text or "out of range" in text:
-        return "overflow"
-    if "UNIQUE constraint" in text:
-        return "duplicate"
-    if "CHECK constraint" in text:
-        return "constraint"
-    if state in _TRANSIENT or "locked" in text:
+    for word, name in _CLASSES_BY_WORD.items():
+        if word in text:
+            return name
+    if state in _TRANSIENT:
         return "locked"
     return "integrity" if isinstance(error, IntegrityError) else "database_error"
 

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from mana_migration import guards
+from wishes import guards as wishes_guards
+from wishes.sql import block
 
 VIEW, HIDDEN, TRIGGER, RULE = "view", "row-level security", "trigger", "rule"
 
@@ -58,6 +63,49 @@ _SQLITE: Final = """
      WHERE type IN ('view', 'trigger')
      ORDER BY 1, 3, 2
 """
+
+
+#: The trigger that observes direct writes, which is this tool's own.
+OBSERVER: Final = "mana_migration_observe"
+
+#: The tables that a conversion or a reversal writes.
+WRITTEN: Final = ("wishes_wallet", "wishes_manaentry", "mana_migration_usermigration", "mana_migration_migrationbatch")
+
+
+@cache
+def own_triggers(vendor: str) -> frozenset[str]:
+    """Return the names of the triggers that are this project's own."""
+    return frozenset(
+        guard.name for module in (wishes_guards, guards) for guard in module.statements(vendor) if guard.name
+    ) | {OBSERVER}
+
+
+def is_attached(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether anything of the site's own is attached to the tables that a batch writes."""
+    return bool(attachments(connection, WRITTEN, own=own_triggers(connection.vendor)))
+
+
+def nothing_attached_sql() -> str:
+    """Return PostgreSQL's condition that nothing of the site's own is attached to the tables that a batch writes."""
+    tables = ", ".join(f"'{table}'::regclass" for table in WRITTEN)
+    own = ", ".join(f"'{name}'" for name in sorted(own_triggers("postgresql")))
+    return block(
+        """
+        NOT EXISTS (
+            SELECT 1 FROM pg_trigger t
+            WHERE t.tgrelid IN ({tables})
+              AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname NOT IN ({own})
+            UNION ALL
+            SELECT 1 FROM pg_rewrite r
+            WHERE r.ev_class IN ({tables}) AND r.ev_enabled <> 'D'
+            UNION ALL
+            SELECT 1 WHERE {hidden}
+        )
+        """,
+        tables=tables,
+        own=own,
+        hidden=" OR ".join(f"row_security_active('{table}'::regclass)" for table in WRITTEN),
+    )
 
 
 def attachments(connection: BaseDatabaseWrapper, tables: Sequence[str], *, own: Collection[str]) -> list[Attachment]:

@@ -11,6 +11,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain.results import FIGURES
 from mana_migration.engine import users
 from mana_migration.engine.conversion import ConversionTerms, selection_sql
+from mana_migration.engine.failures import NothingKeptError
+from wishes.sql import block
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,30 @@ def slices(
 
 
 def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Slice]) -> None:
-    """Write the batches of a run's next slices, in their order."""
+    """Write the batches of a run's next slices, in their order.
+
+    Raises:
+        NothingKeptError: the database dropped some of them.
+    """
+    if not found:
+        return
+    on_postgresql = connection.vendor == "postgresql"
+    with connection.cursor() as cursor:
+        if on_postgresql:
+            columns = ([one.first for one in found], [one.last for one in found], [one.users for one in found])
+            cursor.execute(insert_batches_sql("postgresql"), [run, *columns])
+        else:
+            rows = [(run, one.first, one.last, one.users) for one in found]
+            cursor.executemany(insert_batches_sql("sqlite"), rows)
+        if cursor.rowcount != len(found):
+            raise NothingKeptError(
+                "the database did not keep the batches of the run: a trigger or a rule of the site's own on "
+                "mana_migration_migrationbatch drops them"
+            )
+
+
+def insert_batches_sql(vendor: str) -> str:
+    """Return the INSERT of planned batches: parameters are the run, their first and last keys and their users."""
     columns = {
         "status": "'planned'",
         "folded": "false",
@@ -87,19 +112,20 @@ def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Sli
         "attempts": "0",
         **dict.fromkeys(FIGURES, "0"),
     }
-    into = f"INSERT INTO mana_migration_migrationbatch (run_id, first_user, last_user, planned, {', '.join(columns)}) "
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute(
-                f"{into} SELECT %s, s.first_user, s.last_user, s.planned, {', '.join(columns.values())} "
-                "FROM unnest(%s::text[], %s::text[], %s::integer[]) AS s(first_user, last_user, planned)",
-                [run, [one.first for one in found], [one.last for one in found], [one.users for one in found]],
-            )
-            return
-        cursor.executemany(
-            f"{into} VALUES (%s, %s, %s, %s, {', '.join(columns.values())})",
-            [(run, one.first, one.last, one.users) for one in found],
+    return block(
+        """
+        INSERT INTO mana_migration_migrationbatch (
+            first_user, last_user, planned, run_id, {names}
         )
+        SELECT s.first_user, s.last_user, s.planned, %s, {values}
+        FROM {planned}
+        """,
+        names=", ".join(columns),
+        values=", ".join(columns.values()),
+        planned="unnest(%s::text[], %s::text[], %s::integer[]) AS s(first_user, last_user, planned)"
+        if vendor == "postgresql"
+        else "(SELECT %s AS first_user, %s AS last_user, %s AS planned) s",
+    )
 
 
 def plan_migration(

@@ -6,6 +6,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.chain import OUTCOMES
 from mana_migration.engine import chain, dialect, users
+from mana_migration.engine.failures import NothingKeptError
+from wishes.sql import block
 
 
 def record_problem(
@@ -18,30 +20,63 @@ def record_problem(
     error_class: str,
     error_message: str,
 ) -> bool:
-    """Record that one user was left as they are; return whether a wallet that is still to do was there."""
+    """Record that one user was left as they are; return whether a wallet that is still to do was there.
+
+    Raises:
+        NothingKeptError: the database dropped the record.
+    """
     vendor = connection.vendor
     line = chain.record_line_sql(
         vendor,
-        run="%s",
-        outcome="%s",
+        run="%(run_text)s",
+        outcome="%(outcome)s",
         wishes=("w.green", "w.blue", "w.red"),
         before="w.mana",
         credited="0",
-        error="%s",
+        error="%(error_class)s",
         user=users.key_sql(vendor, "w.user_id"),
     )
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO mana_migration_usermigration (user_id, run_id, batch_id, status, green, blue, red, "
-            "mana_before, mana_credited, error_class, error_message, mark, created_at) "
-            f"SELECT w.user_id, %s, %s, %s, w.green, w.blue, w.red, w.mana, 0, %s, %s, {chain.mark_sql(vendor, line)}, "
-            f"{dialect.now(vendor)} "
-            "FROM wishes_wallet w WHERE w.user_id = %s AND NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r "
-            "WHERE r.user_id = w.user_id AND r.run_id = %s)",
-            [
-                *(run, batch, str(status), error_class, error_message),
-                *(str(run), OUTCOMES[status], error_class),
-                *(users.to_sql(connection, user), run),
-            ],
+    still_to_do = block(
+        """
+        FROM wishes_wallet w
+        WHERE w.user_id = %(user)s
+          AND NOT EXISTS (
+              SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id AND r.run_id = %(run)s
+          )
+        """
+    )
+    insert = block(
+        """
+        INSERT INTO mana_migration_usermigration (
+            user_id, run_id, batch_id, status, green, blue, red, mana_before, mana_credited,
+            error_class, error_message, mark, created_at
         )
-        return bool(cursor.rowcount)
+        SELECT w.user_id, %(run)s, %(batch)s, %(status)s, w.green, w.blue, w.red, w.mana, 0,
+               %(error_class)s, %(error_message)s, {mark}, {now}
+        {still_to_do}
+        """,
+        mark=chain.mark_sql(vendor, line),
+        now=dialect.now(vendor),
+        still_to_do=still_to_do,
+    )
+    values = {
+        "user": users.to_sql(connection, user),
+        "run": run,
+        "run_text": str(run),
+        "batch": batch,
+        "status": str(status),
+        "outcome": OUTCOMES[status],
+        "error_class": error_class,
+        "error_message": error_message,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(insert, values)
+        if cursor.rowcount:
+            return True
+        cursor.execute(f"SELECT 1\n{still_to_do}", values)
+        if cursor.fetchone() is not None:
+            raise NothingKeptError(
+                "the database did not keep the record of a user: a trigger or a rule of the site's own on "
+                "mana_migration_usermigration drops it"
+            )
+        return False

@@ -15,7 +15,7 @@ from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled,
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
 from wishes.moments import for_database
-from wishes.sql import block
+from wishes.sql import all_of, block
 
 #: Why a conversion is not reversed, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
@@ -55,26 +55,25 @@ def _selection(terms: ReversalTerms, *, within: str = "") -> str:
     ``within`` limits the records ``r`` that are read to those of a range of keys, as ``AND ...``.
     """
     # the record of this run by its index, as for a conversion
-    return block(
+    handled = block(
         """
-        w.status = 'migrated'
-        AND (
+        (
             SELECT 1 FROM mana_migration_usermigration r
             WHERE r.user_id = w.user_id AND r.run_id = {run}{within}
             LIMIT 1
         ) IS NULL
-        {imported}
-        {target}
-        {since}
-        {until}
         """,
         run=str(terms.run),
         within=within,
+    )
+    return all_of(
+        "w.status = 'migrated'",
+        handled,
         # a mass rollback leaves those whom the old system had converted
-        imported="" if terms.selected else f"AND w.run_id NOT IN ({_IMPORTS})",
-        target="" if terms.target_run is None else f"AND w.run_id = {terms.target_run}",
-        since="" if terms.since is None else "AND w.created_at >= %(since)s",
-        until="" if terms.until is None else "AND w.created_at < %(until)s",
+        "" if terms.selected else f"w.run_id NOT IN ({_IMPORTS})",
+        "" if terms.target_run is None else f"w.run_id = {terms.target_run}",
+        "" if terms.since is None else "w.created_at >= %(since)s",
+        "" if terms.until is None else "w.created_at < %(until)s",
     )
 
 
@@ -109,16 +108,13 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
             FROM mana_migration_usermigration w
             JOIN wishes_wallet b ON b.user_id = w.user_id
             WHERE {condition}
-              AND b.migrated_at IS NOT NULL
-              AND {selection}
             {locked}
         ) l
         """,
         debit=debit,
         line=f",\n{_line_sql(vendor, terms, debit)} AS line" if locked else "",
         problem=_problem_sql(terms),
-        condition=condition,
-        selection=_selection(terms, within=within),
+        condition=all_of(condition, "b.migrated_at IS NOT NULL", _selection(terms, within=within)),
         locked=dialect.ordered_lock(vendor, "w.user_id", "b") if locked else "",
     )
 
@@ -201,6 +197,38 @@ def _records_sql(vendor: str, terms: ReversalTerms, in_range: str) -> str:
     )
 
 
+def _record_kept_sql(terms: ReversalTerms) -> str:
+    """Return the SQL of whether the record of row ``p`` of ``picked`` is as it was written."""
+    gone = "NOT EXISTS (SELECT 1 FROM mana_migration_usermigration r WHERE r.id = p.record_id)"
+    closed = block(
+        """
+        EXISTS (
+            SELECT 1 FROM mana_migration_usermigration r
+            WHERE r.id = p.record_id AND r.user_id = p.user_id AND r.run_id = p.origin AND r.status = 'rolled_back'
+              AND r.reversal_run_id = {run} AND r.reversal_batch_id = %(batch)s
+              AND r.green = p.green AND r.blue = p.blue AND r.red = p.red AND r.mana_credited = p.credited
+              AND r.mana_debited = p.debit AND r.shortfall = p.credited - p.debit
+        )
+        """,
+        run=str(terms.run),
+    )
+    return block(
+        """
+        CASE WHEN p.valid
+            THEN {handled}
+            ELSE EXISTS (
+                SELECT 1 FROM mana_migration_usermigration r
+                WHERE r.user_id = p.user_id AND r.run_id = {run} AND r.batch_id = %(batch)s
+                  AND r.status = 'skipped' AND r.error_class = p.problem AND r.mana_before = p.mana
+                  AND r.mana_credited = 0
+            )
+        END
+        """,
+        handled=closed if terms.preserve_logs else gone,
+        run=str(terms.run),
+    )
+
+
 @lru_cache(maxsize=32)
 def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
     """Return the statements that reverse the conversions of a batch on these terms."""
@@ -235,7 +263,7 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
             picked=lambda claimed: picked_sql(
                 vendor,
                 terms,
-                f"w.user_id {in_range}\n  AND b.user_id {in_range}\n  AND {claimed}",
+                all_of(f"w.user_id {in_range}", f"b.user_id {in_range}", claimed),
                 within=f" AND r.user_id {in_range}",
                 locked=True,
             ),
@@ -245,7 +273,12 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
                 "entries": posting.insert_reversal_entries(reference, now),
                 "wallets": posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
             },
+            kept={
+                "records": _record_kept_sql(terms),
+                **posting.reversal_kept(f"'reversal:' || p.origin || ':' || {users.key_sql(vendor, 'p.user_id')}"),
+            },
             sums=_SUMS,
+            lock=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NOT NULL"),
             handled="rolled_back",
             left_out="skipped",
             reverses=True,

@@ -16,11 +16,12 @@ from typing import Any, Final
 from django.db import connections, transaction
 from django.db.models import Count, Max, Min
 
+from mana_migration.engine import foreign
 from mana_migration.errors import PreflightError
 from mana_migration.models import DirectWrite
 
 #: The trigger and its function; preflight knows the trigger as this tool's own.
-TRIGGER: Final = "mana_migration_observe"
+TRIGGER: Final = foreign.OBSERVER
 
 _FUNCTION: Final = f"""
     CREATE OR REPLACE FUNCTION {TRIGGER}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER

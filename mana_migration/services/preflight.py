@@ -15,7 +15,7 @@ from mana_migration.engine import failures, foreign
 from mana_migration.engine.foreign import Attachment
 from mana_migration.engine.support import unsupported
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
-from mana_migration.services import logs, observation
+from mana_migration.services import logs
 from wishes import constraints
 from wishes import guards as wishes_guards
 from wishes.errors import ReversalNotAllowedError
@@ -116,8 +116,7 @@ def _faults(connection: Any) -> dict[str, str]:
 
 def _attachments(using: str) -> list[Attachment]:
     connection = connections[using]
-    own = {guard.name for module in (wishes_guards, guards) for guard in module.statements(connection.vendor)}
-    return foreign.attachments(connection, _tables(), own=own | {observation.TRIGGER})
+    return foreign.attachments(connection, _tables(), own=foreign.own_triggers(connection.vendor))
 
 
 def _check_schema(using: str) -> None:

@@ -16,6 +16,7 @@ from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
 from tests.mana_migration.engine.one_batch import RATES, open_run, plan
 from tests.mana_migration.running import balanced, people, planted
+from tests.support.together import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
@@ -28,7 +29,12 @@ NAME = "host:1"
 
 @pytest.fixture(autouse=True)
 def commits_wait() -> Iterator[None]:
-    """Let commits wait for the log, as they do outside of tests."""
+    """Let commits wait for the log, as they do outside of tests, and batches go together."""
+    with together():
+        yield from _waiting()
+
+
+def _waiting() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit = on")
     yield
