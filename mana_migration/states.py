@@ -41,6 +41,7 @@ class EventKind(models.TextChoices):
     FINISHED = "finished", "Finished"
     ROLLED_BACK = "rolled_back", "Rolled back"
     CHECKLIST = "checklist", "Checklist"
+    WINDOW_OVER = "window_over", "Window over"
 
 
 class Action(enum.StrEnum):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mana_migration.domain.pacing import AUTO
 from mana_migration.errors import UsageError
 
 #: Users per batch, in one transaction, where nothing else is asked for.
 DEFAULT_BATCH_SIZE: Final = 50
+
+#: Users per batch of an emergency rollback, where nothing else is asked for.
+EMERGENCY_BATCH_SIZE: Final = 2_000
 
 #: The largest batch accepted: beyond it a transaction holds its locks for too long.
 LARGEST_BATCH: Final = 100_000
@@ -81,6 +84,26 @@ def parse_delay(value: object) -> float | str:
     return seconds
 
 
+def parse_until(value: object) -> str:
+    """Return the end of a window as an ISO date-time with its zone, from such a text; empty or ``none`` for none.
+
+    Raises:
+        UsageError: it is no date-time, or has no zone.
+    """
+    text = str(value or "").strip()
+    if text in ("", "none"):
+        return ""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UsageError(
+            f"until {text!r}: give an ISO date-time with its zone, such as 2026-11-24T05:00+01:00, or none"
+        )
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
 def parse_workers(value: object) -> int:
     """Return a number of processes on one machine from a number or its text.
 
@@ -116,23 +139,32 @@ class Controls:
     """What may be changed while a run is open; each change is an event.
 
     ``batch_size`` in users or ``auto``; ``delay`` between batches in seconds or ``auto``;
-    ``error_threshold`` in percent of the users attempted.
+    ``error_threshold`` in percent of the users attempted; ``until``: the end of the run's window as
+    an ISO date-time with its zone, empty for none.
     """
+
+    NAMES: ClassVar = ("batch_size", "delay", "error_threshold", "until")
 
     batch_size: int | str = DEFAULT_BATCH_SIZE
     delay: float | str = AUTO
     error_threshold: Decimal = DEFAULT_ERROR_THRESHOLD
+    until: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the controls for JSON."""
-        return {"batch_size": self.batch_size, "delay": self.delay, "error_threshold": str(self.error_threshold)}
+        """Return the controls for JSON; the window only where there is one."""
+        values = {"batch_size": self.batch_size, "delay": self.delay, "error_threshold": str(self.error_threshold)}
+        return values | ({"until": self.until} if self.until else {})
+
+    def window_is_over(self) -> bool:
+        """Say whether the run has a window that has ended."""
+        return bool(self.until) and datetime.now(UTC) >= datetime.fromisoformat(self.until)
 
     def contradictions(self, asked: Controls, given: Collection[str]) -> list[str]:
         """Return, in words, where these controls in force are not those asked for by name."""
         return [
             f"{name} is {self.as_dict()[name]!r}, not {asked.as_dict()[name]!r}"
             for name in self.as_dict()
-            if name in given and getattr(self, name) != getattr(asked, name)
+            if name != "until" and name in given and getattr(self, name) != getattr(asked, name)
         ]
 
     @classmethod
@@ -147,6 +179,7 @@ class Controls:
             batch_size=parse_batch_size(values.get("batch_size", default.batch_size)),
             delay=parse_delay(values.get("delay", default.delay)),
             error_threshold=parse_threshold(values.get("error_threshold", default.error_threshold)),
+            until=parse_until(values.get("until", "")),
         )
 
 
@@ -209,7 +242,7 @@ class RollbackOptions:
     reason: str = ""
     until: datetime | None = None
     breaker: bool = False
-    controls: Controls = field(default_factory=lambda: Controls(delay=0.0))
+    controls: Controls = field(default_factory=Controls)
     given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:

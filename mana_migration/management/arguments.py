@@ -6,8 +6,9 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from typing import Final
 
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
@@ -94,6 +95,29 @@ def user(value: str) -> str:
     return value
 
 
+def local_moment(naive: datetime, value: str) -> datetime:
+    """Return a local time in the configured time zone; an hour that happens twice or never is refused.
+
+    Raises:
+        argparse.ArgumentTypeError: it can be read in two ways, or does not exist, or is out of range.
+    """
+    try:
+        first, second = (timezone.make_aware(naive.replace(fold=fold)) for fold in (0, 1))
+        apart = first.utcoffset() != second.utcoffset()
+        exists = first.astimezone(UTC).astimezone(first.tzinfo).replace(tzinfo=None) == naive.replace(fold=0)
+    except (OverflowError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is out of range") from error
+    if apart and exists:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} happens twice, as the clocks are set back: give {first.isoformat()} or {second.isoformat()}"
+        )
+    if apart:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} does not exist, as the clocks are set forward: give {second.isoformat()} or {first.isoformat()}"
+        )
+    return first
+
+
 def moment(value: str) -> datetime:
     """Accept YYYY-MM-DD (the start of that day) or an ISO date-time in the configured time zone, not in the future."""
     try:
@@ -108,10 +132,7 @@ def moment(value: str) -> datetime:
     if parsed is None:
         raise argparse.ArgumentTypeError(f"{value!r} is not a date; give YYYY-MM-DD or an ISO date-time")
     if timezone.is_naive(parsed):
-        try:
-            parsed = timezone.make_aware(parsed)
-        except (OverflowError, ValueError) as error:
-            raise argparse.ArgumentTypeError(f"{value!r} is out of range") from error
+        parsed = local_moment(parsed, value)
     now = datetime.now(UTC)
     if parsed.year < EARLIEST_YEAR or parsed > now:
         when = "in the future" if parsed > now else f"before the year {EARLIEST_YEAR}"
@@ -119,12 +140,46 @@ def moment(value: str) -> datetime:
     return parsed
 
 
+_DURATION: Final = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+
+
+def run_time(value: str) -> datetime:
+    """Accept a duration such as 2h, 90m or 1h30m; returns the moment at which it will be over."""
+    match = _DURATION.fullmatch(value.strip())
+    parts = {name: int(number) for name, number in match.groupdict().items() if number} if match else {}
+    duration = timedelta(**parts) if parts and max(parts.values()) <= 1_000_000 else timedelta()
+    if not timedelta() < duration <= timedelta(days=30):
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is not a duration from 1s to 30 days; give one such as 2h or 1h30m"
+        )
+    return datetime.now(UTC) + duration
+
+
+def until(value: str) -> datetime:
+    """Accept HH:MM, its next occurrence in the configured time zone, or an ISO date-time in the future."""
+    now = timezone.localtime(datetime.now(UTC))
+    try:
+        clock = time.fromisoformat(value.strip()) if re.fullmatch(r"\d\d:\d\d", value.strip()) else None
+        parsed = parse_datetime(value.strip()) if clock is None else None
+    except ValueError:
+        clock = parsed = None
+    if clock is not None:
+        parsed = datetime.combine(now.date() + timedelta(days=clock <= now.time()), clock)
+    if parsed is None:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a time; give HH:MM or an ISO date-time")
+    if timezone.is_naive(parsed):
+        parsed = local_moment(parsed, value)
+    if parsed <= now:
+        raise argparse.ArgumentTypeError(f"{value!r} is over; give a time in the future")
+    return parsed
+
+
 def setting(value: str) -> tuple[str, str]:
     """Accept NAME=VALUE of a setting that may change while a run is open."""
     name, separator, text = value.partition("=")
     name = name.strip().replace("-", "_")
-    if not separator or name not in options.Controls().as_dict():
-        names = ", ".join(options.Controls().as_dict())
+    if not separator or name not in options.Controls.NAMES:
+        names = ", ".join(options.Controls.NAMES)
         raise argparse.ArgumentTypeError(f"{value!r}: give NAME=VALUE with a name of {names}")
     return name, text.strip()
 
@@ -132,6 +187,26 @@ def setting(value: str) -> tuple[str, str]:
 def run_or_setting(value: str) -> int | tuple[str, str]:
     """Accept the number of a run, or NAME=VALUE of a setting that may change while a run is open."""
     return setting(value) if "=" in value else whole_number(value)
+
+
+def add_window_options(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--run-time`` and ``--until``."""
+    window = group.add_mutually_exclusive_group()
+    window.add_argument(
+        "--run-time",
+        type=run_time,
+        metavar="DURATION",
+        dest="until",
+        help="End after this long, such as 2h or 90m: finish the current batch, leave the run open, exit with 0 "
+        "(default: no end). The same command resumes the run.",
+    )
+    window.add_argument(
+        "--until",
+        type=until,
+        metavar="HH:MM",
+        help="End at this time in the configured time zone, today or tomorrow, or at an ISO date-time; otherwise as "
+        "--run-time.",
+    )
 
 
 def add_workers_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

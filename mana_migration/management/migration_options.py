@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from django.core.management.base import CommandParser
 
-from mana_migration.domain.options import Controls, MigrationOptions
+from mana_migration.domain.options import Controls, MigrationOptions, parse_until
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
 from mana_migration.services.checklist import QUESTIONS
@@ -85,6 +85,7 @@ def add_migration_options(parser: CommandParser) -> None:
         f"auto (default: {default.delay}).",
     )
     arguments.add_workers_options(pace)
+    arguments.add_window_options(pace)
 
     failures = parser.add_argument_group("when users fail")
     failures.add_argument(
@@ -172,6 +173,7 @@ def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOp
     """Build the frozen options from the parsed command line."""
     default = Controls()
     asked = {name: options[name] for name in default.as_dict() if options[name] is not None}
+    asked["until"] = parse_until(options["until"])
     return MigrationOptions(
         users=users,
         limit=options["limit"],
@@ -181,7 +183,7 @@ def read_options(users: tuple[str, ...], options: dict[str, Any]) -> MigrationOp
         auto_fix=options["auto_fix"],
         auto_rollback=not options["no_auto_rollback"],
         controls=replace(default, **asked),
-        given=frozenset(asked),
+        given=frozenset(asked) - {"until"},
     )
 
 
@@ -203,11 +205,23 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     elif options["join"] is not None:
         _allow("--join, which takes a run as it is", options, "join", "workers", "executor")
     elif options["rollback"]:
-        _allow("--rollback", options, "rollback", "user_ids", "dry_run", "batch_size", "workers", "executor", "reason")
+        _allow(
+            "--rollback",
+            options,
+            "rollback",
+            "user_ids",
+            "dry_run",
+            "batch_size",
+            "workers",
+            "executor",
+            "reason",
+            "until",
+        )
     elif options["plan"] is not None:
         _refuse("--plan, which executes what was planned", options, "dry_run", "validate_only", "user_ids")
     elif options["user_ids"]:
-        _refuse("--user-id, which selects its users", options, "limit", "cohort", "retry_failed", "workers", "executor")
+        wrong = ("limit", "cohort", "retry_failed", "workers", "executor", "until")
+        _refuse("--user-id, which selects its users", options, *wrong)
     elif options["dry_run"] or options["validate_only"]:
         _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers", "executor")
     if options["save_plan"] is not None and not options["dry_run"]:
@@ -233,6 +247,7 @@ _FLAGS: Final = {
     "no_auto_rollback": "--no-auto-rollback",
     "delay": "--delay",
     "workers": "--workers",
+    "until": "--run-time or --until",
     "executor": "--executor",
     "join": "--join",
     "rollback": "--rollback",

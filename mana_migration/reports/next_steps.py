@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from mana_migration.domain.results import RunSummary
+from mana_migration.domain.words import counted
+from mana_migration.reports.formatting import duration
 from mana_migration.reports.splits import NEXT_TIME, NOW
 from mana_migration.states import RunKind, RunStatus, StopCause
 
@@ -21,6 +23,8 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
     run, rollback, status = summary.run, summary.kind == RunKind.ROLLBACK, RunStatus(summary.status)
     why = f"monitor_migration --report --run {run} shows why users failed"
     match status:
+        case RunStatus.RUNNING | RunStatus.PAUSED if "window" in summary.extra:
+            yield f"the same command resumes run {run}{_left(summary)}"
         case RunStatus.RUNNING | RunStatus.CHECKING | RunStatus.ROLLING_BACK if following:
             yield "monitor_migration --watch"
         case RunStatus.RUNNING:
@@ -44,6 +48,17 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
             yield from _after_completion(summary, why)
     if summary.halving.is_dear:
         yield NOW if status in (RunStatus.RUNNING, RunStatus.PAUSED) else NEXT_TIME
+
+
+def _left(summary: RunSummary) -> str:
+    """Say how many users are left and how long they take at this command's rate."""
+    left = summary.extra["window"]["users_left"]
+    if left is None:
+        return ""
+    handled = summary.totals.selected if summary.handled is None else summary.handled
+    rate = handled / summary.seconds if summary.seconds else 0
+    time = f", about {duration(left / rate)} at this rate" if rate else ""
+    return f": {counted(left, 'user')} left{time}"
 
 
 def _after_completion(summary: RunSummary, why: str) -> Iterator[str]:

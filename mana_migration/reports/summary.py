@@ -107,7 +107,9 @@ def _headline(summary: RunSummary, *, interrupted: bool) -> str:
     if summary.dry_run:
         return "dry run: nothing was written" if summary.status == "dry_run" else summary.status
     status = summary.status.replace("_", " ")
-    if interrupted:  # of a run that is paused or being taken back this alone would hide what matters
+    if "window" in summary.extra:
+        status = "the window is over; what was done is committed, the run stays open"
+    elif interrupted:  # of a run that is paused or being taken back this alone would hide what matters
         status = (
             "interrupted" if summary.status in (RunStatus.RUNNING, RunStatus.CHECKING) else f"{status}, interrupted"
         )

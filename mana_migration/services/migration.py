@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NOBODY_FAILED
-from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.validation import FixReport, blocking
 from mana_migration.domain.words import counted
@@ -87,6 +87,11 @@ class Migration:
 
     options: MigrationOptions
     reason: str = ""
+
+    @property
+    def controls(self) -> Controls:
+        """The pace, the error threshold and the window that are asked for."""
+        return self.options.controls
 
     @property
     def selected_users(self) -> tuple[str, ...]:

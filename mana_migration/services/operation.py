@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from django.db import transaction
 
 from mana_migration.domain.breaker import BreakerVerdict
-from mana_migration.domain.options import RollbackOptions
+from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
@@ -34,6 +34,10 @@ class Operation(Protocol):
     @property
     def selected_users(self) -> tuple[str, ...]:
         """The users that are selected one by one, empty for a mass run."""
+
+    @property
+    def controls(self) -> Controls:
+        """The pace, the error threshold and the window that are asked for."""
 
     @property
     def reverses(self) -> bool:
@@ -106,6 +110,7 @@ def open_or_resume(asked: Operation, context: RunContext) -> MigrationRun:
                 raise
     asked.refuse_to_resume(run)
     context.notice(asked.describe_resumed(run, context.using))
+    runs.set_window(run, asked.controls.until, actor=context.actor, using=context.using)
     runs.note_resumed_work(run.pk, actor=context.actor, using=context.using)
     return run
 
@@ -131,13 +136,19 @@ def work_on_run(run_id: int, context: RunContext, *, joining: bool = False) -> R
     if run.expected is not None:
         context.expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     work = work_of(run)
-    worker = Worker(run_id, work, context, throttle=Throttle(run_id, context) if work.throttled else None)
+    controls = run.controls_in_force
+    worker = Worker(
+        run_id, work, context, controls=controls, throttle=Throttle(run_id, context) if work.throttled else None
+    )
     ending = Ending.DONE if run.status == RunStatus.CHECKING else worker.run()
     if ending is Ending.DONE:
         check(run_id, work, context, joining=joining)
     elif ending is Ending.TRIPPED:
         trip(run_id, work.verdict(using), context)
-    if ending is not Ending.INTERRUPTED and (opened := runs.find_breaker_rollback(run_id, using=using)) is not None:
+    if (
+        ending not in (Ending.INTERRUPTED, Ending.WINDOW_OVER)
+        and (opened := runs.find_breaker_rollback(run_id, using=using)) is not None
+    ):
         work_on_run(opened.pk, replace(context, expecting=ignore), joining=joining)
     seconds = time.monotonic() - begun
     return summary(run.tripped_run or run_id, using=using, seconds=seconds, handled=worker.handled)
@@ -187,6 +198,14 @@ def trip(run_id: int, verdict: BreakerVerdict, context: RunContext) -> None:
     context.notice(f"the breaker tripped ({reason}): run {opened.pk} rolls back the conversions of run {run_id}")
 
 
+def _window(run: MigrationRun, using: str) -> dict[str, Any]:
+    """Return, for an open run whose window is over, when that was and how many users are left."""
+    if not run.is_open or not run.controls_in_force.window_is_over():
+        return {}
+    left = None if run.expected is None else max(0, run.expected - totals.run_totals(run, using).selected)
+    return {"window": {"until": run.controls_in_force.until, "users_left": left}}
+
+
 def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:
     """Return what a run has done so far; for one that is rolled back, what that did as ``extra["rollback"]``."""
     run = MigrationRun.objects.using(using).get(pk=run_id)
@@ -216,5 +235,5 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
         started_at=run.created_at,
         handled=handled,
         halving=totals.halving(run, using, figures),
-        extra=extra,
+        extra=extra | _window(run, using),
     )

@@ -12,7 +12,7 @@ from django.db.models import Count
 from django.utils import timezone
 
 from mana_migration.domain.breaker import BreakerVerdict
-from mana_migration.domain.options import MAX_SELECTED_USERS, RollbackOptions
+from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.words import counted
 from mana_migration.engine import pipeline, records, reversal, totals
@@ -88,6 +88,11 @@ class Rollback:
     """A rollback as it is asked for; see ``operation.Operation``."""
 
     options: RollbackOptions
+
+    @property
+    def controls(self) -> Controls:
+        """The pace, the error threshold and the window that are asked for."""
+        return self.options.controls
 
     @property
     def selected_users(self) -> tuple[str, ...]:

@@ -286,6 +286,21 @@ def cancel_planned(run: MigrationRun, using: str) -> int:
     )
 
 
+def end_window(run_id: int, until: str, *, using: str) -> None:
+    """Record, once for each window, that it is over and the run stays open."""
+    with transaction.atomic(using=using):
+        run = lock_run(run_id, using)
+        latest = run.events.order_by("-id").first()
+        if latest is None or latest.kind != EventKind.WINDOW_OVER:
+            add_event(run_id, EventKind.WINDOW_OVER, message=f"the window ended at {until}", using=using)
+
+
+def set_window(run: MigrationRun, until: str, *, actor: Actor, using: str) -> None:
+    """Give an open run the window of the command that resumes it, or none."""
+    if run.controls_in_force.until != until:
+        change_controls(run.pk, {"until": until}, actor=actor, using=using)
+
+
 def pause_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") -> bool:
     """Pause a run: its workers finish their current batch and wait.  Returns False where it is paused already.
 
@@ -316,7 +331,7 @@ def stop_run(run_id: int, *, actor: Actor, reason: str, using: str = "default") 
 def change_controls(
     run_id: int, changes: Mapping[str, Any], *, actor: Actor, reason: str = "", using: str = "default"
 ) -> Controls:
-    """Change the batch size, delay or error threshold of an open run, in force from its next planning or batch.
+    """Change the batch size, delay, error threshold or window of an open run, in force from its next planning or batch.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -329,16 +344,17 @@ def change_controls(
             raise RunConflictError(f"run {run_id} is {run.status_words}: its settings can no longer be changed")
         old = run.controls_in_force
         new = Controls.from_dict({**old.as_dict(), **changes})
-        for name, value in new.as_dict().items():
-            if value != old.as_dict()[name]:
+        before, after = old.as_dict(), new.as_dict()
+        for name in Controls.NAMES:
+            if after.get(name) != before.get(name):
                 add_event(
                     run.pk,
                     EventKind.SETTING_CHANGED,
                     actor=actor,
                     message=reason,
-                    details={"setting": name, "old": old.as_dict()[name], "new": value},
+                    details={"setting": name, "old": before.get(name, "none"), "new": after.get(name, "none")},
                     using=using,
                 )
-        run.controls = new.as_dict()
+        run.controls = after
         run.save(using=using, update_fields=["controls"])
     return new

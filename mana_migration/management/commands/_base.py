@@ -360,6 +360,8 @@ def run_code(flag: StopFlag, done: RunSummary) -> int:
 
 def outcome_code(done: RunSummary) -> int:
     """Return the exit code that a run deserves by how it ended."""
+    if "window" in done.extra:
+        return DONE
     if done.cause == StopCause.BREAKER:
         return TRIPPED
     if done.status in (RunStatus.STOPPED, RunStatus.ROLLED_BACK):

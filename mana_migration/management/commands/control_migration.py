@@ -40,8 +40,8 @@ class Command(RunCommand):
             type=arguments.run_or_setting,
             metavar="RUN|NAME=VALUE",
             help="The number of the run (default: the open one). With set: new values of "
-            f"{', '.join(Controls().as_dict())}; delay and error_threshold apply from the next batch, batch_size "
-            "some thousand users later.",
+            f"{', '.join(Controls.NAMES)}; they apply from the next batch, batch_size some thousand users later. "
+            "until is an ISO date-time with its zone, or none.",
         )
         arguments.add_reason_option(parser)
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from mana_migration.domain.options import SKIP, WRITE_OFF, Controls, RollbackOptions
+from mana_migration.domain.options import (
+    EMERGENCY_BATCH_SIZE,
+    SKIP,
+    WRITE_OFF,
+    Controls,
+    RollbackOptions,
+    parse_until,
+)
 from mana_migration.management import arguments
 from mana_migration.management.run_command import RunCommand
 from mana_migration.selectors.users import resolve_users
@@ -52,9 +60,17 @@ class Command(RunCommand):
             type=arguments.batch_size,
             metavar="N|auto",
             help="Roll back N users in one transaction, from 1 to 100000, or as many as take about 0.25 s with auto "
-            f"(default: {Controls().batch_size}).",
+            f"(default: {Controls().batch_size}; with --emergency {EMERGENCY_BATCH_SIZE:,}).",
+        )
+        parser.add_argument(
+            "--delay",
+            type=arguments.delay,
+            metavar="auto|SECONDS",
+            help="Wait this many seconds between batches, 0 for no pause, or only while the database is under load "
+            f"with auto (default: {Controls().delay}; with --emergency no pause).",
         )
         arguments.add_workers_options(parser)
+        arguments.add_window_options(parser)
         parser.add_argument(
             "--on-shortfall",
             choices=(SKIP, WRITE_OFF),
@@ -65,7 +81,8 @@ class Command(RunCommand):
         parser.add_argument(
             "--emergency",
             action="store_true",
-            help="Never ask, never pause, write off shortfalls; as atomic and as exact as any other rollback.",
+            help="Never ask, never wait for the database, write off shortfalls, and use larger batches; as atomic and "
+            "as exact as any other rollback.",
         )
         parser.add_argument(
             "--preserve-logs",
@@ -83,7 +100,8 @@ class Command(RunCommand):
 
     def run(self, **options: Any) -> int:
         """Roll back what was selected."""
-        size = options["batch_size"]
+        default = Controls(batch_size=EMERGENCY_BATCH_SIZE, delay=0.0) if options["emergency"] else Controls()
+        given = {name: options[name] for name in ("batch_size", "delay") if options[name] is not None}
         asked = RollbackOptions(
             users=tuple(resolve_users(options["user_ids"], using=options["database"])),
             since=options["since"],
@@ -93,8 +111,8 @@ class Command(RunCommand):
             on_shortfall=options["on_shortfall"],
             preserve_logs=options["preserve_logs"],
             reason=options["reason"],
-            controls=Controls(batch_size=Controls().batch_size if size is None else size, delay=0.0),
-            given=frozenset() if size is None else frozenset({"batch_size"}),
+            controls=replace(default, **given, until=parse_until(options["until"])),
+            given=frozenset(given),
         )
         if asked.since is not None:
             self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")

@@ -127,9 +127,10 @@ def _send(run: MigrationRun, using: str, workers: int | None = None) -> Migratio
 
 
 def find_work(using: str) -> MigrationRun | None:
-    """Return the open run that a worker can work on; None where there is none or it is paused."""
+    """Return the open run that a worker can work on; None where there is none, it is paused or its window is over."""
     run = runs.open_run_or_none(using)
-    return run if run is not None and run.allows(Action.WORK) else None
+    ready = run is not None and run.allows(Action.WORK) and not run.controls_in_force.window_is_over()
+    return run if ready else None
 
 
 def work(context: RunContext, *, once: bool = False, poll_seconds: float = POLL_SECONDS) -> list[RunSummary]:

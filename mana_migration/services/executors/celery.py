@@ -103,6 +103,10 @@ def _send(run: MigrationRun, context: RunContext, *, workers: int) -> RunSummary
     return follower.follow()
 
 
+#: Seconds without progress after which the workers of a run whose window is over have finished their batches.
+WINDOW_GRACE: Final = 2.0
+
+
 class Follower:
     """Follow a run that Celery's workers do, to its end or until asked to stop; report where no worker does it."""
 
@@ -163,7 +167,11 @@ class Follower:
             self._moved, self._waits_for = moment, ""
         self._context.progress(BatchResult(run.pk, 0, done, moment - self._polled, self._waits_for))
         self._polled = moment
-        return run if run.is_open else None
+        return run if run.is_open and not self._has_stopped_at_window(run, moment) else None
+
+    def _has_stopped_at_window(self, run: MigrationRun, moment: float) -> bool:
+        """Say whether the run's window is over and its workers have finished their batches."""
+        return run.controls_in_force.window_is_over() and moment - self._moved >= WINDOW_GRACE
 
     def _ask(self, run: MigrationRun) -> None:
         """Where nothing has moved for a while, ask the workers, and say what to do."""

@@ -61,6 +61,8 @@ class Ending(enum.Enum):
     """The run left ``running`` in other hands: stopped, being checked, or taken back."""
     TRIPPED = "tripped"
     """Too many users failed."""
+    WINDOW_OVER = "window_over"
+    """The run's window has ended; the run stays open."""
 
 
 _ENDINGS: Final = {Refill.ELSEWHERE: Ending.TAKEN_OVER, Refill.NOBODY: Ending.DONE}
@@ -73,6 +75,7 @@ class Worker:
         run_id: the run, open.
         work: what to do with its users.
         context: see ``RunContext``; asked between batches whether to stop.
+        controls: those in force when the work begins.
         throttle: called between batches with the controls in force and the latest batch's seconds;
             waits if it must, and returns whether the work may continue at its full pace.
     """
@@ -83,10 +86,11 @@ class Worker:
         work: Work,
         context: RunContext,
         *,
+        controls: Controls | None = None,
         throttle: Callable[[Controls, float], bool] | None = None,
     ) -> None:
         self._context = WorkerContext.of(context, run_id, work)
-        self._queue = BatchQueue(self._context, together=pipeline.MOST)
+        self._queue = BatchQueue(self._context, together=pipeline.MOST, controls=controls or Controls())
         self._recovery = Recovery(self._context)
         self._outage = Outage(self._context)
         self._throttle = throttle
@@ -132,6 +136,9 @@ class Worker:
                 return ending
 
     def _step(self) -> Ending | None:
+        if self._queue.controls.window_is_over():
+            runs.end_window(self._context.run_id, self._queue.controls.until, using=self._context.using)
+            return Ending.WINDOW_OVER
         task = self._queue.next()
         if task is None:
             return self._without_batch()

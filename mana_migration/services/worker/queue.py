@@ -58,10 +58,11 @@ class BatchQueue:
 
     Args:
         context: the run and its work.
+        controls: those in force when the work begins.
         together: batches that are claimed together at most: so far from other workers' to keep.
     """
 
-    def __init__(self, context: WorkerContext, *, together: int) -> None:
+    def __init__(self, context: WorkerContext, *, together: int, controls: Controls) -> None:
         self._context, self._together = context, together
         self._ahead: deque[Task] = deque()
         self._seen = 0  # batches that the latest look ahead found
@@ -69,7 +70,7 @@ class BatchQueue:
         self._cut_all = False  # the last early planning of this look found nobody
         self._size: BatchSize | None = None
         self._controls_read: str | Mapping[str, Any] = {}
-        self.controls = Controls()  # those in force, as of the latest batch or planning
+        self.controls = controls  # those in force, as of the latest batch or planning
         self.in_company = False  # others work on this run
 
     def next(self) -> Task | None:
