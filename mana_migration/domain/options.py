@@ -229,7 +229,8 @@ class RollbackOptions:
 
     ``users``: primary keys as text.  ``since``: conversions at or after that moment.  ``run``: those
     of one run.  ``everything``: all.  ``until`` is the moment of the start, so that the selection is
-    frozen.  ``given``: as for a migration.
+    frozen.  ``approved_by``: a second person, who is needed once the migration is closed.  ``given``:
+    as for a migration.
     """
 
     users: tuple[str, ...] = ()
@@ -240,6 +241,7 @@ class RollbackOptions:
     on_shortfall: str = SKIP
     preserve_logs: bool = True
     reason: str = ""
+    approved_by: str = ""
     until: datetime | None = None
     breaker: bool = False
     controls: Controls = field(default_factory=Controls)
@@ -270,6 +272,7 @@ class RollbackOptions:
             "on_shortfall": self.on_shortfall,
             "preserve_logs": self.preserve_logs,
             "breaker": self.breaker,
+            **({"approved_by": self.approved_by} if self.approved_by else {}),
         }
 
     @classmethod

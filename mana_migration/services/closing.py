@@ -84,8 +84,8 @@ def require_open(using: str, *, actor: Actor, approved_by: str = "") -> None:
     since = f"{timezone.localtime(closing.created_at):%Y-%m-%d %H:%M %Z} by {closing.actor}"
     own = "--approved-by names yourself; " if approved_by else ""
     raise ClosingError(
-        f"the migration was closed on {since}; {own}name a second person with --approved-by NAME, "
-        "or reopen it with control_migration reopen"
+        f"the migration was closed on {since}; {own}reopen it with control_migration reopen, or for a rollback name a "
+        "second person with rollback_migration --approved-by NAME"
     )
 
 

@@ -21,7 +21,7 @@ from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, checklist, runs, selected_users, validation
+from mana_migration.services import autofix, checklist, closing, runs, selected_users, validation
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
@@ -157,6 +157,7 @@ class Migration:
             RunConflictError: another mass run is open, or the rates differ from those of live conversions.
         """
         options, using = self.options, context.using
+        closing.require_open(using, actor=context.actor)
         checklist.require(using)
         rates = wishes_conf.rates()
         refuse_other_rates(rates, using)

@@ -22,7 +22,7 @@ from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import runs, selected_users
+from mana_migration.services import closing, runs, selected_users
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus, StopCause, statuses_before
 
@@ -143,6 +143,8 @@ class Rollback:
         """
         options, using = self.options, context.using
         check_target(options, using)
+        if not options.breaker:
+            closing.require_open(using, actor=context.actor, approved_by=options.approved_by)
         with transaction.atomic(using=using):
             open_run = runs.open_run_or_none(using)
             if open_run is not None and open_run.kind == RunKind.MIGRATION:

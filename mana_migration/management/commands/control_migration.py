@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -9,7 +10,10 @@ from django.core.management.base import CommandParser
 from mana_migration.domain.options import Controls
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
+from mana_migration.management.commands._base import DONE, PARTLY
 from mana_migration.management.run_command import CONTROLS, RunCommand
+from mana_migration.services import closing
+from mana_migration.services.context import current_actor
 from mana_migration.states import Action
 
 
@@ -30,9 +34,10 @@ class Command(RunCommand):
         """Add what to do, with which run."""
         parser.add_argument(
             "action",
-            choices=[str(action) for action in (*CONTROLS, Action.SET)],
+            choices=[*(str(action) for action in (*CONTROLS, Action.SET)), "close", "reopen"],
             help="Let the run's processes finish their current batch and wait (pause), let them continue (resume), end "
-            "the run for good and keep what it did (stop), or change settings (set).",
+            "the run for good and keep what it did (stop), change settings (set), close the whole migration after a "
+            "clean validation (close), or reopen it (reopen).",
         )
         parser.add_argument(
             "words",
@@ -43,10 +48,21 @@ class Command(RunCommand):
             f"{', '.join(Controls.NAMES)}; they apply from the next batch, batch_size some thousand users later. "
             "until is an ISO date-time with its zone, or none.",
         )
+        parser.add_argument(
+            "--archives",
+            type=Path,
+            metavar="FOLDER",
+            help="With close: say what still keeps the tables of mana_migration from being removed, by the archives of "
+            "archive_runs in this folder; nothing is changed.",
+        )
         arguments.add_reason_option(parser)
 
     def run(self, **options: Any) -> int:
         """Do it."""
+        if options["archives"] is not None and options["action"] != "close":
+            raise UsageError("--archives is for control_migration close")
+        if options["action"] in ("close", "reopen"):
+            return self.close_or_reopen(options)
         action = Action(options["action"])
         named = [word for word in options["words"] if isinstance(word, int)]
         settings = dict(word for word in options["words"] if not isinstance(word, int))
@@ -56,3 +72,21 @@ class Command(RunCommand):
             what = f"{next(iter(settings))}=... is for set" if settings else "set needs NAME=VALUE, such as delay=0.5"
             raise UsageError(f"control_migration {action}: {what}")
         return self.control(action, named[0] if named else None, settings, reason=options["reason"])
+
+    def close_or_reopen(self, options: dict[str, Any]) -> int:
+        """Close the migration for good, reopen it, or say what may be removed."""
+        if options["words"]:
+            raise UsageError(f"control_migration {options['action']} concerns the whole migration: name no run")
+        if options["archives"] is not None:
+            problems = closing.removable(options["archives"], using=self.using)
+            lines = problems or ["every run is archived: the tables of mana_migration may be removed"]
+            self.print_result({"removable": not problems, "problems": problems}, lines)
+            return PARTLY if problems else DONE
+        change = closing.close if options["action"] == "close" else closing.reopen
+        done = change(actor=current_actor(), reason=options["reason"], using=self.using)
+        self.print_result({"closed": done.closed, "details": done.details}, [f"the migration is {_state(done.closed)}"])
+        return DONE
+
+
+def _state(closed: bool) -> str:
+    return "closed: runs and mass rollbacks are refused from now on" if closed else "open again"

@@ -96,6 +96,14 @@ class Command(RunCommand):
             dest="preserve_logs",
             help="Delete the records of the users rolled back; the ledger and the run's totals stay.",
         )
+        parser.add_argument(
+            "--approved-by",
+            type=arguments.text,
+            default="",
+            metavar="NAME",
+            help="The second person who approved a mass rollback; needed once the migration is closed, and kept with "
+            "the run.",
+        )
         arguments.add_reason_option(parser)
 
     def run(self, **options: Any) -> int:
@@ -111,6 +119,7 @@ class Command(RunCommand):
             on_shortfall=options["on_shortfall"],
             preserve_logs=options["preserve_logs"],
             reason=options["reason"],
+            approved_by=options["approved_by"],
             controls=replace(default, **given, until=parse_until(options["until"])),
             given=frozenset(given),
         )

@@ -51,7 +51,7 @@ def test_it_is_not_closed_over_findings(run: int) -> None:
 def test_a_second_person_or_a_reopening_is_needed_afterwards(run: int) -> None:
     closing.require_open("default", actor=OLGA)
     closing.close(actor=OLGA, reason="", using="default")
-    with pytest.raises(closing.ClosingError, match="name a second person with --approved-by"):
+    with pytest.raises(closing.ClosingError, match="name a second person with rollback_migration --approved-by"):
         closing.require_open("default", actor=PAUL)
     with pytest.raises(closing.ClosingError, match="names yourself"):
         closing.require_open("default", actor=PAUL, approved_by="Paul")
