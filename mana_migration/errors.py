@@ -103,3 +103,7 @@ class BrokerUnavailableError(MigrationError):
 
 class CheckFailedError(MigrationError):
     """A rule that must hold does not."""
+
+
+class NotConfirmedError(MigrationError):
+    """The operator's answer to a question was no; nothing was changed."""

@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(
             {
                 "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-                "level": "warn" if record.levelname == "WARNING" else record.levelname.lower(),
+                "level": "WARN" if record.levelname == "WARNING" else record.levelname,
                 "message": record.getMessage(),
                 "context": self._common | {key: value for key, value in context.items() if key in CONTEXT_KEYS},
             },
@@ -132,6 +132,11 @@ class DailyFileHandler(logging.Handler):
             os.write(self._descriptor, (self.format(record) + "\n").encode())
         except OSError:
             self.lost_lines += 1
+
+    def change_kind(self, kind: str) -> None:
+        """Write to the file of another kind from the next line on."""
+        if kind != self.kind:
+            self.kind, self._day = kind, ""
 
     def close_file(self) -> None:
         """Close the current file, if one is open."""
@@ -224,6 +229,20 @@ def of_this_thread(kind: str, *, database: str) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         handler.close()
+
+
+@contextmanager
+def written_to(kind: str) -> Iterator[None]:
+    """Send what a block logs to the daily file of ``kind``, where this process writes one at all."""
+    handlers = [handler for handler in logging.getLogger(_ROOT).handlers if isinstance(handler, DailyFileHandler)]
+    before = [handler.kind for handler in handlers]
+    for handler in handlers:
+        handler.change_kind(kind)
+    try:
+        yield
+    finally:
+        for handler, old in zip(handlers, before, strict=True):
+            handler.change_kind(old)
 
 
 def release() -> None:

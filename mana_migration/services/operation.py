@@ -131,8 +131,13 @@ def work_on_run(run_id: int, context: RunContext, *, joining: bool = False) -> R
     Raises:
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
-    begun, using = time.monotonic(), context.using
-    run = MigrationRun.objects.using(using).get(pk=run_id)
+    run = MigrationRun.objects.using(context.using).get(pk=run_id)
+    with logs.written_to(logs.ROLLBACK if run.is_rollback else logs.MIGRATION):
+        return _work_on(run, context, joining=joining)
+
+
+def _work_on(run: MigrationRun, context: RunContext, *, joining: bool) -> RunSummary:
+    begun, using, run_id = time.monotonic(), context.using, run.pk
     if run.expected is not None:
         context.expecting(max(0, run.expected - totals.run_totals(run, using).selected))
     work = work_of(run)

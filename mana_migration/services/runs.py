@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from mana_migration.domain.options import Controls
+from mana_migration.domain.results import FIGURES
 from mana_migration.engine import dialect, totals
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
@@ -95,12 +96,22 @@ def create_run(
                 finished_at=None if status.is_open else datetime.now(UTC),
             )
             add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
+            logs.write(logging.INFO, f"run {run.pk}: {_asked(run)}", run=run.pk, kind=str(kind), users=expected)
     except IntegrityError as error:
         if "one_open_run" not in str(error):
             raise
         other = open_run_or_none(using)
         raise RunConflictError(describe_conflict(other)) from error
     return run
+
+
+def _asked(run: MigrationRun) -> str:
+    """Return what a run was asked for, in a line: its controls, and the options that differ from the usual."""
+    asked = {name: value for name, value in run.options.items() if value not in (None, False, "", [])}
+    selected = asked.pop("users", None)
+    if selected:
+        asked["selected_users"] = len(selected)
+    return ", ".join(f"{name} {value}" for name, value in (run.controls | asked).items())
 
 
 def describe_conflict(other: MigrationRun | None) -> str:
@@ -201,6 +212,14 @@ def change_status(
             cancel_planned(run, using)
             totals.fold(run, using)
             run.save(using=using, update_fields=["folded"])
+            figures = totals.run_totals(run, using)
+            logs.write(
+                logging.INFO,
+                f"run {run.pk}: {run.status_words}",
+                run=run.pk,
+                status=str(target),
+                **{name: getattr(figures, name) for name in FIGURES},
+            )
         if target.state.event is not None:
             add_event(run.pk, target.state.event, actor=actor, message=reason, details=details, using=using)
     return True

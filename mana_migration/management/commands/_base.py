@@ -23,7 +23,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connectio
 
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import failures, sessions
-from mana_migration.errors import MigrationError, UsageError, for_database
+from mana_migration.errors import MigrationError, NotConfirmedError, UsageError, for_database
 from mana_migration.management.streams import forget_readers
 from mana_migration.reports import summary
 from mana_migration.reports.progress import ProgressDisplay
@@ -121,6 +121,7 @@ class MigrationCommand(BaseCommand):
         shared.add_argument(
             "--log-level",
             default="info",
+            type=str.lower,
             choices=tuple(logs.LEVELS),
             help="Write log lines of this level and above to the daily log file (default: %(default)s).",
         )
@@ -138,6 +139,10 @@ class MigrationCommand(BaseCommand):
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of this command alone."""
+
+    def kind_of_log(self, options: Mapping[str, Any]) -> str:
+        """Return which daily log file the command writes to."""
+        return self.log_kind
 
     def run(self, **options: Any) -> int:
         """Do the work and return the exit code."""
@@ -165,7 +170,9 @@ class MigrationCommand(BaseCommand):
         self.dry_run = bool(options.get("dry_run"))
         log = None
         try:
-            log = logs.configure(self.log_kind, options["log_level"], database=self.using, needed=self.needs_log)
+            log = logs.configure(
+                self.kind_of_log(options), options["log_level"], database=self.using, needed=self.needs_log
+            )
             if self.verbosity > 1:
                 logs.show(self.progress_stream)
             with sessions.named(self.session_name(options)):
@@ -207,7 +214,7 @@ class MigrationCommand(BaseCommand):
         code = getattr(error, "returncode", REFUSED) if error is not None else self.exit_code
         known = error.__cause__ or error if error is not None else None
         logs.write(
-            logging.ERROR if error is not None else logging.INFO,
+            logging.INFO if known is None or isinstance(known, NotConfirmedError) else logging.ERROR,
             "the command ended",
             command=type(self).__module__.rpartition(".")[2],
             exit_code=code,
@@ -282,7 +289,7 @@ class MigrationCommand(BaseCommand):
 
         Raises:
             UsageError: there is no terminal to ask on.
-            MigrationError: the answer was no.
+            NotConfirmedError: the answer was no.
         """
         if options["no_input"]:
             return
@@ -291,7 +298,7 @@ class MigrationCommand(BaseCommand):
         self.stderr.write(f"{question} Type yes to continue: ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() != "yes":
-            raise MigrationError(on_no)
+            raise NotConfirmedError(on_no)
 
     def ask(self, options: Mapping[str, Any], question: str) -> bool | None:
         """Ask a yes-or-no question on a terminal; return None without a terminal or a clear answer."""

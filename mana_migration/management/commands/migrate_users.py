@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import checklist, dry_run, plans, rehearsal
+from mana_migration.services import checklist, dry_run, logs, plans, rehearsal
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
@@ -47,6 +48,10 @@ class Command(RunCommand):
         add_migration_options(parser)
         add_checklist_options(parser)
         add_replaced_options(parser)
+
+    def kind_of_log(self, options: Mapping[str, Any]) -> str:
+        """Return the log of rollbacks for ``--rollback``."""
+        return logs.ROLLBACK if options["rollback"] else self.log_kind
 
     def run(self, **options: Any) -> int:
         """Route to the one call that the options mean."""

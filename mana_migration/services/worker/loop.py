@@ -29,8 +29,10 @@ from mana_migration import conf
 from mana_migration.domain import breaker
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, BatchResult, Totals
+from mana_migration.domain.words import counted
 from mana_migration.engine import failures, pipeline, sessions
 from mana_migration.engine.batches import Limits, Task
+from mana_migration.models import UserMigration
 from mana_migration.services import logs, runs
 from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import Work, WorkerContext
@@ -45,6 +47,9 @@ IDLE_WAIT: Final = 0.2
 #: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
 ALONE_AT_FIRST: Final = 1_000
 ALONE_AFTER_TROUBLE: Final = 100
+
+#: Seconds between two status lines in the log.
+STATUS_SECONDS: Final = 60.0
 
 #: Errors that are no single batch's: the database is gone, or cannot do the work at all.
 _NO_BATCHS: Final = (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT)
@@ -95,6 +100,7 @@ class Worker:
         self._outage = Outage(self._context)
         self._throttle = throttle
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
+        self._logged, self._logged_users = time.monotonic(), 0  # when the status was logged last
         self.handled = 0  # users that this worker accounted for
         self._attempted = 0  # those of them that count for the error rate
         self._alone = 0  # batches still to be sent one by one
@@ -212,16 +218,10 @@ class Worker:
                 seconds=round(seconds, 4),
                 **{name: getattr(result, name) for name in FIGURES},
             )
-        for name, count in result.errors.items():
-            logs.write(
-                logging.WARNING,
-                f"{count} users of batch {batch} failed: {name}",
-                run=run_id,
-                batch=batch,
-                error_class=name,
-                count=count,
-            )
+        if result.errors or result.skips:
+            self._log_left_out(batch)
         self.handled += result.selected
+        self._log_status()
         self._recovery.handled(result.selected)
         self._seconds = seconds
         if result.failed:
@@ -236,6 +236,33 @@ class Worker:
         if self._throttle is not None and not self._throttle(self._queue.controls, seconds):
             self._alone = ALONE_AFTER_TROUBLE
         return None
+
+    def _log_left_out(self, batch: int) -> None:
+        """Log each user of a batch who failed or was skipped, by the number of the record."""
+        records = UserMigration.objects.using(self._context.using).filter(batch=batch).exclude(error_class="")
+        for record, error_class, message in records.order_by("pk").values_list("pk", "error_class", "error_message"):
+            logs.write(
+                logging.WARNING,
+                f"record {record}: {error_class}: {message}",
+                run=self._context.run_id,
+                batch=batch,
+                record=record,
+                error_class=error_class,
+            )
+
+    def _log_status(self) -> None:
+        """Log once a minute how far this process is."""
+        moment = time.monotonic()
+        if moment - self._logged < STATUS_SECONDS:
+            return
+        rate = round(60 * (self.handled - self._logged_users) / (moment - self._logged))
+        self._logged, self._logged_users = moment, self.handled
+        logs.write(
+            logging.INFO,
+            f"run {self._context.run_id}: {counted(self.handled, 'user')} processed by {self.name}, {rate:,} a minute",
+            run=self._context.run_id,
+            users=self.handled,
+        )
 
     def _without_batch(self) -> Ending | None:
         """Nothing could be claimed: plan more, wait, or find that the run has ended."""

@@ -19,11 +19,11 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from mana_migration.management.commands import _base
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services.context import StopFlag
 from tests.factories import WalletFactory
 from tests.mana_migration.history import make_run
-from tests.mana_migration.running import migrate, people, refuse_records, roll_back
+from tests.mana_migration.running import cure, migrate, people, refuse_records, roll_back
 from tests.support.commands import PROJECT, manage_environment, run_command, run_manage
 from tests.support.oracle import assert_books_balance
 from wishes import services
@@ -74,7 +74,7 @@ def test_the_folder_and_the_files_are_ours_alone(logs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("level", "levels"),
-    [("debug", {"debug", "info", "warn"}), ("info", {"info", "warn"}), ("warn", {"warn"}), ("error", set())],
+    [("debug", {"DEBUG", "INFO", "WARN"}), ("info", {"INFO", "WARN"}), ("WARN", {"WARN"}), ("error", set())],
 )
 def test_only_lines_of_the_level_and_above_are_written(logs: Path, level: str, levels: set[str]) -> None:
     keys = people(20)
@@ -99,7 +99,7 @@ def test_a_refusal_is_logged_with_its_class_and_without_what_was_typed(logs: Pat
     assert run_command("migrate_users", "--user-id", "jane@example.org").code == 1
     (line,) = lines(logs)
     assert (line["level"], line["context"]) == (
-        "error",
+        "ERROR",
         {"database": "default", "command": "migrate_users", "exit_code": 1, "error_class": "UserNotFoundError"},
     )
 
@@ -108,7 +108,7 @@ def test_the_breaker_is_an_error_in_the_log(logs: Path) -> None:
     keys = people(20)
     refuse_records(keys[:10])
     migrate(code=4)
-    (line,) = [line for line in lines(logs) if line["level"] == "error"]
+    (line,) = [line for line in lines(logs) if line["level"] == "ERROR"]
     assert line["message"] == "the breaker tripped"
     assert "users attempted" in line["context"]["reason"]
 
@@ -368,3 +368,32 @@ def test_elsewhere_nothing_but_plain_lines_is_written() -> None:
     result = run_manage("migrate_users", "--batch-size", "5")
     assert "\x1b" not in result.out + result.err
     assert result.err == ""
+
+
+def test_a_run_logs_its_options_each_user_left_out_and_its_totals(logs: Path) -> None:
+    WalletFactory(green=-1)
+    WalletFactory()
+    done = migrate("--skip-invalid", "--cohort", "100%", "--batch-size", 7, code=3)
+    run, record = done["run"], UserMigration.objects.get(error_class="negative_balance").pk
+    messages = [line["message"] for line in lines(logs)]
+    assert any(text.startswith(f"run {run}: batch_size 7, delay 0.0, ") for text in messages)
+    assert any("skip_invalid True" in text for text in messages)
+    (line,) = [line for line in lines(logs) if line["context"].get("record") == record]
+    assert line["message"].startswith(f"record {record}: negative_balance: a balance is negative")
+    assert line["context"]["error_class"] == "negative_balance"
+    (ended,) = [
+        line for line in lines(logs) if line["message"] == f"run {run}: completed" and "status" in line["context"]
+    ]
+    assert (ended["context"]["migrated"], ended["context"]["skipped"], ended["context"]["mana"]) == (1, 1, 1230)
+
+
+def test_the_rollback_of_a_breaker_is_logged_as_a_rollback(logs: Path) -> None:
+    refuse_records(people(60)[:10])
+    try:
+        done = migrate(code=4)
+    finally:
+        cure()
+    rollback = done["rollback"]["run"]
+    files = {path.name.partition("-")[0]: path.read_text() for path in logs.glob("*.log")}
+    assert f'"run {rollback}: completed"' in files["rollback"]
+    assert f'"run {rollback}: completed"' not in files["migration"]

@@ -35,7 +35,7 @@ def test_a_line_is_one_json_object_with_four_keys(folder: Path) -> None:
     (line,) = written(folder)
     assert list(line) == ["timestamp", "level", "message", "context"]
     assert (line["level"], line["message"], line["context"]) == (
-        "warn",
+        "WARN",
         "half\ndone \x1b[31m\u2028",
         {"run": 7, "batch": 2**70},
     )
