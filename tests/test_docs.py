@@ -45,4 +45,6 @@ def test_every_command_is_in_the_readme(command: str) -> None:
 def test_every_link_leads_somewhere(page: str) -> None:
     path = PROJECT / page if page == "README.md" else PROJECT / "docs" / page
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
-    assert [target for target in targets if not (path.parent / target).exists()] == []
+    # reference/ is written from the code by "make docs", which fails on a link that leads nowhere
+    written = [target for target in targets if not target.startswith("reference/")]
+    assert [target for target in written if not (path.parent / target).exists()] == []
