@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from django.db import models
 
 from wishes.guards import canonical
-
-#: Columns that a unique key may have besides its own: ``scripts/distribute_by_user.sql`` puts the user in front.
-_MAY_LEAD: Final = frozenset({"user_id"})
 
 
 @dataclass(slots=True)
@@ -73,7 +70,7 @@ def _column(model: type[models.Model], name: str) -> str:
 
 
 def _is_unique(table: _Table, columns: set[str]) -> bool:
-    return any(columns <= key <= columns | _MAY_LEAD for key in table.unique)
+    return columns in table.unique
 
 
 def _holds(definitions: list[list[str]], wanted: list[str]) -> bool:
