@@ -1,4 +1,4 @@
-"""docs/commands.md names options by purpose, every exit code and status; tests/test_docs.py compares help texts."""
+"""docs/commands.md names options by purpose, every exit code and status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def options_of(name: str) -> set[str]:
 
 
 def section(title: str) -> str:
-    found = re.search(rf"^## {title}$(.*?)(?=^## )", TEXT, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
     assert found
     return found.group(1)
 
@@ -42,7 +42,7 @@ def test_no_option_is_documented_that_does_not_exist() -> None:
 
 def test_every_option_of_the_two_that_move_money_is_told_by_purpose() -> None:
     told = set(re.findall(r"(--[a-z-]+)", section("By what you want to do")))
-    common = {"--database", "--log-level", "--format", "--preserve-logs"}
+    common = {"--database", "--log-level", "--format", "--preserve-logs", "--workers", "--executor"}
     for name in ("migrate_users", "rollback_migration"):
         assert not options_of(name) - told - common, name
 
