@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
+from mana_migration.domain.results import Totals
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.domain.statistics import Statistics
 from mana_migration.domain.validation import ValidationReport
 
 #: The version of the report's data in every format; it grows when a reader of the old one would go wrong.
@@ -260,10 +262,95 @@ class RunReport:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportToCome:
-    """What of a report is known at once; ``whole`` returns all of it, when it has been gathered."""
+class UsersLeft:
+    """Users who are not migrated: what last became of them, why, how many, and record ids as examples."""
+
+    state: str
+    reason: str
+    users: int
+    examples: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """One run of the whole migration, with who started it and the head of its chain of digests."""
 
     run: int
+    kind: str
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    actor: str
+    reason: str
+    totals: Totals
+    chain_head: str
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What somebody did: when, to which run (None: to none), what, who, and why."""
+
+    at: datetime
+    run: int | None
+    what: str
+    actor: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WholeValue:
+    """The value of all wallets from the start of the first run to now, in mana at the rates.
+
+    ``changes`` are what was booked since, by what it was; ``after`` is what all wallets are worth now.
+    """
+
+    first_run: int
+    before: int
+    changes: Sequence[tuple[str, int]]
+    after: int
+
+    @property
+    def difference(self) -> int:
+        """Return what is in no ledger: too much, or missing (negative); 0 where everything is accounted for."""
+        return self.after - self.before - sum(amount for _, amount in self.changes)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeReport:
+    """The whole migration: all runs, from the first to now.  ``details`` streams the users' final records.
+
+    ``value`` is None where no run has taken the sums, or the rates have changed since.
+    """
+
+    generated_at: datetime
+    time_zone: str
+    statistics: Statistics
+    left: Sequence[UsersLeft]
+    value: WholeValue | None
+    runs: Sequence[RunEntry]
+    acts: Sequence[Act]
+    validation: ValidationReport | None
+    since: datetime | None
+    listed: Sequence[StatusSum]
+    details: UserDetails
+
+    @property
+    def users_listed(self) -> int:
+        """Return how many users ``details`` yields."""
+        return sum(part.users for part in self.listed)
+
+
+AnyReport = RunReport | WholeReport
+
+
+@dataclass(frozen=True, slots=True)
+class ReportToCome:
+    """What of a report is known at once; ``whole`` returns all of it, when it has been gathered.
+
+    ``run`` is None of the report of the whole migration.
+    """
+
+    run: int | None
     generated_at: datetime
     details: UserDetails
-    whole: Callable[[], RunReport]
+    whole: Callable[[], AnyReport]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from mana_migration.files import free_name, new_file, refuse_taken
 
 if TYPE_CHECKING:
-    from mana_migration.domain.report import ReportToCome, RunReport
+    from mana_migration.domain.report import AnyReport, ReportToCome
 
 #: The formats a report can be written in.
 FORMATS: Final = ("json", "csv", "html", "xlsx")
@@ -24,12 +24,13 @@ CONTENT_TYPES: Final = {
 }
 
 
-def default_name(run: int, format_: str, made: datetime, zone: tzinfo) -> str:
-    """Return the name of a report where none was asked for: migration-report-2026-11-23-run7.json."""
-    return f"migration-report-{made.astimezone(zone):%Y-%m-%d}-run{run}.{format_}"
+def default_name(run: int | None, format_: str, made: datetime, zone: tzinfo) -> str:
+    """Return the name of a report where none was asked for: migration-report-2026-11-23-run7.json, or -all.json."""
+    about = "all" if run is None else f"run{run}"
+    return f"migration-report-{made.astimezone(zone):%Y-%m-%d}-{about}.{format_}"
 
 
-def default_path(folder: Path, run: int, format_: str, made: datetime, zone: tzinfo) -> Path:
+def default_path(folder: Path, run: int | None, format_: str, made: datetime, zone: tzinfo) -> Path:
     """Return where a report goes by default; a second one on the same day gets a number."""
     return free_name(folder / default_name(run, format_, made, zone))
 
@@ -72,7 +73,7 @@ def write_stream(report: ReportToCome, format_: str, stream: BinaryIO, *, text_a
         _module(format_).write(report.whole(), stream)
 
 
-def write_to(report: RunReport, format_: str, stream: BinaryIO) -> None:
+def write_to(report: AnyReport, format_: str, stream: BinaryIO) -> None:
     """Write a report's main file to a stream, for a download."""
     _module(format_).write(report, stream)
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 import tablib
 
-from mana_migration.domain.report import ReportToCome, RunReport
+from mana_migration.domain.report import AnyReport, ReportToCome
 from mana_migration.reports.cells import csv_cell, text_amount
 from mana_migration.reports.databook import databook, user_sets
 from mana_migration.reports.sections import USER_COLUMNS, sections
@@ -19,7 +19,7 @@ from mana_migration.reports.sections import USER_COLUMNS, sections
 SUMMARY_COLUMNS: Final = ("section", "row", "item", "figure", "value")
 
 
-def write(report: RunReport | ReportToCome, stream: BinaryIO, *, text_amounts: bool = False) -> None:
+def write(report: AnyReport | ReportToCome, stream: BinaryIO, *, text_amounts: bool = False) -> None:
     """Write one line per user; the database does it itself where it can.
 
     ``text_amounts``: numbers of more than 15 digits become text, which a spreadsheet does not round.
@@ -33,7 +33,7 @@ def write(report: RunReport | ReportToCome, stream: BinaryIO, *, text_amounts: b
         stream.write(_csv(users))
 
 
-def write_summary(report: RunReport, stream: BinaryIO) -> None:
+def write_summary(report: AnyReport, stream: BinaryIO) -> None:
     """Write all other tables as one; see Note [One tidy table]."""
     found, tidy = sections(report), tablib.Dataset(headers=SUMMARY_COLUMNS)
     for section, sheet in zip(found, databook(found, csv_cell).sheets(), strict=True):

@@ -19,13 +19,12 @@ from django.template.loader import render_to_string
 from django.utils.html import escape
 from django.utils.timezone import get_current_timezone
 
-from mana_migration.domain.report import RunReport, UserDetail
+from mana_migration.domain.report import AnyReport, RunReport, UserDetail, WholeReport
 from mana_migration.reports.databook import databook
 from mana_migration.reports.formatting import duration, number, percent, when
 from mana_migration.reports.report_charts import report_charts
 from mana_migration.reports.report_text import text_cell
-from mana_migration.reports.run_lines import headline
-from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections, verdict
+from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections, title, verdict
 from mana_migration.states import RunStatus, Tone
 
 #: Users listed one by one in the page; of more, those who failed or were skipped come first.
@@ -86,14 +85,13 @@ def content_security_policy() -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def write(report: RunReport, stream: BinaryIO) -> None:
+def write(report: AnyReport, stream: BinaryIO) -> None:
     """Write the page; its size has a limit, since it lists at most ``USERS_LISTED`` users."""
     stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
 
 
-def context(report: RunReport) -> dict[str, Any]:
+def context(report: AnyReport) -> dict[str, Any]:
     """Return what the template shows; every value is text."""
-    seen = report.snapshot
     listed, problems_first = _listed(report)
     found = sorted(sections(report), key=_is_calm)  # sorted() keeps the order of equals
     book = databook(found, partial(text_cell, zone=get_current_timezone()))
@@ -101,16 +99,9 @@ def context(report: RunReport) -> dict[str, Any]:
     return {
         "policy": content_security_policy(),
         "style": style(),
-        "title": headline(seen),
-        "status": seen.status_label,
-        "tone": RunStatus(seen.status).state.tone,
-        "run": seen.run,
-        "kind": seen.kind_label,
-        "started": when(seen.started_at, get_current_timezone()),
-        "finished": when(seen.finished_at, get_current_timezone()) if seen.finished_at else "",
+        "title": title(report),
         "made": when(report.generated_at, get_current_timezone()),
-        "tiles": _tiles(report),
-        "charts": report_charts(report),
+        **(_head_of_all(report) if isinstance(report, WholeReport) else _head_of_run(report)),
         "tables": tables,
         "users": {
             "columns": [(name.replace("_", " "), name not in _TEXTS) for name in USER_COLUMNS],
@@ -123,6 +114,41 @@ def context(report: RunReport) -> dict[str, Any]:
             "cut": len(listed) < report.users_listed,
             "problems_first": problems_first,
         },
+    }
+
+
+def _head_of_run(report: RunReport) -> dict[str, Any]:
+    seen = report.snapshot
+    return {
+        "status": seen.status_label,
+        "tone": RunStatus(seen.status).state.tone,
+        "heading": f"{seen.kind_label}: run {seen.run}",
+        "started": when(seen.started_at, get_current_timezone()),
+        "finished": when(seen.finished_at, get_current_timezone()) if seen.finished_at else "",
+        "tiles": _tiles(report),
+        "charts": report_charts(report),
+    }
+
+
+def _head_of_all(report: WholeReport) -> dict[str, Any]:
+    counts, value = report.statistics.users, report.value
+    tiles = [
+        Tile("Users migrated", number(counts.migrated), f"of {number(counts.total)}"),
+        Tile("Pending", number(counts.pending), "", Tone.WARN if counts.pending else Tone.PLAIN),
+        Tile("Mana in the system", number(report.statistics.mana)),
+        Tile("Runs", number(len(report.runs))),
+    ]
+    if value is not None:
+        agrees = "agree" if not value.difference else "do NOT agree"
+        tiles.append(Tile("Books", agrees, "to the unit", Tone.BAD if value.difference else Tone.GOOD))
+    return {
+        "status": "complete" if not counts.pending else "users are left",
+        "tone": Tone.WARN if counts.pending else Tone.GOOD,
+        "heading": title(report),
+        "started": when(report.runs[0].started_at, get_current_timezone()) if report.runs else "",
+        "finished": "",
+        "tiles": tiles,
+        "charts": [],
     }
 
 
@@ -158,7 +184,7 @@ def _of_expected(report: RunReport) -> str:
     return "" if progress.expected is None else f"of {number(progress.expected)} selected at the start"
 
 
-def _listed(report: RunReport) -> tuple[list[UserDetail], bool]:
+def _listed(report: AnyReport) -> tuple[list[UserDetail], bool]:
     """Return the users to list, and whether those with problems were put first because not all fit."""
     if report.users_listed <= USERS_LISTED:
         return list(report.details), False

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, BinaryIO, Final
 
-from mana_migration.domain.report import SCHEMA_VERSION, ProblemClass, RunReport
+from mana_migration.domain.report import SCHEMA_VERSION, AnyReport, ProblemClass, RunReport, WholeReport
 from mana_migration.reports.cells import json_cell
 from mana_migration.reports.databook import databook, user_sets
 from mana_migration.reports.sections import sections
@@ -20,7 +20,7 @@ from mana_migration.reports.snapshot_json import snapshot_json
 _PERSONAL: Final = ("actor", "host", "standstill")
 
 
-def write(report: RunReport, stream: BinaryIO) -> None:
+def write(report: AnyReport, stream: BinaryIO) -> None:
     """Write the report; memory does not grow with its users."""
     head = json.dumps(summary(report), indent=1, default=str)
     stream.write(head.removesuffix("\n}").encode())
@@ -32,8 +32,37 @@ def write(report: RunReport, stream: BinaryIO) -> None:
     stream.write(b"\n ]\n}\n")
 
 
-def summary(report: RunReport) -> dict[str, Any]:
+def summary(report: AnyReport) -> dict[str, Any]:
     """Return everything but the users one by one, as JSON values."""
+    return _whole(report) if isinstance(report, WholeReport) else _of_run(report)
+
+
+def _whole(report: WholeReport) -> dict[str, Any]:
+    """Return the whole migration; ``tables`` has what is not here."""
+    value = report.value
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated_at": report.generated_at.isoformat(),
+        "time_zone": report.time_zone,
+        "statistics": report.statistics.as_dict(),
+        "left": [_fields(part) | {"examples": list(part.examples)} for part in report.left],
+        "reconciliation": None
+        if value is None
+        else {
+            "first_run": value.first_run,
+            "before": value.before,
+            "changes": dict(value.changes),
+            "after": value.after,
+            "difference": value.difference,
+            "ok": not value.difference,
+        },
+        "integrity": None if report.validation is None else report.validation.as_dict(),
+        "listed_since": None if report.since is None else report.since.isoformat(),
+        "tables": json.loads(databook(sections(report), json_cell).export("json")),
+    }
+
+
+def _of_run(report: RunReport) -> dict[str, Any]:
     speed, books = report.performance, report.reconciliation
     return {
         "schema_version": SCHEMA_VERSION,

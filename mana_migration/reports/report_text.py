@@ -6,20 +6,20 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
-from mana_migration.domain.report import RunReport
+from mana_migration.domain.report import AnyReport, WholeReport
 from mana_migration.reports.formatting import number, when
-from mana_migration.reports.run_lines import headline
-from mana_migration.reports.sections import Cell, Section, sections, verdict
+from mana_migration.reports.sections import Cell, Section, sections, title, verdict
 
 #: Rows of one table shown before the rest is left to the exports.
 ROWS: Final = 20
 
 
-def as_lines(report: RunReport, zone: tzinfo | None = None) -> Iterator[str]:
+def as_lines(report: AnyReport, zone: tzinfo | None = None) -> Iterator[str]:
     """Yield the lines of the report."""
-    title = f"Report of {headline(report.snapshot)[0].lower()}{headline(report.snapshot)[1:]}"
-    yield title
-    yield "=" * len(title)
+    about = title(report)
+    head = f"Report of {'the ' if isinstance(report, WholeReport) else ''}{about[0].lower()}{about[1:]}"
+    yield head
+    yield "=" * len(head)
     for section in sections(report):
         yield ""
         yield f"{section.title}: {verdict(section)}".removesuffix(": ")
@@ -29,7 +29,7 @@ def as_lines(report: RunReport, zone: tzinfo | None = None) -> Iterator[str]:
             yield from _table(section, zone)
     yield ""
     yield (
-        f"The {number(report.records)} users one by one: --export json, csv, xlsx or html "
+        f"The {number(report.users_listed)} users one by one: --export json, csv, xlsx or html "
         "(by record id, which only the admin resolves)."
     )
 

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 
 import tablib
 
-from mana_migration.domain.report import RunReport, UserDetail
+from mana_migration.domain.report import AnyReport, UserDetail
 from mana_migration.reports.cells import safe_text, spreadsheet_cell
 from mana_migration.reports.databook import databook
 from mana_migration.reports.sections import SPREADSHEET_MAX, USER_COLUMNS, contents, sections, spreadsheet_note
@@ -34,7 +34,7 @@ CHUNK: Final = 2_000
 _NO_XML: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
 
 
-def write(report: RunReport, stream: BinaryIO, *, sheet_rows: int = SHEET_ROWS) -> None:
+def write(report: AnyReport, stream: BinaryIO, *, sheet_rows: int = SHEET_ROWS) -> None:
     """Write the workbook; see Note [Rows fed into a sheet]."""
     tables = sections(report)
     book = databook([contents(report, tables), *tables], spreadsheet_cell)

@@ -1,6 +1,7 @@
 """A report as tables of plain cells: the one source of every format, so that all of them say the same.
 
-Nothing here names who started or changed a run: reports leave the house.
+The report of one run names nobody.  That of the whole migration, which is signed and kept for the audit, names who
+started, changed, fixed and rolled back what; users are record ids in both.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from mana_migration.domain.progress import rates_over_time
-from mana_migration.domain.report import AMOUNTS, ProblemClass, RunReport, SizeClass, Stage, UserDetail
+from mana_migration.domain.report import (
+    AMOUNTS,
+    AnyReport,
+    ProblemClass,
+    RunReport,
+    SizeClass,
+    Stage,
+    UserDetail,
+    WholeReport,
+)
 from mana_migration.domain.validation import BY_ID, errors_in_words
 from mana_migration.reports.formatting import number, one_line, when
-from mana_migration.reports.run_lines import controls_words
+from mana_migration.reports.run_lines import controls_words, headline
 
 Cell = int | float | str | datetime | None
 
@@ -56,9 +66,33 @@ class Section:
     ok: bool | None = None
 
 
-def sections(report: RunReport) -> list[Section]:
+def sections(report: AnyReport) -> list[Section]:
     """Return all tables of a report but the users; those without rows are left out, save the important ones."""
-    found = [
+    found = _of_all(report) if isinstance(report, WholeReport) else _of_run(report)
+    return [section for section in found if section.rows or section.key in ("reconciliation", "integrity", "errors")]
+
+
+def title(report: AnyReport) -> str:
+    """Return what a report is about, in a few words."""
+    return "Whole migration" if isinstance(report, WholeReport) else headline(report.snapshot)
+
+
+def _of_all(report: WholeReport) -> list[Section]:
+    return [
+        _site(report),
+        _site_figures(report),
+        _whole_value(report),
+        _integrity(report),
+        _left(report),
+        _all_runs(report),
+        _acts(report),
+        _latest(report),
+        _listed(report),
+    ]
+
+
+def _of_run(report: RunReport) -> list[Section]:
+    return [
         _run(report),
         _users(report),
         _mana(report),
@@ -78,10 +112,9 @@ def sections(report: RunReport) -> list[Section]:
         _events(report),
         _listed(report),
     ]
-    return [section for section in found if section.rows or section.key in ("reconciliation", "integrity", "errors")]
 
 
-def contents(report: RunReport, found: Sequence[Section]) -> Section:
+def contents(report: AnyReport, found: Sequence[Section]) -> Section:
     """Return the table of a report's tables, with what each comes to."""
     rows: list[tuple[Cell, ...]] = [(section.title, verdict(section), section.note) for section in found]
     rows.append(("Users", "", f"{number(report.users_listed)} users by record id. {spreadsheet_note(report)}".rstrip()))
@@ -93,7 +126,7 @@ def verdict(section: Section) -> str:
     return "" if section.ok is None else "OK" if section.ok else "NOT OK"
 
 
-def spreadsheet_note(report: RunReport) -> str:
+def spreadsheet_note(report: AnyReport) -> str:
     """Say where amounts of the users are too long for a spreadsheet, and where their sums are; empty: nowhere."""
     largest = max((abs(getattr(part, name)) for part in report.listed for name in AMOUNTS), default=0)
     if largest <= SPREADSHEET_MAX:
@@ -193,7 +226,7 @@ def _agreements(report: RunReport) -> Section:
     return Section("agreements", "Sources compared", note, columns, rows, ok=ok)
 
 
-def _integrity(report: RunReport) -> Section:
+def _integrity(report: AnyReport) -> Section:
     validation = report.validation
     if validation is None:
         made = [("all checks", "not made")]
@@ -323,7 +356,7 @@ def _events(report: RunReport) -> Section:
     return Section("events", "Latest events", "", ("time", "event", "message"), rows)
 
 
-def _listed(report: RunReport) -> Section:
+def _listed(report: AnyReport) -> Section:
     """Return the exact sums of the users' columns, which a spreadsheet cannot compute."""
     columns = ("status", "users", *AMOUNTS)
     rows: list[tuple[Cell, ...]] = [tuple(getattr(part, name) for name in columns) for part in report.listed]
@@ -338,3 +371,106 @@ def _listed(report: RunReport) -> Section:
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None else round(value, digits)
+
+
+# --- The whole migration ----------------------------------------------------------------------------------------------
+
+
+def _site(report: WholeReport) -> Section:
+    counts = report.statistics.users
+    never = counts.pending - counts.failed - counts.skipped - counts.rolled_back
+    rows: list[tuple[Cell, ...]] = [
+        ("all users with a wallet", counts.total),
+        ("migrated", counts.migrated),
+        ("pending", counts.pending),
+        ("pending: failed", counts.failed),
+        ("pending: skipped", counts.skipped),
+        ("pending: rolled back", counts.rolled_back),
+        ("pending: never handled", never),
+    ]
+    note = f"Where all users are now, whatever run handled them. Report made {report.generated_at.isoformat()}."
+    return Section("users", "Users by outcome", note, ("outcome", "users"), rows, ok=not counts.pending)
+
+
+def _site_figures(report: WholeReport) -> Section:
+    site = report.statistics
+    rows: list[tuple[Cell, ...]] = [
+        ("mana in the system", site.mana),
+        ("green wishes left", site.green),
+        ("blue wishes left", site.blue),
+        ("red wishes left", site.red),
+        ("average mana of migrated users", round(site.average_mana, 2)),
+        ("largest mana of a migrated user", site.largest_mana),
+        ("smallest mana of a migrated user", site.smallest_mana),
+        ("wallets with a negative balance", site.negative_balances),
+    ]
+    return Section("site", "Site", "Over all wallets.", ("what", "value"), rows)
+
+
+def _whole_value(report: WholeReport) -> Section:
+    value = report.value
+    columns = ("what", "mana")
+    if value is None:
+        note = "Not compared: no run has taken the sums before it began, or the rates have changed since."
+        return Section("reconciliation", "Reconciliation", note, columns, [])
+    rows: list[tuple[Cell, ...]] = [
+        (f"before, at the start of run {value.first_run}", value.before),
+        *value.changes,
+        ("after, now", value.after),
+        ("difference", value.difference),
+    ]
+    note = "Value of all wallets in mana at the rates. Before + what was booked since = after, to the unit: " + (
+        "it agrees."
+        if not value.difference
+        else f"it does NOT agree, by {number(value.difference)}, which is in no ledger: writes to unmigrated wallets "
+        "that do not go through the wallet service look like this."
+    )
+    return Section("reconciliation", "Reconciliation", note, columns, rows, ok=not value.difference)
+
+
+def _left(report: WholeReport) -> Section:
+    rows = [
+        (part.state.replace("_", " "), part.reason, part.users, " ".join(map(str, part.examples)))
+        for part in report.left
+    ]
+    note = "Users who are not migrated, by what last became of them and why." if rows else "None."
+    return Section("left", "Users who are left", note, ("state", "reason", "users", "example records"), rows)
+
+
+def _all_runs(report: WholeReport) -> Section:
+    rows = [
+        (
+            run.run,
+            run.kind,
+            run.status,
+            run.started_at,
+            run.finished_at,
+            run.actor,
+            one_line(run.reason),
+            run.totals.selected,
+            run.totals.migrated,
+            run.totals.rolled_back,
+            run.totals.skipped,
+            run.totals.failed,
+            run.totals.mana,
+            run.totals.shortfall,
+            run.chain_head,
+        )
+        for run in report.runs
+    ]
+    columns = (
+        "run", "kind", "status", "started", "finished", "by", "reason", "users", "migrated", "rolled back", "skipped",
+        "failed", "mana", "written off", "head of the chain of digests",
+    )  # fmt: skip
+    return Section("runs", "Runs", "Every run, the oldest first.", columns, rows)
+
+
+def _acts(report: WholeReport) -> Section:
+    rows = [(act.at, act.run, act.what, act.actor, one_line(act.message)) for act in report.acts]
+    columns = ("time", "run", "what", "by", "message")
+    return Section("acts", "Who did what", "Starts, changes, fixes and ends of runs.", columns, rows)
+
+
+def _latest(report: WholeReport) -> Section:
+    rows = [(one.at, one.record, one.run, one.mana) for one in report.statistics.latest]
+    return Section("latest", "Latest conversions", "", ("time", "record", "run", "mana"), rows)

@@ -63,7 +63,6 @@ class RunDetails:
     least and the greatest user key that its batches name, None where that is not known.
     """
 
-    run: int
     using: str
     condition: str
     parameters: tuple[Any, ...]
@@ -76,7 +75,13 @@ class RunDetails:
         ``since`` keeps those who were handled, or whose conversion was reversed, at that moment or later.
         """
         condition, parameters = records_of(run, using, since)
-        return cls(run.pk, using, condition, parameters, _bounds(run, using))
+        return cls(using, condition, parameters, _bounds(run, using))
+
+    @classmethod
+    def of_all(cls, using: str, since: datetime | None = None) -> RunDetails:
+        """Return all users whom any run has handled, each by the record that decides where the user is now."""
+        condition, parameters = final_records(using, since)
+        return cls(using, condition, parameters, None)
 
     def __iter__(self) -> Iterator[UserDetail]:
         """Yield every user's line in the order of the records' ids."""
@@ -100,8 +105,8 @@ class RunDetails:
         with connections[self.using].cursor() as cursor:
             cursor.execute(
                 f"SELECT {columns(connections[self.using].vendor)} FROM {TABLE} "
-                f"WHERE {self.condition} AND run_id = %s AND status IN ('failed', 'skipped') ORDER BY id LIMIT %s",
-                [*self.parameters, self.run, limit],
+                f"WHERE {self.condition} AND status IN ('failed', 'skipped') ORDER BY id LIMIT %s",
+                [*self.parameters, limit],
             )
             return [UserDetail._make(row) for row in cursor.fetchall()]
 
@@ -130,11 +135,30 @@ def records_of(run: MigrationRun, using: str, since: datetime | None = None) -> 
     condition, parameters = "run_id = %s", tuple[Any, ...]((run.pk,))
     if run.kind == RunKind.ROLLBACK:
         condition, parameters = "(run_id = %s OR reversal_run_id = %s)", (run.pk, run.pk)
-    if since is not None:
-        moment = MomentField().get_db_prep_value(since, connections[using])
-        condition = f"{condition} AND (created_at >= %s OR reversed_at >= %s)"
-        parameters = (*parameters, moment, moment)
-    return condition, parameters
+    return _since(condition, parameters, using, since)
+
+
+def final_records(using: str, since: datetime | None = None) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition, and its parameters, of the records that decide where users are now, one of each.
+
+    That is the live record of a migrated user, else the latest of a migration or an import.
+    """
+    runs = "SELECT o.id FROM mana_migration_migrationrun o WHERE o.kind <> 'rollback'"
+    better = (
+        f"SELECT 1 FROM {TABLE} b WHERE b.user_id = {TABLE}.user_id AND b.run_id IN ({runs}) "
+        f"AND (b.status = 'migrated' OR b.id > {TABLE}.id)"
+    )
+    condition = f"run_id IN ({runs}) AND (status = 'migrated' OR NOT EXISTS ({better}))"
+    return _since(condition, (), using, since)
+
+
+def _since(
+    condition: str, parameters: tuple[Any, ...], using: str, since: datetime | None
+) -> tuple[str, tuple[Any, ...]]:
+    if since is None:
+        return condition, parameters
+    moment = MomentField().get_db_prep_value(since, connections[using])
+    return f"{condition} AND (created_at >= %s OR reversed_at >= %s)", (*parameters, moment, moment)
 
 
 def _bounds(run: MigrationRun, using: str) -> tuple[Any, Any] | None:

@@ -39,7 +39,11 @@ class RecordFigures(NamedTuple):
 
 def record_sums(connection: BaseDatabaseWrapper, run: MigrationRun, since: datetime | None = None) -> RecordFigures:
     """Sum up the records that a run is about, in one pass; ``since``: of the users handled or reversed from then on."""
-    condition, parameters = records_of(run, connection.alias, since)
+    return sums_where(connection, *records_of(run, connection.alias, since))
+
+
+def sums_where(connection: BaseDatabaseWrapper, condition: str, parameters: Sequence[Any]) -> RecordFigures:
+    """Sum up the records of a condition, in one pass."""
     sums = ", ".join(dialect.exact_sum(connection.vendor, column) for column in _MONEY)
     cases = " ".join(f"WHEN mana_credited < {10**digits} THEN {digits}" for digits in range(1, DIGITS + 1))
     digits = f"CASE WHEN mana_credited = 0 THEN 0 {cases} ELSE {DIGITS + 1} END"

@@ -70,7 +70,7 @@ def gather(
         generated_at=seen.taken_at,
         time_zone=timezone.get_current_timezone_name(),
         snapshot=seen,
-        statuses=_statuses(sums),
+        statuses=status_sums(sums),
         records=records,
         records_deleted=max(0, seen.totals.selected - records),
         errors=_problem_classes(run, seen.totals.errors, UserStatus.FAILED, using),
@@ -84,7 +84,7 @@ def gather(
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
         since=since,
-        listed=_statuses(sums if since is None else record_sums.record_sums(connection, run, since).sums),
+        listed=status_sums(sums if since is None else record_sums.record_sums(connection, run, since).sums),
         details=details,
     )
 
@@ -100,7 +100,8 @@ def _books(run: MigrationRun, seen: RunSnapshot, sums: Sequence[RecordSum], usin
     return reconciliation.of_migration(seen.totals, run.rates, sums, ledger, complete=complete)
 
 
-def _statuses(sums: Sequence[RecordSum]) -> list[StatusSum]:
+def status_sums(sums: Sequence[RecordSum]) -> list[StatusSum]:
+    """Return sums over records by outcome."""
     found: dict[str, StatusSum] = {}
     for part in sums:
         before = found.get(part.status, StatusSum(part.status, *[0] * 8))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from django.db import connections
 from django.db.models import Q
 from django.db.models.functions import Now
 
@@ -22,6 +23,7 @@ from mana_migration.domain.results import Halving, Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.domain.time_series import UserSeries
 from mana_migration.domain.timeline import spans
+from mana_migration.engine import dialect
 from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
@@ -99,6 +101,15 @@ def find_run(using: str, run_id: int | None = None, *, since: datetime | None = 
 def with_now(using: str) -> MigrationRunQuerySet:
     """Return all runs, with the database's time as ``now``."""
     return MigrationRun.objects.using(using).annotate(now=Now(output_field=MomentField(always_aware=True)))
+
+
+def database_time(using: str) -> datetime:
+    """Return the time by the database's clock."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"SELECT {dialect.now(connections[using].vendor)}", [])
+        (value,) = cursor.fetchone()
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def find_migration(using: str) -> MigrationRun | None:

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import cache, partial
+from typing import cast
 
-from mana_migration.domain.report import ReportToCome, RunReport, UserDetails
+from mana_migration.domain.report import ReportToCome, RunReport, UserDetails, WholeReport
+from mana_migration.domain.validation import POST
 from mana_migration.engine.snapshot import beside, read_only_snapshot
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
 from mana_migration.selectors.details import RunDetails
 from mana_migration.selectors.reports import gather
-from mana_migration.selectors.runs import find_migration, find_run
+from mana_migration.selectors.runs import database_time, find_migration, find_run
+from mana_migration.selectors.whole_report import gather_whole
 from mana_migration.services import preflight, validation
+from wishes import conf as wishes_conf
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def run_report(
         RunNotFoundError: there is no such run, or none at all.
     """
     with report_to_come(using, run_id, validate=validate, again=again, since=since) as report:
-        yield report.whole()
+        yield cast("RunReport", report.whole())
 
 
 @contextmanager
@@ -69,6 +73,32 @@ def report_to_come(
         rest = partial(_gather, run, using, details, validate=validate, again=again, since=since)
         with beside(using, rest) if at_once else nullcontext(rest) as whole:
             yield ReportToCome(run.pk, run.now, details, cache(whole))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def whole_report_to_come(
+    using: str = "default", *, validate: bool = True, since: datetime | None = None, at_once: bool = False
+) -> Iterator[ReportToCome]:
+    """Open the report of the whole migration for as long as the block lasts, as ``report_to_come`` does.
+
+    ``validate``: with the checks of everything after a migration, which read every wallet, record and entry.
+
+    Raises:
+        PreflightError: rows are hidden from this role.
+    """
+    preflight.check_visible(using)
+    with read_only_snapshot(using):
+        details, now = RunDetails.of_all(using, since), database_time(using)
+        rest = partial(_gather_whole, using, details, validate=validate, now=now, since=since)
+        with beside(using, rest) if at_once else nullcontext(rest) as whole:
+            yield ReportToCome(None, now, details, cache(whole))
+
+
+def _gather_whole(
+    using: str, details: UserDetails, *, validate: bool, now: datetime, since: datetime | None
+) -> WholeReport:
+    checked = validation.validate(using, phase=POST) if validate else None
+    return gather_whole(using, details, checked, now=now, rates=wishes_conf.rates(), since=since)
 
 
 def _gather(

@@ -58,6 +58,13 @@ def booked_value(
 
     ``sums`` and ``wishes_after``: of the ledgers' entries only those that were summed up, and those beyond an id.
     """
+    return sum(booked_parts(connection, rates, sums, wishes_after=wishes_after).values())
+
+
+def booked_parts(
+    connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums, *, wishes_after: int = 0
+) -> dict[str, int]:
+    """Return the parts of ``booked_value`` by what they are."""
     vendor = connection.vendor
     wishes = rows(
         connection,
@@ -75,13 +82,15 @@ def booked_value(
     fixes = _sum(connection, "mana_change", "mana_migration_integrityfix") + sum(
         rate * _sum(connection, f"{colour}_change", "mana_migration_integrityfix") for colour, rate in rates.items()
     )
-    return (
-        sums.of("earn", "spend", "adjustment")
-        + sum(rates[colour] * dialect.combine(vendor, first, second) for colour, first, second in wishes)
-        + written_off
-        + fixes
-        + _imported(connection, rates)
-    )
+    return {
+        "mana earned, spent or adjusted by the site": sums.of("earn", "spend", "adjustment"),
+        "wishes earned or spent by the site": sum(
+            rates[colour] * dialect.combine(vendor, first, second) for colour, first, second in wishes
+        ),
+        "written off by rollbacks": written_off,
+        "corrected by auto-fix": fixes,
+        "imported": _imported(connection, rates),
+    }
 
 
 def _imported(connection: BaseDatabaseWrapper, rates: Mapping[str, int]) -> int:

@@ -164,21 +164,14 @@ class Command(MigrationCommand):
     def report(self, options: dict[str, Any]) -> int:
         """Print reports: as text, or one as its JSON."""
         from mana_migration.reports import report_text  # noqa: PLC0415 (a look at a run needs no report)
-        from mana_migration.services import reporting  # noqa: PLC0415
 
         zone = timezone.get_current_timezone()
         for run_id in self.chosen_runs(options):
-            with reporting.run_report(
-                options["database"],
-                run_id,
-                validate=options["validation"],
-                again=options["validate"],
-                since=options["since"],
-            ) as report:
+            with self.report_to_come(run_id, options) as report:
                 if self.json_output:
-                    export.write_to(report, "json", TextSink(self.stdout))
+                    export.write_to(report.whole(), "json", TextSink(self.stdout))
                 else:
-                    for line in report_text.as_lines(report, zone):
+                    for line in report_text.as_lines(report.whole(), zone):
                         self.stdout.write(line)
         return DONE
 
@@ -202,7 +195,8 @@ class Command(MigrationCommand):
                     rounded = options["export"] == "csv" and bool(sections.spreadsheet_note(report.whole()))
                 written.append({"run": report.run, "format": options["export"], "files": [str(file) for file in files]})
                 if not self.json_output:
-                    self.stdout.write(f"Report of run {report.run}: {', '.join(map(str, files))}")
+                    about = "the whole migration" if report.run is None else f"run {report.run}"
+                    self.stdout.write(f"Report of {about}: {', '.join(map(str, files))}")
                     if rounded and not options["text_amounts"]:
                         self.stdout.write(sections.CSV_NOTE)
         if self.json_output:
@@ -215,6 +209,13 @@ class Command(MigrationCommand):
 
         if options["output"] not in (None, STANDARD_OUTPUT):
             export.refuse_names_taken(options["output"], options["export"])
+        if options["all"]:
+            return reporting.whole_report_to_come(
+                options["database"],
+                validate=options["validation"],
+                since=options["since"],
+                at_once=options["export"] == "csv",
+            )
         return reporting.report_to_come(
             options["database"],
             run_id,
@@ -238,7 +239,7 @@ class Command(MigrationCommand):
     def chosen_runs(self, options: dict[str, Any]) -> list[int | None]:
         """Return the runs to report: those since a date, the oldest first; else one, None for the open or latest."""
         since: datetime | None = options["since"]
-        if since is None:
+        if since is None or options["all"]:
             return [options["run_id"]]
         runs = runs_since(options["database"], since)
         self.notice(f"Runs since {when(since, timezone.get_current_timezone())}: {len(runs):,}")
@@ -299,13 +300,15 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
             (options["status"] or options["statistics"]) and (options["export"] or one or many),
             "--status and --statistics are about all users: leave out --run, --since and --export",
         ),
+        (options["all"] and not reports, "--all is about --report and --export: give one of them as well"),
+        (options["all"] and one, "--all is about all runs and --run about one: give one of them"),
         (options["watch"] and options["export"], "--watch shows a run and --export writes a file: give one of them"),
         (
             options["watch"] and json_text,
             "--watch prints for people; for JSON give --format json without it, as often as needed",
         ),
         (
-            options["report"] and not options["export"] and many and json_text,
+            options["report"] and not options["export"] and many and json_text and not options["all"],
             "--format json prints the report of one run: name it with --run, or use --export json",
         ),
     )
@@ -345,6 +348,12 @@ def add_monitor_options(parser: CommandParser) -> None:
         choices=export.FORMATS,
         help="Write the whole report with every user, by record id, to a new file: json, csv (with a second file for "
         "everything but the users), html or xlsx.",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="With --report or --export: one report of the whole migration instead of a run: where every user is now, "
+        "who is left and why, the value from the first run to now, every run, and who did what.",
     )
     parser.add_argument(
         "--output",
