@@ -109,6 +109,10 @@ test-matrix: ## Run the tests on every Python at hand, with each Django and driv
 bench: $(VENV)/dev.stamp ## Measure it against SQL by hand, on PostgreSQL (ARGS="--only export --users 1000000")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: soak
+soak: $(VENV)/dev.stamp ## Run one migration and rollback after another for 20 minutes and print what grew (ARGS="--minutes 5")
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
 .PHONY: torture
 torture: $(VENV)/dev.stamp ## Break everything many times over, for hours, and print the figures (ARGS="kills --kills 50")
 	@$(BIN)/python -m tests.torture $(ARGS)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import evidence, growth, reading, writing
+from benchmarks import evidence, growth, history, pages, reading, writing
 from benchmarks.fixtures import Stage
 from benchmarks.result import Row, Sizes
 
@@ -33,13 +33,16 @@ MEASURES: Final[dict[str, Callable[[Stage, Sizes], Iterator[Row]]]] = {
     "command": growth.command,
     "growth": growth.growth,
     "waits": growth.waits,
+    "history": history.history,
+    "pages": pages.pages,
+    "start": pages.start,
 }
 
 
 def main() -> int:
     """Measure what was asked for; return 1 if a target was missed."""
     options = parse(sys.argv[1:])
-    sizes = Sizes(options.users, options.largest, options.seconds, options.rounds)
+    sizes = Sizes(options.users, options.largest, options.seconds, options.rounds, options.runs)
     rows: list[dict[str, Any]] = []
     with Stage(durable=options.server == "durable") as stage:
         print(stage.conditions)
@@ -78,6 +81,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=Sizes.rounds,
         metavar="N",
         help="turns of those comparisons that start a process each time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=Sizes.runs, help="runs of a long history, an even number (default: %(default)s)"
     )
     parser.add_argument(
         "--only",

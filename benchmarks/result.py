@@ -63,12 +63,14 @@ class Sizes:
         largest: users at the end of a series that grows.
         seconds: length of a phase with the site's traffic.
         rounds: turns of a comparison that takes its contestants whole and not slice by slice.
+        runs: runs of a long history.
     """
 
     users: int = 100_000
     largest: int = 100_000
     seconds: float = 15.0
     rounds: int = 3
+    runs: int = 98
 
 
 def _shown(value: Any) -> str:

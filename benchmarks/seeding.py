@@ -71,7 +71,7 @@ def _without_indexes(cursor: Any, tables: tuple[str, ...]) -> Iterator[None]:
     constraints = cursor.fetchall()
     cursor.execute(
         "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename = ANY(%s) "
-        "AND indexname NOT IN (SELECT conname FROM pg_constraint)",
+        "AND indexname NOT IN (SELECT conname FROM pg_constraint) AND indexdef NOT LIKE '%% WHERE %%'",
         [list(tables)],
     )
     indexes = cursor.fetchall()

@@ -31,6 +31,9 @@ COMPARED = {
     "command": "conversion, s",
     "growth": "migrate, MiB",
     "waits": "without, p99_ms",
+    "history": "after 2 runs, s",
+    "pages": "without, ms",
+    "start": "s",
 }
 
 
@@ -38,7 +41,20 @@ COMPARED = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """Run all benchmarks at a tiny size and return their rows by name."""
     file = tmp_path_factory.mktemp("bench") / "rows.json"
-    sizes = ["--users", "120", "--largest", "120", "--seconds", "0.5", "--rounds", "1", "--server", "volatile"]
+    sizes = [
+        "--users",
+        "120",
+        "--largest",
+        "120",
+        "--seconds",
+        "0.5",
+        "--rounds",
+        "1",
+        "--runs",
+        "4",
+        "--server",
+        "volatile",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *sizes, "--json", str(file)],
         cwd=PROJECT,
@@ -123,3 +139,19 @@ def test_an_unknown_benchmark_is_named_with_those_there_are(capsys: pytest.Captu
     with pytest.raises(SystemExit):
         parse(["--only", "conversion,speed"])
     assert "there is no speed; choose from conversion, evidence, orm" in capsys.readouterr().err
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_a_soak_prints_what_grew() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--users", "120"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 cycle, " in done.stdout
+    for name in ("migrate_users --limit 50", "rollback_migration --all", "memory, MiB", "open files"):
+        assert name in done.stdout

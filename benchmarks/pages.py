@@ -1,0 +1,190 @@
+"""Browsers that watch a run while others ask for reports, served by gunicorn with threads; the start of commands."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.commands import manage, measured
+from benchmarks.fixtures import PROJECT, Stage, expect
+from benchmarks.result import Row, Sizes
+
+#: Browsers that poll, and seconds between two polls of each.
+BROWSERS: Final = 30
+POLL_SECONDS: Final = 2.0
+
+#: Seconds that 95 % of the polls may take, that a whole monitor_migration may, and that a first line may.
+MOST_POLL, MOST_MONITOR, MOST_FIRST_LINE = 0.2, 0.4, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the site is served, and the processes that do it."""
+
+    port: int
+    pids: list[int]
+
+
+def pages(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Measure how long polls of a run's page wait, without and with reports and downloads beside them."""
+    stage.empty()
+    stage.fill(sizes.users)
+    manage("migrate_users", "--batch-size", "1000", "--no-input")
+    run, cookie = _run(), session_cookie()
+    with served() as site:
+        port = site.port
+        quiet = _polls(port, run, cookie, sizes.seconds, reports=False)
+        busy = _polls(port, run, cookie, sizes.seconds, reports=True)
+    yield Row(
+        what="95th percentile of polls beside two reports and two downloads, in times of 200 ms",
+        users=sizes.users,
+        ratio=_percentile(busy) / MOST_POLL,
+        most=1.0,
+        figures={
+            "polls": len(busy),
+            "without, ms": round(_percentile(quiet) * 1000),
+            "with, ms": round(_percentile(busy) * 1000),
+            "longest, ms": round(max(busy) * 1000),
+        },
+    )
+
+
+def start(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Measure a look at a run as a whole process, and the time to the first line of a migration."""
+    stage.empty()
+    stage.fill(sizes.users)
+    manage("migrate_users", "--limit", "1", "--no-input")
+    monitor = min(measured("monitor_migration")[0] for _ in range(5))
+    first = min(_first_line("migrate_users", "--limit", "1", "--no-input") for _ in range(5))
+    for what, seconds, most in (
+        ("a whole monitor_migration, in times of 0.4 s", monitor, MOST_MONITOR),
+        ("first line of migrate_users, in times of 0.5 s", first, MOST_FIRST_LINE),
+    ):
+        yield Row(what=what, users=sizes.users, ratio=seconds / most, most=1.0, figures={"s": round(seconds, 2)})
+
+
+def _first_line(*argv: str) -> float:
+    begun = time.perf_counter()
+    with subprocess.Popen([sys.executable, "manage.py", *argv], cwd=PROJECT, stdout=subprocess.PIPE) as process:
+        expect(process.stdout is not None and bool(process.stdout.readline()), "nothing was printed")
+        seconds = time.perf_counter() - begun
+        process.communicate()
+    return seconds
+
+
+def _run() -> int:
+    from mana_migration.models import MigrationRun
+
+    return int(MigrationRun.objects.latest("pk").pk)
+
+
+def session_cookie() -> str:
+    """Return the session cookie of a superuser who is signed in."""
+    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+    from django.contrib.sessions.backends.db import SessionStore
+
+    user = get_user_model().objects.create_superuser("watcher", password="!")  # noqa: S106 (of a throw-away database)
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.save()
+    return f"sessionid={session.session_key}"
+
+
+@contextmanager
+def served() -> Iterator[Site]:
+    """Serve the site as the docs recommend, with one worker process for reports beside it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    environment = {**os.environ, "HTTPS_ONLY": "false", "DEBUG": "true"}
+    commands = (
+        ["-m", "gunicorn", "--workers", "2", "--threads", "8", "--bind", f"127.0.0.1:{port}", "config.wsgi"],
+        ["manage.py", "work_migration"],
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *command], cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands
+    ]  # fmt: skip
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield Site(port, [process.pid for process in processes])
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def _polls(port: int, run: int, cookie: str, seconds: float, *, reports: bool) -> list[float]:
+    """Return how long each poll took while so many browsers watched a run."""
+    taken: list[float] = []
+    errors: list[str] = []
+    end = time.monotonic() + seconds
+
+    def watch(place: int) -> None:
+        time.sleep(POLL_SECONDS * place / BROWSERS)
+        while time.monotonic() < end:
+            begun = time.perf_counter()
+            status = get(port, f"/migration/runs/{run}/fragment", cookie)
+            taken.append(time.perf_counter() - begun)
+            if status != 200:
+                errors.append(str(status))
+            time.sleep(POLL_SECONDS)
+
+    def ask(kind: str) -> None:
+        while time.monotonic() < end:
+            address = f"/migration/runs/{run}/report{kind}"
+            status = get(port, address, cookie, method="POST")
+            if status not in (200, 302):
+                errors.append(str(status))
+            get(port, address, cookie)
+            time.sleep(0.5)
+
+    kinds = ("", "", "/csv", "/csv") if reports else ()
+    threads = [threading.Thread(target=watch, args=(place,)) for place in range(BROWSERS)]
+    threads += [threading.Thread(target=ask, args=(kind,)) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expect(not errors, f"pages answered {', '.join(sorted(set(errors)))}")
+    return taken
+
+
+def get(port: int, path: str, cookie: str, *, method: str = "GET") -> int:
+    """Ask for a page as a browser would, and return the status of the answer."""
+    token = "x" * 32
+    headers = {"Cookie": f"{cookie}; csrftoken={token}", "X-CSRFToken": token}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def _percentile(values: list[float]) -> Any:
+    return statistics.quantiles(values, n=20)[-1]
