@@ -12,7 +12,21 @@ from mana_migration.domain.results import FIGURES
 from mana_migration.engine import users
 from mana_migration.engine.conversion import ConversionTerms, selection_sql
 from mana_migration.engine.failures import NothingKeptError
-from wishes.sql import block
+from wishes.sql import all_of, block
+
+#: What a new batch holds besides its run, its keys and its users, as SQL.
+NEW_BATCH: Final = {
+    "status": "'planned'",
+    "folded": "false",
+    "worker": "''",
+    "errors": "'{}'",
+    "skips": "'{}'",
+    "attempts": "0",
+    **dict.fromkeys(FIGURES, "0"),
+}
+
+#: What a migration is planned over.
+WALLETS: Final = "wishes_wallet w"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +36,6 @@ class Slice:
     first: str
     last: str
     users: int
-
-
-_CUT: Final = {
-    # one row per slice comes back, not one per user
-    "postgresql": (
-        "SELECT CAST(a[part * %(size)s + 1] AS text), CAST(a[LEAST((part + 1) * %(size)s, n)] AS text), "
-        "LEAST(%(size)s, n - part * %(size)s) FROM "
-        "(SELECT array_agg(c.user_id ORDER BY c.user_id) AS a, CAST(COUNT(*) AS integer) AS n FROM ({users}) c) p, "
-        "generate_series(0, (n - 1) / %(size)s) AS part WHERE n > 0 ORDER BY part"
-    ),
-    "sqlite": (
-        "SELECT MIN(CASE WHEN n %% %(size)s = 0 THEN user_id END), MAX(CASE WHEN last THEN user_id END), COUNT(*) FROM "
-        "(SELECT c.user_id, ROW_NUMBER() OVER w - 1 AS n, ROW_NUMBER() OVER w %% %(size)s = 0 "
-        "OR LEAD(c.user_id) OVER w IS NULL AS last FROM ({users}) c WINDOW w AS (ORDER BY c.user_id)) "
-        "GROUP BY n / %(size)s ORDER BY n / %(size)s"
-    ),
-}
 
 
 def slices(
@@ -54,6 +51,7 @@ def slices(
     """Cut the next ``limit`` users into slices of ``size``, in key order, after the key ``after``.
 
     Args:
+        connection: the database.
         relation: the table with its alias ``w``, which has a column ``user_id``.
         condition: returns the SQL over ``w`` that selects the users.  It is given a condition on
             records ``r`` of the same users, as ``AND ...``: without it those of all users already
@@ -61,21 +59,75 @@ def slices(
         parameters: what the condition's placeholders ``%(name)s`` stand for.
         after: the last user already planned, as text; empty: from the start.
         size: users per slice, from 1.
-        limit: users looked at, at most.
+        limit: users read, at most.
     """
-    values, start, within = {**parameters, "size": size, "limit": limit}, "", ""
+    values: dict[str, Any] = {**parameters, "size": size, "limit": limit}
     if after:
-        start, within = "w.user_id > %(after)s AND ", " AND r.user_id > %(after)s"
         values["after"] = users.to_sql(connection, after)
-    chosen = f"SELECT w.user_id FROM {relation} WHERE {start}{condition(within)} ORDER BY w.user_id LIMIT %(limit)s"
+    query = slices_sql(connection.vendor, relation=relation, condition=condition, from_start=not after)
     with connection.cursor() as cursor:
-        cursor.execute(_CUT[connection.vendor].replace("{users}", chosen), values)
+        cursor.execute(query, values)
         return [
             Slice(
                 users.to_text(users.from_sql(connection, first)), users.to_text(users.from_sql(connection, last)), count
             )
             for first, last, count in cursor.fetchall()
         ]
+
+
+def slices_sql(vendor: str, *, relation: str, condition: Callable[[str], str], from_start: bool) -> str:
+    """Return the SELECT that cuts users into slices; see ``slices``.
+
+    One row comes back for each slice, not one for each user.
+    """
+    chosen = block(
+        """
+        SELECT w.user_id
+        FROM {relation}
+        WHERE {condition}
+        ORDER BY w.user_id
+        LIMIT %(limit)s
+        """,
+        relation=relation,
+        condition=all_of(
+            "" if from_start else "w.user_id > %(after)s", condition("" if from_start else " AND r.user_id > %(after)s")
+        ),
+    )
+    if vendor == "postgresql":
+        return block(
+            """
+            SELECT CAST(a[part * %(size)s + 1] AS text) AS first_user,
+                   CAST(a[LEAST((part + 1) * %(size)s, n)] AS text) AS last_user,
+                   LEAST(%(size)s, n - part * %(size)s) AS planned
+            FROM (
+                SELECT array_agg(c.user_id ORDER BY c.user_id) AS a, CAST(COUNT(*) AS integer) AS n
+                FROM (
+                    {chosen}
+                ) c
+            ) p, generate_series(0, (n - 1) / %(size)s) AS part
+            WHERE n > 0
+            ORDER BY part
+            """,
+            chosen=chosen,
+        )
+    return block(
+        """
+        SELECT MIN(CASE WHEN n %% %(size)s = 0 THEN user_id END) AS first_user,
+               MAX(CASE WHEN last THEN user_id END) AS last_user,
+               COUNT(*) AS planned
+        FROM (
+            SELECT c.user_id, ROW_NUMBER() OVER w - 1 AS n,
+                   ROW_NUMBER() OVER w %% %(size)s = 0 OR LEAD(c.user_id) OVER w IS NULL AS last
+            FROM (
+                {chosen}
+            ) c
+            WINDOW w AS (ORDER BY c.user_id)
+        )
+        GROUP BY n / %(size)s
+        ORDER BY n / %(size)s
+        """,
+        chosen=chosen,
+    )
 
 
 def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Slice]) -> None:
@@ -103,15 +155,6 @@ def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Sli
 
 def insert_batches_sql(vendor: str) -> str:
     """Return the INSERT of planned batches: parameters are the run, their first and last keys and their users."""
-    columns = {
-        "status": "'planned'",
-        "folded": "false",
-        "worker": "''",
-        "errors": "'{}'",
-        "skips": "'{}'",
-        "attempts": "0",
-        **dict.fromkeys(FIGURES, "0"),
-    }
     return block(
         """
         INSERT INTO mana_migration_migrationbatch (
@@ -120,8 +163,8 @@ def insert_batches_sql(vendor: str) -> str:
         SELECT s.first_user, s.last_user, s.planned, %s, {values}
         FROM {planned}
         """,
-        names=", ".join(columns),
-        values=", ".join(columns.values()),
+        names=", ".join(NEW_BATCH),
+        values=", ".join(NEW_BATCH.values()),
         planned="unnest(%s::text[], %s::text[], %s::integer[]) AS s(first_user, last_user, planned)"
         if vendor == "postgresql"
         else "(SELECT %s AS first_user, %s AS last_user, %s AS planned) s",
@@ -134,7 +177,7 @@ def plan_migration(
     """Cut the next users that the migration still has to handle."""
     return slices(
         connection,
-        relation="wishes_wallet w",
+        relation=WALLETS,
         condition=lambda within: selection_sql(terms, within=within),
         parameters={},
         after=after,
@@ -152,9 +195,13 @@ def spread_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, part
         parts: keys to return, from 1.
         count: how many users there are.
     """
-    numbered = (
-        "SELECT w.user_id, ROW_NUMBER() OVER (ORDER BY w.user_id) AS position FROM wishes_wallet w "
-        f"WHERE {selection_sql(terms)}"
+    numbered = block(
+        """
+        SELECT w.user_id, ROW_NUMBER() OVER (ORDER BY w.user_id) AS position
+        FROM wishes_wallet w
+        WHERE {selection}
+        """,
+        selection=selection_sql(terms),
     )
     positions = sorted({count * part // parts for part in range(1, parts)} - {0})
     if not positions:

@@ -49,7 +49,7 @@ _COLUMNS: Final = (
 _SUMS: Final = {"green": "green", "blue": "blue", "red": "red", "mana": "debit", "shortfall": "credited - debit"}
 
 
-def _selection(terms: ReversalTerms, *, within: str = "") -> str:
+def selection_sql(terms: ReversalTerms, *, within: str = "") -> str:
     """Return the condition of live records ``w`` that are still to be reversed; see ``parameters_of``.
 
     ``within`` limits the records ``r`` that are read to those of a range of keys, as ``AND ...``.
@@ -76,6 +76,9 @@ def _selection(terms: ReversalTerms, *, within: str = "") -> str:
         "" if terms.until is None else "w.created_at < %(until)s",
     )
 
+
+#: What a rollback is planned over.
+RECORDS: Final = "mana_migration_usermigration w"
 
 _IMPORTS: Final = "SELECT i.id FROM mana_migration_migrationrun i WHERE i.kind = 'import'"
 
@@ -114,7 +117,7 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
         debit=debit,
         line=f",\n{_line_sql(vendor, terms, debit)} AS line" if locked else "",
         problem=_problem_sql(terms),
-        condition=all_of(condition, "b.migrated_at IS NOT NULL", _selection(terms, within=within)),
+        condition=all_of(condition, "b.migrated_at IS NOT NULL", selection_sql(terms, within=within)),
         locked=dialect.ordered_lock(vendor, "w.user_id", "b") if locked else "",
     )
 
@@ -352,11 +355,11 @@ def shortfalls(
 def plan_rollback(
     connection: BaseDatabaseWrapper, terms: ReversalTerms, *, after: str, size: int, limit: int
 ) -> list[Slice]:
-    """Cut the next users whose conversions are still to be taken back."""
+    """Cut the next users whose conversions are still to be reversed."""
     return slices(
         connection,
-        relation="mana_migration_usermigration w",
-        condition=lambda within: _selection(terms, within=within),
+        relation=RECORDS,
+        condition=lambda within: selection_sql(terms, within=within),
         parameters=parameters_of(connection, terms),
         after=after,
         size=size,
@@ -368,8 +371,8 @@ def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, firs
     """Return the keys of a range whose conversions are still to be taken back."""
     return keys_between(
         connection,
-        relation="mana_migration_usermigration w",
-        condition=_selection(terms, within=RECORDS_BETWEEN),
+        relation=RECORDS,
+        condition=selection_sql(terms, within=RECORDS_BETWEEN),
         parameters=parameters_of(connection, terms),
         first=first,
         last=last,

@@ -28,6 +28,11 @@ def add_migration_options(parser: CommandParser) -> None:
         help="Show what would happen, in a read-only transaction; write nothing.",
     )
     before.add_argument(
+        "--show-sql",
+        action="store_true",
+        help="Print the SQL that the run would send, with what each statement is for; write nothing.",
+    )
+    before.add_argument(
         "--validate-only", action="store_true", help="Run the checks that a migration begins with, and nothing else."
     )
     before.add_argument(
@@ -216,6 +221,18 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
             "executor",
             "reason",
             "until",
+        )
+    elif options["show_sql"]:
+        _allow(
+            "--show-sql",
+            options,
+            "show_sql",
+            "user_ids",
+            "limit",
+            "cohort",
+            "batch_size",
+            "skip_invalid",
+            "retry_failed",
         )
     elif options["plan"] is not None:
         _refuse("--plan, which executes what was planned", options, "dry_run", "validate_only", "user_ids")

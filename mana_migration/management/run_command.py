@@ -45,6 +45,11 @@ class RunCommand(MigrationCommand):
             return celery.execute(asked, context, workers=workers)
         return local.execute(asked, context, workers=workers, arguments=("--log-level", options["log_level"]))
 
+    def print_sql(self, script: str) -> int:
+        """Print the statements that a run would send."""
+        self.print_result({"sql": script}, script.splitlines())
+        return DONE
+
     def join(self, run_id: int, options: Mapping[str, Any]) -> int:
         """Join the work on an open run."""
         workers = options["workers"] or 1

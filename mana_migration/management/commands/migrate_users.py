@@ -26,7 +26,7 @@ from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import checklist, dry_run, logs, plans, rehearsal
+from mana_migration.services import checklist, dry_run, logs, plans, rehearsal, statements
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
@@ -69,7 +69,7 @@ class Command(RunCommand):
         asked = read_options(users, options)
         if options["checklist"] or options["rehearse"] is not None:
             return self.checklist(options) if options["checklist"] else self.rehearse(asked, options)
-        return self.forecast(asked, options) if before_only(options) else self.migrate(asked, options)
+        return self.look_ahead(asked, options) if before_only(options) else self.migrate(asked, options)
 
     def checklist(self, options: dict[str, Any]) -> int:
         """Go through the checklist, keep it and print it."""
@@ -114,6 +114,12 @@ class Command(RunCommand):
             local.work_as_helper(RunContext(using=self.using, stop=stop, notice=self.notice))
         return DONE
 
+    def look_ahead(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
+        """Show the statements that would be sent, or what would happen."""
+        if options["show_sql"]:
+            return self.print_sql(statements.migration_script(asked, self.using))
+        return self.forecast(asked, options)
+
     def forecast(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Show what would happen."""
         found = dry_run.forecast(asked, using=self.using, validate_only=options["validate_only"])
@@ -126,7 +132,7 @@ class Command(RunCommand):
 
 def before_only(options: dict[str, Any]) -> bool:
     """Say whether only what would happen is asked for."""
-    return bool(options["dry_run"] or options["validate_only"])
+    return bool(options["dry_run"] or options["validate_only"] or options["show_sql"])
 
 
 def read_rollback_options(users: tuple[str, ...], options: dict[str, Any]) -> RollbackOptions:

@@ -19,7 +19,7 @@ from mana_migration.domain.options import (
 from mana_migration.management import arguments
 from mana_migration.management.run_command import RunCommand
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import logs
+from mana_migration.services import logs, statements
 
 
 class Command(RunCommand):
@@ -54,6 +54,11 @@ class Command(RunCommand):
         parser.add_argument("--all", action="store_true", help="Roll back every conversion in the database.")
         parser.add_argument(
             "--dry-run", action="store_true", help="Show what would happen, shortfalls included; write nothing."
+        )
+        parser.add_argument(
+            "--show-sql",
+            action="store_true",
+            help="Print the SQL that the rollback would send, with what each statement is for; write nothing.",
         )
         parser.add_argument(
             "--batch-size",
@@ -125,4 +130,6 @@ class Command(RunCommand):
         )
         if asked.since is not None:
             self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")
+        if options["show_sql"]:
+            return self.print_sql(statements.rollback_script(asked, self.using))
         return self.roll_back(asked, options)
