@@ -27,6 +27,18 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class UserForecast:
+    """What would become of one user: the primary key, the wishes, their mana, and why not, empty where they convert."""
+
+    user: str
+    green: int
+    blue: int
+    red: int
+    mana: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class LargeConversion:
     """One of the conversions worth most: the user's primary key, the wishes and their mana."""
 

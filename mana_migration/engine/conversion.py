@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -15,6 +16,9 @@ from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled,
 from wishes import posting
 from wishes.rates import BIGINT_MAX, Rates
 from wishes.sql import all_of, block
+
+#: Users read at a time where each is wanted.
+PAGE: Final = 5_000
 
 #: Why a wallet cannot be converted, with the sentence kept on its record.
 PROBLEMS: Final = {
@@ -345,3 +349,35 @@ def largest(
             (users.to_text(users.from_sql(connection, key)), int(green), int(blue), int(red), int(credit))
             for key, green, blue, red, credit in cursor.fetchall()
         ]
+
+
+def each(
+    connection: BaseDatabaseWrapper,
+    terms: ConversionTerms,
+    *,
+    selected_users: tuple[str, ...] = (),
+    limit: int | None = None,
+    fixed: bool = False,
+) -> Iterator[tuple[str, int, int, int, int, str]]:
+    """Yield (user key, green, blue, red, mana, problem) of every user whom a run would pick, in the order of the keys.
+
+    ``problem`` is why the user would be left out or fail, empty for those who would be converted.  A page is read at
+    a time, so that memory does not grow with the users.
+    """
+    picked, parameters = _would_pick(connection, terms, selected_users=selected_users, limit=limit, fixed=fixed)
+    last: Any = None
+    while True:
+        beyond = "" if last is None else "WHERE user_id > %(last)s"
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SELECT user_id, green, blue, red, credit, problem FROM ({picked}) picked {beyond} "
+                "ORDER BY user_id LIMIT %(page)s",
+                {**parameters, "last": last, "page": PAGE},
+            )
+            rows = cursor.fetchall()
+        for key, green, blue, red, credit, problem in rows:
+            text = users.to_text(users.from_sql(connection, key))
+            yield text, int(green), int(blue), int(red), int(credit), problem
+        if len(rows) < PAGE:
+            return
+        last = rows[-1][0]

@@ -46,6 +46,12 @@ def add_migration_options(parser: CommandParser) -> None:
         help="Leave users with error-level findings out, recorded as skipped with the reason; by default any such "
         "finding blocks the run.",
     )
+    before.add_argument(
+        "--list",
+        action="store_true",
+        help="With --dry-run: print every user that the run would handle, by primary key, with wishes, mana and what "
+        "would keep the user from being converted.",
+    )
     plan = before.add_mutually_exclusive_group()
     plan.add_argument(
         "--save-plan", type=Path, metavar="FILE", help="With --dry-run: write the forecast to a new file."
@@ -241,6 +247,8 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         _refuse("--user-id, which selects its users", options, *wrong)
     elif options["dry_run"] or options["validate_only"]:
         _refuse("--dry-run" if options["dry_run"] else "--validate-only", options, "workers", "executor")
+    if options["list"] and not options["dry_run"]:
+        raise UsageError("--list lists the users of a dry run: add --dry-run")
     if options["save_plan"] is not None and not options["dry_run"]:
         raise UsageError("--save-plan writes the forecast of a dry run: add --dry-run")
 
@@ -269,6 +277,7 @@ _FLAGS: Final = {
     "join": "--join",
     "rollback": "--rollback",
     "save_plan": "--save-plan",
+    "list": "--list",
     "plan": "--plan",
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from mana_migration.domain.forecast import NOBODY_FAILED, Forecast
+from mana_migration.domain.forecast import NOBODY_FAILED, Forecast, UserForecast
 from mana_migration.domain.results import RunSummary
 from mana_migration.domain.validation import BY_ID, ERROR
 from mana_migration.domain.words import counted
@@ -29,6 +31,32 @@ def as_json(told: Forecast) -> dict[str, Any]:
         "expected_seconds": round(told.expected_seconds, 1),
         "expected_rate": {"users_per_second": round(told.rate), "source": told.rate_source},
     }
+
+
+def user_line(user: UserForecast) -> str:
+    """Write what would become of one user on one line."""
+    wishes = f"user {user.user}: {user.green:,} green, {user.blue:,} blue, {user.red:,} red"
+    return f"{wishes}: {user.problem}" if user.problem else f"{wishes} = {user.mana:,} mana"
+
+
+class UserList:
+    """Every user whom a dry run foresees, printed as they come: a line each, or as a list in the one JSON object."""
+
+    def __init__(self, write: Callable[..., Any], *, as_json: bool) -> None:
+        self._write, self._as_json, self._separator = write, as_json, '{"list": ['
+
+    def take(self, user: UserForecast) -> None:
+        """Print one user."""
+        if not self._as_json:
+            self._write(user_line(user))
+            return
+        self._write(f"{self._separator}{json.dumps(asdict(user))}", ending="")
+        self._separator = ", "
+
+    def end(self, values: Mapping[str, Any]) -> None:
+        """Print the rest of the JSON object."""
+        opened = "" if self._separator == ", " else self._separator
+        self._write(f"{opened}], {json.dumps(values)[1:]}")
 
 
 def findings_lines(told: Forecast) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from django.db import connections
 
-from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, LargeConversion
+from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, LargeConversion, UserForecast
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.domain.results import RollbackForecast, Totals
@@ -32,10 +33,17 @@ RUNS_CONSIDERED: Final = 50
 SHORTEST: Final = 1.0
 
 
-def forecast(options: MigrationOptions, *, using: str = "default", validate_only: bool = False) -> Forecast:
+def forecast(
+    options: MigrationOptions,
+    *,
+    using: str = "default",
+    validate_only: bool = False,
+    on_user: Callable[[UserForecast], object] | None = None,
+) -> Forecast:
     """Say what a migration with these options would do now.
 
-    ``validate_only`` leaves out the largest conversions.
+    ``validate_only`` leaves out the largest conversions.  ``on_user`` is called with every user that it would handle,
+    in the order of their keys.
 
     Raises:
         PreflightError, DatabaseUnavailableError: the database is not fit.
@@ -63,6 +71,9 @@ def forecast(options: MigrationOptions, *, using: str = "default", validate_only
                 found = conversion.largest(
                     connection, terms, count=LARGEST, selected_users=named, limit=limit, fixed=fixed
                 )
+            if on_user is not None:
+                for row in conversion.each(connection, terms, selected_users=named, limit=limit, fixed=fixed):
+                    on_user(UserForecast(*row))
         if goes_on_with is None and not blocked:  # an open run has passed these checks
             blocked = _other_rates(rates, using) or _obstacles(findings, options)
     return Forecast(

@@ -25,6 +25,7 @@ from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
+from mana_migration.reports.forecast import UserList
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import checklist, dry_run, logs, plans, rehearsal, statements
 from mana_migration.services.context import RunContext, current_actor
@@ -122,11 +123,20 @@ class Command(RunCommand):
 
     def forecast(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Show what would happen."""
-        found = dry_run.forecast(asked, using=self.using, validate_only=options["validate_only"])
+        listed = UserList(self.put, as_json=self.json_output) if options["list"] else None
+        found = dry_run.forecast(
+            asked,
+            using=self.using,
+            validate_only=options["validate_only"],
+            on_user=listed.take if listed is not None else None,
+        )
         if options["save_plan"] is not None:
             plans.save(options["save_plan"], found)
         lines = forecast_report.findings_lines if options["validate_only"] else forecast_report.as_lines
-        self.print_result(forecast_report.as_json(found), lines(found))
+        if listed is not None and self.json_output:
+            listed.end(forecast_report.as_json(found))
+        else:
+            self.print_result(forecast_report.as_json(found), lines(found))
         return PARTLY if found.blocked or left_behind(found.totals) else DONE
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from mana_migration.engine import conversion
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.mana_migration.running import (
     balanced,
@@ -198,3 +199,30 @@ def test_validate_only_of_a_user_has_the_findings_of_that_user_alone() -> None:
 def test_a_dry_run_has_no_speed() -> None:
     people(3)
     assert migrate("--dry-run")["users_per_minute"] is None
+
+
+def test_every_user_is_listed_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "PAGE", 2)
+    keys = keys_of(make_wallets([(1, 2, 3), (0, 0, 0), (5, 0, 0)]))
+    negative = WalletFactory(green=-4, blue=0, red=0).pk
+    with assert_nothing_changes():
+        out = run_command("migrate_users", "--dry-run", "--list", "--skip-invalid").out
+        found = migrate("--dry-run", "--list", "--skip-invalid", code=3)
+    assert out.splitlines()[:4] == [
+        f"user {keys[0]}: 1 green, 2 blue, 3 red = 3,210 mana",
+        f"user {keys[1]}: 0 green, 0 blue, 0 red = 0 mana",
+        f"user {keys[2]}: 5 green, 0 blue, 0 red = 50 mana",
+        f"user {negative}: -4 green, 0 blue, 0 red: negative_balance",
+    ]
+    assert [(user["user"], user["mana"], user["problem"]) for user in found["list"]] == [
+        (str(keys[0]), 3210, ""),
+        (str(keys[1]), 0, ""),
+        (str(keys[2]), 50, ""),
+        (str(negative), 0, "negative_balance"),
+    ]
+    assert sum(user["mana"] for user in found["list"]) == found["mana"]
+    assert run_command("migrate_users", "--list").code == 2
+
+
+def test_a_list_of_no_user_is_an_empty_one() -> None:
+    assert migrate("--dry-run", "--list")["list"] == []
