@@ -137,7 +137,7 @@ class WishEntry(Entry):
         constraints = (
             models.CheckConstraint(condition=~Q(amount=0), name="wishes_wishentry_amount_not_zero"),
             models.CheckConstraint(
-                condition=Q(kind="earn", amount__gt=0) | Q(kind="spend", amount__lt=0),
+                condition=Q(kind="earn", amount__gt=0) | Q(kind="spend", amount__lt=0) | Q(kind="adjustment"),
                 name="wishes_wishentry_sign_of_kind",
             ),
             models.CheckConstraint(

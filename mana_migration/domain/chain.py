@@ -97,6 +97,15 @@ def next_link(previous: str, number: int, batch_digest: str, figures: Mapping[st
     return sha256(f"batch|{previous}|{number}|{batch_digest}|{told}")
 
 
+def next_fix_link(previous: str, fix: Mapping[str, Any]) -> str:
+    """Return the link of an integrity fix, which hangs on that of the fix before it; empty: on nothing.
+
+    ``fix`` holds its check, user (text), before, after, the four changes, what it undoes and its actor.
+    """
+    said = json.dumps(dict(fix), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return sha256(f"fix|{previous}|{said}")
+
+
 @dataclass(frozen=True, slots=True)
 class Break:
     """Where a chain does not hold: the run, the batch and the record where they are known, and what is wrong."""

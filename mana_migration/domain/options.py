@@ -229,8 +229,8 @@ class RollbackOptions:
 
     ``users``: primary keys as text.  ``since``: conversions at or after that moment.  ``run``: those
     of one run.  ``everything``: all.  ``until`` is the moment of the start, so that the selection is
-    frozen.  ``approved_by``: a second person, who is needed once the migration is closed.  ``given``:
-    as for a migration.
+    frozen.  ``approved_by``: a second person, who is needed once the migration is closed.  ``keep_fixes``
+    leaves what auto-fix did for the runs reversed.  ``given``: as for a migration.
     """
 
     users: tuple[str, ...] = ()
@@ -244,6 +244,7 @@ class RollbackOptions:
     approved_by: str = ""
     until: datetime | None = None
     breaker: bool = False
+    keep_fixes: bool = False
     controls: Controls = field(default_factory=Controls)
     given: frozenset[str] = frozenset()
 
@@ -272,6 +273,7 @@ class RollbackOptions:
             "on_shortfall": self.on_shortfall,
             "preserve_logs": self.preserve_logs,
             "breaker": self.breaker,
+            **({"keep_fixes": True} if self.keep_fixes else {}),
             **({"approved_by": self.approved_by} if self.approved_by else {}),
         }
 

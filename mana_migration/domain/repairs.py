@@ -77,6 +77,8 @@ class UserState:
     migrated: bool
     ledger: LedgerState
     live: tuple[LiveRecord, ...] = ()
+    migrated_at: str = ""
+    """The flag itself as ISO text, to be put back as it was; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,11 @@ def decide(check: str, state: UserState) -> Repair | Left:
     if isinstance(decision, Repair) and not _recordable(decision.before, decision.after):
         return Left("the change itself is beyond the limit of BIGINT and could not be recorded")
     return decision
+
+
+def in_range(balances: Balances) -> bool:
+    """Say whether each balance fits into a BIGINT column."""
+    return all(_LOWEST <= value <= _HIGHEST for value in (*balances.wishes, balances.mana))
 
 
 def _recordable(before: Balances, after: Balances) -> bool:
@@ -153,6 +160,11 @@ def _migration_inconsistency(state: UserState) -> Repair | Left:
     return _unrecorded(state.wallet, state.ledger) if state.migrated else NOTHING_WRONG
 
 
+def _booked(record: LiveRecord, ledger: LedgerState) -> bool:
+    """Say whether a record's conversion is in the ledger and was not reversed there; one worth 0 has no entry."""
+    return not record.credited or (record.run, record.credited) in ledger.open_conversions
+
+
 def _unflagged(wallet: Balances, record: LiveRecord, ledger: LedgerState) -> Repair | Left:
     """Decide about a live record whose wallet is not flagged as migrated."""
     if not ledger.agrees:
@@ -184,6 +196,42 @@ def _unrecorded(wallet: Balances, ledger: LedgerState) -> Repair | Left:
     if wallet.mana != ledger.total or not ledger.agrees:
         return Left("the wallet's mana is not what its ledger entries say")
     return Repair(wallet, wallet, Flag.CLEAR, "nothing was ever converted; the flag alone was set")
+
+
+def decide_by_ledger(state: UserState) -> Repair | Left:
+    """Return how to bring a user's wallet to what their ledger and their live record say, whatever happened to it.
+
+    Unlike ``decide`` it also pays out, and takes what later entries were booked on: for a user whose case was looked
+    into, never for all.
+    """
+    wallet, ledger, converted = state.wallet, state.ledger, bool(state.live)
+    obstacle = _obstacle(state)
+    if wallet is None or obstacle:
+        return Left(obstacle or "the user has no wallet")
+    repaired = Balances(*((0, 0, 0) if converted else wallet.wishes), ledger.total)
+    flag = Flag.KEEP if converted == state.migrated else Flag.SET if converted else Flag.CLEAR
+    if repaired == wallet and flag is Flag.KEEP and ledger.agrees:
+        return NOTHING_WRONG
+    if not _recordable(wallet, repaired):
+        return Left("the change itself is beyond the limit of BIGINT and could not be recorded")
+    return Repair(wallet, repaired, flag, "brought to what the ledger and the record say")
+
+
+def _obstacle(state: UserState) -> str:
+    """Return why the ledger and the records do not say what a wallet should hold; empty where they do."""
+    ledger = state.ledger
+    if ledger.total < 0:
+        return (
+            f"the ledger's sum is {ledger.total}: book what is missing with wishes.services.earn_mana, then repair "
+            "again"
+        )
+    if len(state.live) > 1:
+        return "there are several live records of one user"
+    if state.live and not ledger.opening and not _booked(state.live[0], ledger):
+        return "the record's conversion is not in the ledger, or was reversed there: compare with a backup"
+    if not state.live and (ledger.open_conversions or ledger.opening):
+        return "the ledger has a conversion whose record, with the wishes before it, is gone: compare with a backup"
+    return ""
 
 
 _DECISIONS: Final = {

@@ -127,7 +127,8 @@ OnFinding: TypeAlias = Callable[[Finding], None]
 class CheckResult:
     """What one check found: ``count`` findings, ``fixed`` of them corrected since.
 
-    ``would_fix``: how many auto-fix would correct; None where that was not asked.
+    ``would_fix``: how many auto-fix would correct; None where that was not asked.  ``known``: how many of the rest
+    were there before the run that is checked: they are reported and do not fail it.
     """
 
     id: str
@@ -135,11 +136,12 @@ class CheckResult:
     count: int
     fixed: int = 0
     would_fix: int | None = None
+    known: int = 0
 
     @property
     def remaining(self) -> int:
-        """Findings that are still there."""
-        return self.count - self.fixed
+        """Findings that are still there, and that the run which is checked answers for."""
+        return self.count - self.fixed - self.known
 
     @property
     def blocks(self) -> bool:

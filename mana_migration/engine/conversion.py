@@ -107,6 +107,14 @@ def cohort_sql(column: str, permyriad: int) -> str:
     return f"substr(md5(CAST({column} AS text)), 1, 8) < '{bound}'"
 
 
+def failed_before_sql(terms: ConversionTerms) -> str:
+    """Return the condition of wallets ``w`` whose user failed in an earlier run."""
+    return (
+        "EXISTS (SELECT 1 FROM mana_migration_usermigration f WHERE f.user_id = w.user_id AND f.status = 'failed' "
+        f"AND f.run_id <> {terms.run})"
+    )
+
+
 def selection_sql(terms: ConversionTerms, *, within: str = "") -> str:
     """Return the condition of wallets ``w`` that the run still has to handle.
 

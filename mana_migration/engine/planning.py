@@ -10,7 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import FIGURES
 from mana_migration.engine import users
-from mana_migration.engine.conversion import ConversionTerms, selection_sql
+from mana_migration.engine.conversion import ConversionTerms, failed_before_sql, selection_sql
 from mana_migration.engine.failures import NothingKeptError
 from wishes.sql import all_of, block
 
@@ -184,6 +184,29 @@ def plan_migration(
         size=size,
         limit=limit,
     )
+
+
+def selected_among(
+    connection: BaseDatabaseWrapper, terms: ConversionTerms, keys: Sequence[str], *, limit: int | None = None
+) -> set[str]:
+    """Return those of these users whom a migration on these terms, of so many users at most, would handle now."""
+    if not keys:
+        return set()
+    parameters: dict[str, Any] = {f"user_{place}": users.to_sql(connection, key) for place, key in enumerate(keys)}
+    chosen = f"w.user_id IN ({', '.join(f'%({name})s' for name in parameters)})"
+    selection = selection_sql(terms)
+    source = f"SELECT w.user_id FROM wishes_wallet w WHERE {selection} AND {chosen}"
+    if limit is not None:
+        # in the order in which they are planned: those who failed earlier last
+        parameters["most"] = limit
+        source = (
+            "SELECT w.user_id FROM wishes_wallet w JOIN (SELECT w.user_id FROM wishes_wallet w "
+            f"WHERE {selection} ORDER BY CASE WHEN {failed_before_sql(terms)} THEN 1 ELSE 0 END, w.user_id "
+            f"LIMIT %(most)s) s ON s.user_id = w.user_id WHERE {chosen}"
+        )
+    with connection.cursor() as cursor:
+        cursor.execute(source, parameters)
+        return {users.to_text(users.from_sql(connection, key)) for (key,) in cursor.fetchall()}
 
 
 def spread_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, parts: int, count: int) -> list[str]:

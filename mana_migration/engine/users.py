@@ -19,6 +19,11 @@ def to_text(key: Any) -> str:
     return str(key)
 
 
+def from_text(text: str) -> Any:
+    """Return the Python primary key of a user from the text that a batch keeps."""
+    return _key_field().to_python(text)
+
+
 def to_sql(connection: BaseDatabaseWrapper, text: str) -> Any:
     """Return the parameter for SQL that stands for a user's primary key kept as text."""
     field = _key_field()

@@ -1,27 +1,12 @@
-"""Digests of batches, their chain and marks of records, and the guards that keep the marks too.
+"""Digests of batches, their chain and marks of records.
 
 Batches that were done before have no digest and no place in a chain: nothing can be said of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import django.db.models.deletion
 from django.db import migrations, models
-
-from mana_migration import guards
-
-
-def install(apps: Any, schema_editor: Any) -> None:
-    # an older database has those of 0002, or what SQLite left of them when it made the tables anew
-    guards.uninstall(schema_editor.connection)
-    # params=None: trigger texts may hold percent signs
-    guards.install(schema_editor.connection, lambda sql: schema_editor.execute(sql, params=None))
-
-
-def uninstall(apps: Any, schema_editor: Any) -> None:
-    guards.uninstall(schema_editor.connection)
 
 
 class Migration(migrations.Migration):
@@ -97,5 +82,4 @@ class Migration(migrations.Migration):
             model_name="migrationbatch",
             constraint=models.UniqueConstraint(fields=("run", "number"), name="mana_migration_batch_one_place"),
         ),
-        migrations.RunPython(install, uninstall),
     ]

@@ -7,8 +7,6 @@ from typing import Any
 import django.db.models.deletion
 from django.db import migrations, models
 
-from mana_migration import guards
-
 
 def fill(apps: Any, schema_editor: Any) -> None:
     runs = apps.get_model("mana_migration", "MigrationRun").objects.using(schema_editor.connection.alias)
@@ -20,13 +18,6 @@ def fill(apps: Any, schema_editor: Any) -> None:
     breaker_rollbacks = runs.filter(kind="rollback", options__breaker=True)
     tripped = list(breaker_rollbacks.values_list("target_run_id", flat=True))
     runs.filter(pk__in=tripped).update(stop_cause="breaker")
-
-
-def install(apps: Any, schema_editor: Any) -> None:
-    # SQLite made the table anew for the column, without its triggers
-    guards.uninstall(schema_editor.connection)
-    # params=None: trigger texts may hold percent signs
-    guards.install(schema_editor.connection, lambda sql: schema_editor.execute(sql, params=None))
 
 
 class Migration(migrations.Migration):
@@ -106,5 +97,4 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RunPython(fill, migrations.RunPython.noop),
-        migrations.RunPython(install, migrations.RunPython.noop),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
@@ -29,6 +31,19 @@ class IntegrityFix(models.Model):
     blue_change = models.BigIntegerField(default=0)
     red_change = models.BigIntegerField(default=0)
     mana_change = models.BigIntegerField(default=0)
+    undoes = models.OneToOneField(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="undone_by",
+        db_constraint=False,
+        help_text="The earlier fix that this one undoes, by the rollback of its run.",
+    )
+    link = models.CharField(
+        max_length=64, default="", db_default="", editable=False,
+        help_text="SHA-256 of the link of the fix before and of what is written here.",
+    )  # fmt: skip
     actor = models.CharField(max_length=150, blank=True)
     created_at = MomentField(db_default=Now(), always_aware=True)
 
@@ -38,3 +53,15 @@ class IntegrityFix(models.Model):
 
     def __str__(self) -> str:
         return f"fix {self.pk} of {self.check_id}"
+
+    def said(self) -> dict[str, Any]:
+        """Return what its link is the hash of: all but the run, which may be opened after it, and the time."""
+        return {
+            "check": self.check_id,
+            "user": str(self.user_id),
+            "before": self.before,
+            "after": self.after,
+            "changes": [self.green_change, self.blue_change, self.red_change, self.mana_change],
+            "undoes": self.undoes_id,
+            "actor": self.actor,
+        }

@@ -77,6 +77,9 @@ class MigrationWork:
         latest = totals.latest(run.pk, using, attempted=breaker.WINDOW)
         return breaker.judge(whole, latest, run.controls_in_force.error_threshold, final=final)
 
+    def before_check(self, context: RunContext) -> None:
+        """Do nothing: a migration leaves nothing to do."""
+
     def on_close(self, context: RunContext) -> None:
         """Do nothing: a migration closes by itself."""
 
@@ -164,12 +167,18 @@ class Migration:
         failed = _failed_before(options, rates, using) if options.retry_failed else None
         report = validation.precheck(using)
         fixes = None
+        errors, broken = report.error_count, report.broken
         if options.auto_fix and report.error_count:
-            fixes = _fix(context)
+            select = _selection(options, rates, using)
+            fixes = _fix(context, select=select)
             report = validation.precheck(using)
-        if report.error_count and not options.skip_invalid:
+            errors, broken = report.error_count, report.broken
+            if select is not None:  # what is wrong with other users does not concern this run
+                left = autofix.remaining([check.id for check in report.checks if check.blocks], select, using=using)
+                errors, broken = sum(left.values()), ", ".join(f"{check} {found:,}" for check, found in left.items())
+        if errors and not options.skip_invalid:
             raise FindingsError(
-                f"{blocking(report.error_count)} ({report.broken}); see validate_migration --pre-migration, then use "
+                f"{blocking(errors)} ({broken}); see validate_migration --pre-migration, then use "
                 "--auto-fix to correct them or --skip-invalid to leave those users out"
             )
         run = runs.create_run(
@@ -245,9 +254,17 @@ def terms_of_request(
     )
 
 
-def _fix(context: RunContext, users: Sequence[str] = ()) -> FixReport:
-    """Correct the findings that have one right answer, of selected users or of all."""
-    fixes = autofix.fix_all(using=context.using, actor=context.actor.name, users=users)
+def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.Select | None:
+    """Return what keeps, of some users, those whom a run with these options selects; None where it selects all."""
+    if options.cohort is None and options.limit is None and not options.retry_failed:
+        return None
+    terms = terms_of_request(options, rates)
+    return lambda keys: planning.selected_among(connections[using], terms, keys, limit=options.limit)
+
+
+def _fix(context: RunContext, users: Sequence[str] = (), select: autofix.Select | None = None) -> FixReport:
+    """Correct the findings that have one right answer, of selected users, of those a run selects, or of all."""
+    fixes = autofix.fix_all(using=context.using, actor=context.actor.name, users=users, select=select)
     context.notice(
         f"auto-fix corrected {counted(fixes.fixed, 'finding')}; the values before and after are kept as integrity fixes"
     )

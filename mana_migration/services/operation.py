@@ -173,6 +173,7 @@ def check(run_id: int, work: Work, context: RunContext, *, joining: bool = False
     if verdict.tripped:
         trip(run_id, verdict, context)
         return
+    work.before_check(context)
     context.notice("all users processed; running integrity checks")
     report = validation.check_run(using, run_id)
     with transaction.atomic(using=using):

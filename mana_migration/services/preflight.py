@@ -209,6 +209,9 @@ def install_missing_guards(using: str = "default") -> list[str]:
     _check_hidden_rows(using)
     try:
         lacks = constraints.lacking(connection, _models())
+        if lacks and connection.vendor == "sqlite":  # it makes tables anew, and triggers that read them are in the way
+            wishes_guards.uninstall(connection)
+            guards.uninstall(connection)
         constraints.add(connection, lacks)
         faults = _faults(connection)
         with transaction.atomic(using=using):

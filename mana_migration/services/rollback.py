@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import connections, transaction
 from django.db.models import Count
@@ -22,12 +23,12 @@ from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import closing, runs, selected_users
+from mana_migration.services import autofix, closing, logs, runs, selected_users, validation
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus, StopCause, statuses_before
 
 #: What a request must have in common with the open rollback that it resumes.
-_SAME: Final = ("run", "since", "everything", "emergency", "on_shortfall", "preserve_logs")
+_SAME: Final = ("run", "since", "everything", "emergency", "on_shortfall", "preserve_logs", "keep_fixes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class RollbackWork:
         """Return that it goes on: a rollback has no breaker, it reverses what it can and lists the rest."""
         return BreakerVerdict(tripped=False)
 
+    def before_check(self, context: RunContext) -> None:
+        """Undo what auto-fix did for the runs that were rolled back."""
+        rollback = MigrationRun.objects.using(context.using).get(pk=self.terms.run)
+        undo_fixes(rollback.pk, rollback.rollback_options, context)
+
     def on_close(self, context: RunContext) -> None:
         """Close the runs that were rolled back: those without a live conversion, and the one whose breaker tripped."""
         rollback = MigrationRun.objects.using(context.using).get(pk=self.terms.run)
@@ -120,7 +126,9 @@ class Rollback:
         """
         frozen, asked = run.options, self.options.as_dict()
         contradictions = [
-            f"{name} is {frozen.get(name)!r}, not {asked[name]!r}" for name in _SAME if asked[name] != frozen.get(name)
+            f"{name} is {frozen.get(name)!r}, not {asked[name]!r}"
+            for name in _SAME
+            if asked.get(name) != frozen.get(name)
         ]
         contradictions += run.controls_in_force.contradictions(self.options.controls, self.options.given)
         if contradictions:
@@ -171,7 +179,9 @@ class Rollback:
                 reason=options.reason,
                 target_run=options.run,
                 expected=expected,
-                baseline=_read_from(using),
+                # where records are deleted all users are checked afterwards, so what is wrong before must be known
+                baseline=_read_from(using)
+                | ({} if options.preserve_logs else {"findings": validation.error_counts(using)}),
             )
         if open_run is not None:
             context.notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
@@ -214,7 +224,20 @@ class Rollback:
             rates={},
             reason=options.reason,
             context=context,
+            before_end=lambda run: undo_fixes(run, options, context),
         )
+
+
+def undo_fixes(run_id: int, options: RollbackOptions, context: RunContext) -> None:
+    """Undo what auto-fix did for the runs rolled back, unless the options keep it."""
+    if options.keep_fixes:
+        return
+    undone = autofix.undo_of_rollback(run_id, options, actor=context.actor.name, using=context.using)
+    if undone:
+        context.notice(
+            f"{counted(undone, 'integrity fix', 'integrity fixes')} undone: those wallets are as before the run"
+        )
+        logs.write(logging.INFO, "integrity fixes undone", run=run_id, fixes=undone)
 
 
 def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
@@ -230,7 +253,7 @@ def terms_of(options: RollbackOptions, run: int) -> ReversalTerms:
     )
 
 
-def _read_from(using: str) -> dict[str, str]:
+def _read_from(using: str) -> dict[str, Any]:
     """Return the marks of a rollback that begins now: it may reverse what was written since the earliest live run."""
     connection = connections[using]
     first = quick.first_live_run(connection)

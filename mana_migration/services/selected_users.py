@@ -46,6 +46,7 @@ def execute(
     rates: Mapping[str, int],
     reason: str,
     context: RunContext,
+    before_end: Callable[[int], object] = lambda run: None,
 ) -> RunSummary:
     """Handle selected users in one transaction, by a run of their own.
 
@@ -54,6 +55,7 @@ def execute(
         handle: converts or reverses one user.
         kind, options, rates, reason: of the run.
         context: see ``RunContext``.
+        before_end: called with the run, in the same transaction, when all users are handled.
 
     Raises:
         UsageError: more users are selected than one transaction should hold.
@@ -83,6 +85,7 @@ def execute(
             )
             for user in sorted(users):
                 whole.add(_execute_one(run, user, handle, using))
+            before_end(run.pk)
             run.planned_users = len(users)
             totals.fold(run, using)
             run.save(using=using, update_fields=["planned_users", "folded"])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from django.db import connections
+from django.db.models import Count
 
 from mana_migration import conf
 from mana_migration.domain.chain import Walk
 from mana_migration.domain.validation import (
     BOTH,
     BY_ID,
+    ERROR,
     POST,
     PRE,
     SEVERITIES,
@@ -31,7 +35,7 @@ from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.models import MigrationRun, RunEvent
+from mana_migration.models import IntegrityFix, MigrationRun, RunEvent
 from mana_migration.states import EventKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -150,18 +154,42 @@ def check_run(using: str, run_id: int, *, exact: bool = False) -> ValidationRepo
     """
     run = MigrationRun.objects.using(using).numbered(run_id)
     scope = None if run.deletes_records else run_id
+    known = _known_before(using, run)
     with sessions.named(f"check of run {run_id}"):
         if not exact:
-            found = validate(using, phase=POST, run=scope, chains=False, quick_first=True)
+            found = _less(validate(using, phase=POST, run=scope, chains=False, quick_first=True), known)
             if found.ok:
                 return found
-        return validate(using, phase=POST, run=scope, chains=False)
+        return _less(validate(using, phase=POST, run=scope, chains=False), known)
 
 
 def kept(run: MigrationRun, using: str) -> ValidationReport | None:
     """Return what the check at the end of a run found; None where it was not checked, or kept less."""
     event = RunEvent.objects.using(using).filter(run=run, kind=EventKind.CHECKED).order_by("-id").first()
     return None if event is None else ValidationReport.from_details(event.details, event.created_at)
+
+
+def _known_before(using: str, run: MigrationRun) -> Counter[str]:
+    """Return the findings that a run did not cause, by check.
+
+    Those of the users whose fixes it undid, which are as they were before; and where it deletes its records, so that
+    all users are checked, those that were counted when it was opened.
+    """
+    undone = IntegrityFix.objects.using(using).filter(run=run, undoes__isnull=False)
+    known = Counter(dict(undone.values_list("check_id").annotate(Count("user_id", distinct=True)).order_by()))
+    known.update(run.baseline.get("findings", {}))
+    return known
+
+
+def _less(report: ValidationReport, known: Mapping[str, int]) -> ValidationReport:
+    checks = (replace(check, known=min(check.count, known.get(check.id, 0))) for check in report.checks)
+    return replace(report, checks=tuple(checks))
+
+
+def error_counts(using: str) -> dict[str, int]:
+    """Return how many error-level findings of the post phase there are now, by check; chains are not followed."""
+    report = validate(using, phase=POST, chains=False)
+    return {check.id: check.count for check in report.checks if check.severity == ERROR and check.count}
 
 
 def _terms(using: str, run: int | None) -> WalletTerms:

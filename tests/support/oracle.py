@@ -395,7 +395,9 @@ def _endowment(connection: BaseDatabaseWrapper) -> Endowment:
     )
     # conversions and reversals are the migration's, opening balances are part of what was imported
     (booked,) = _sums(connection, f"SELECT {{sum:amount}} FROM {ENTRY} WHERE kind IN ('earn', 'spend', 'adjustment')")
-    wishes = dict(_rows(connection, f"SELECT colour, {{sum:amount}} FROM {WISH_ENTRY} GROUP BY colour"))
+    wishes = dict(
+        _rows(connection, f"SELECT colour, {{sum:amount}} FROM {WISH_ENTRY} WHERE kind <> 'adjustment' GROUP BY colour")
+    )
     (written_off,) = _sums(
         connection,
         f"SELECT {{sum:b.shortfall}} FROM {BATCH} b JOIN {RUN} u ON u.id = b.run_id "

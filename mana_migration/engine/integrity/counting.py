@@ -195,7 +195,7 @@ def _narrow(look: Look, found: Counts) -> None:
         found.numbers["late_wishes"] = counts["late_wishes"]
         negative = ledger.count_negative_balances(look.connection, look.scope)
         found.numbers["negative_mana"] = counts["negative_mana"] + negative
-    if found.numbers["ledger_mismatch"] and not look.quick:
+    if (found.numbers["ledger_mismatch"] or found.numbers.get("orphaned_mana")) and not look.quick:
         found.numbers |= ledger.count_balances(look.connection, look.scope, unmigrated_only=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -13,26 +14,43 @@ from mana_migration.engine import dialect, users
 from mana_migration.engine.integrity.scope import Scope, rows
 
 
-def lock_wallets(connection: BaseDatabaseWrapper, keys: Sequence[str]) -> None:
+def lock_wallets(connection: BaseDatabaseWrapper, keys: Sequence[str], *, wait: bool = True) -> list[str]:
     """Lock the wallets of these users in key order; the caller is in a transaction.
 
-    A statement of its own, so that what is read next was committed before the locks were had.
+    A statement of its own, so that what is read next was committed before the locks were had.  Without ``wait`` those
+    that another session holds are left out.  Returns whose wallets are not locked: all of those.
     """
     scope = Scope(users=tuple(keys))
-    lock = dialect.lock(connection.vendor, "w")
-    if lock:
-        condition = scope.sql("w.user_id")
-        rows(connection, f"SELECT 1 FROM wishes_wallet w WHERE {condition} ORDER BY w.user_id {lock}", scope)
+    lock = dialect.lock(connection.vendor, "w", skip_locked=not wait)
+    if not lock:
+        return []
+    locked = rows(
+        connection,
+        f"SELECT w.user_id FROM wishes_wallet w WHERE {scope.sql('w.user_id')} ORDER BY w.user_id {lock}",
+        scope,
+    )
+    had = {_text(connection, key) for (key,) in locked}
+    there = (
+        had
+        if wait
+        else {
+            _text(connection, key)
+            for (key,) in rows(
+                connection, f"SELECT w.user_id FROM wishes_wallet w WHERE {scope.sql('w.user_id')}", scope
+            )
+        }
+    )
+    return [key for key in keys if key in there - had]
 
 
 def load(connection: BaseDatabaseWrapper, keys: Sequence[str], *, with_ledger: bool = True) -> dict[str, UserState]:
     """Return the state of each of these users (keys as text), also of those without a wallet."""
     scope = Scope(users=tuple(keys))
     wallets = {
-        _text(connection, key): (Balances(green, blue, red, mana), bool(migrated))
-        for key, green, blue, red, mana, migrated in rows(
+        _text(connection, key): (Balances(green, blue, red, mana), _moment(migrated_at))
+        for key, green, blue, red, mana, migrated_at in rows(
             connection,
-            "SELECT w.user_id, w.green, w.blue, w.red, w.mana, w.migrated_at IS NOT NULL FROM wishes_wallet w "
+            "SELECT w.user_id, w.green, w.blue, w.red, w.mana, w.migrated_at FROM wishes_wallet w "
             f"WHERE {scope.sql('w.user_id')}",
             scope,
         )
@@ -41,9 +59,16 @@ def load(connection: BaseDatabaseWrapper, keys: Sequence[str], *, with_ledger: b
     live = _live(connection, scope) if with_ledger else {}
     found = {}
     for key in keys:
-        wallet, migrated = wallets.get(key, (None, False))
-        found[key] = UserState(wallet, migrated, ledgers.get(key, LedgerState()), tuple(live.get(key, ())))
+        wallet, migrated_at = wallets.get(key, (None, ""))
+        found[key] = UserState(
+            wallet, bool(migrated_at), ledgers.get(key, LedgerState()), tuple(live.get(key, ())), migrated_at
+        )
     return found
+
+
+def _moment(value: Any) -> str:
+    """Return a moment of raw SQL as text: SQLite has no other."""
+    return value.isoformat() if isinstance(value, datetime) else value or ""
 
 
 def _text(connection: BaseDatabaseWrapper, value: Any) -> str:

@@ -68,8 +68,9 @@ def booked_parts(
     vendor = connection.vendor
     wishes = rows(
         connection,
-        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry {_beyond(wishes_after)} "
-        "GROUP BY colour",
+        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry "
+        # adjustments are fixes, counted below
+        "WHERE kind <> 'adjustment' AND id > %(after)s GROUP BY colour",
         Scope(),
         after=wishes_after,
     )

@@ -102,6 +102,12 @@ class Command(RunCommand):
             help="Delete the records of the users rolled back; the ledger and the run's totals stay.",
         )
         parser.add_argument(
+            "--keep-fixes",
+            action="store_true",
+            help="Leave what auto-fix did for the runs reversed (default: undo it, so that those wallets are as they "
+            "were before the run; both stay recorded).",
+        )
+        parser.add_argument(
             "--approved-by",
             type=arguments.text,
             default="",
@@ -123,6 +129,7 @@ class Command(RunCommand):
             emergency=options["emergency"],
             on_shortfall=options["on_shortfall"],
             preserve_logs=options["preserve_logs"],
+            keep_fixes=options["keep_fixes"],
             reason=options["reason"],
             approved_by=options["approved_by"],
             controls=replace(default, **given, until=parse_until(options["until"])),

@@ -71,6 +71,12 @@ class Command(MigrationCommand):
             "Never pays mana out, never writes a ledger entry.",
         )
         parser.add_argument(
+            "--by-ledger",
+            action="store_true",
+            help="With --fix-issues and --user-id: bring these wallets to what their ledger and their record say, "
+            "whatever happened to them; before and after are kept. For users whose case was looked into.",
+        )
+        parser.add_argument(
             "--dry-run",
             action="store_true",
             help="With --fix-issues: only say what would be fixed.",
@@ -157,6 +163,10 @@ def asked_phase(options: dict[str, Any]) -> str:
     """
     if options["chain_head"] and (options["user_ids"] or (options["pre_migration"] and not options["post_migration"])):
         raise UsageError("--chain-head is looked for by the checks of --post-migration of everybody or of one --run")
+    if options["by_ledger"] and not (options["fix"] and options["user_ids"]):
+        raise UsageError(
+            "--by-ledger repairs the wallets of users that are named: give --fix-issues and --user-id as well"
+        )
     if options["run_id"] is not None:
         for name in ("pre_migration", "user_ids", "fix"):
             if options[name]:
@@ -169,7 +179,15 @@ def asked_phase(options: dict[str, Any]) -> str:
 
 
 def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) -> FixReport:
-    """Fix what has one reading, or say what would be fixed."""
+    """Fix what has one reading, or what the ledger says of these users, or say what would be fixed."""
+    if options["by_ledger"]:
+        return autofix.fix_by_ledger(
+            using=options["database"],
+            actor=current_actor().name,
+            users=users,
+            dry_run=options["dry_run"],
+            on_finding=tell,
+        )
     checks = [check.id for check in checks_of(phase) if check.id in FIXABLE]
     return autofix.fix_all(
         using=options["database"],

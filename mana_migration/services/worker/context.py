@@ -48,6 +48,9 @@ class Work(Protocol):
     def verdict(self, using: str, *, final: bool = False) -> BreakerVerdict:
         """Say whether the run has failed too many users; ``final``: all users are processed."""
 
+    def before_check(self, context: RunContext) -> None:
+        """Do what is left when all users are handled, before the checks; it may be done again."""
+
     def on_close(self, context: RunContext) -> None:
         """Do what belongs to the transaction that closes the run."""
 

@@ -2,24 +2,30 @@
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
-from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.validation import Finding, FixReport
+from mana_migration.engine import planning
 from mana_migration.engine.integrity import findings, scope
 from mana_migration.errors import FindingsError
 from mana_migration.models import IntegrityFix, MigrationRun, UserMigration
-from mana_migration.services import autofix, operation, validation
+from mana_migration.services import autofix, migration, operation, validation
 from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.migration import Migration
+from mana_migration.services.rollback import Rollback
 from tests.factories import WalletFactory, make_wallets
 from tests.support.economy import Economy
+from tests.support.foreign import Foreign, everything
 from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
+from wishes import conf as wishes_conf
 from wishes import guards
-from wishes.models import ManaEntry, Wallet
+from wishes.errors import WishesError
+from wishes.models import ManaEntry, Wallet, WishEntry
 from wishes.services import earn_mana, spend_mana
 
 pytestmark = pytest.mark.django_db
@@ -75,7 +81,7 @@ def test_negative_wishes_are_set_to_0_with_before_and_after_kept() -> None:
     assert_books_balance(expected=before)
 
 
-def test_unbacked_mana_is_written_off_without_an_entry() -> None:
+def test_unbacked_mana_is_booked_as_found_and_as_written_off() -> None:
     wallet = WalletFactory()
     earn_mana(wallet.pk, 30, reference="x")
     Wallet.objects.filter(pk=wallet.pk).update(mana=77)
@@ -83,9 +89,23 @@ def test_unbacked_mana_is_written_off_without_an_entry() -> None:
     fix()
     assert balances(wallet) == (3, 2, 1, 30)
     assert IntegrityFix.objects.get().mana_change == -47
-    assert ManaEntry.objects.count() == 1
+    fixed = IntegrityFix.objects.get()
+    assert list(ManaEntry.objects.order_by("pk").values_list("kind", "amount", "balance_after", "reference")) == [
+        ("earn", 30, 30, "x"),
+        ("adjustment", 47, 77, f"adjustment:fix:{fixed.pk}:found"),
+        ("adjustment", -47, 30, f"adjustment:fix:{fixed.pk}:written_off"),
+    ]
     assert_books_balance(expected=before)
     assert validation.precheck().ok
+
+
+def test_a_debt_that_is_cancelled_is_booked_in_the_ledger_of_wishes() -> None:
+    WalletFactory(green=-5, red=-1)
+    fix()
+    assert list(WishEntry.objects.order_by("pk").values_list("kind", "colour", "amount", "balance_after")) == [
+        ("adjustment", "green", 5, 0),
+        ("adjustment", "red", 1, 0),
+    ]
 
 
 def test_a_lost_flag_is_set_again_to_the_moment_of_the_record(migrated: Wallet) -> None:
@@ -205,11 +225,11 @@ def test_somebody_elses_lock_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(autofix.time, "sleep", waits.append)
     lock, seen = autofix.states.lock_wallets, []
 
-    def locked_twice(*args: Any) -> None:
+    def locked_twice(*args: Any, **options: Any) -> Any:
         seen.append(args)
         if len(seen) < 3:
             raise OperationalError("database is locked")
-        lock(*args)
+        return lock(*args, **options)
 
     monkeypatch.setattr(autofix.states, "lock_wallets", locked_twice)
     WalletFactory(green=-1)
@@ -217,10 +237,44 @@ def test_somebody_elses_lock_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert waits == [0.1, 0.2]
 
 
-def test_a_lock_that_is_never_released_ends_the_fix_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+def test_one_held_wallet_keeps_no_other_from_being_fixed_and_is_named(settings: Any) -> None:
+    settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 50
+    held, *others = (WalletFactory(green=-1) for _ in range(4))
+    in_transaction, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic():
+                Wallet.objects.select_for_update().get(pk=held.pk)
+                in_transaction.set()
+                may_end.wait(60)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert in_transaction.wait(30)
+    told: list[Finding] = []
+    report = autofix.fix_all(actor="olga", on_finding=told.append)
+    may_end.set()
+    thread.join()
+    assert (report.fixed, report.left_by_check) == (3, {"negative_balance": 1})
+    assert {balances(wallet)[0] for wallet in others} == {0}
+    assert balances(held)[0] == -1
+    assert [(finding.user, finding.reason) for finding in told if not finding.fixed] == [
+        (str(held.pk), "another session holds the wallet: give the command again")
+    ]
+    assert fix()[0].fixed == 1
+
+
+def test_a_lock_on_the_whole_database_that_is_never_released_ends_the_fix_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(autofix.time, "sleep", lambda seconds: None)
 
-    def always_locked(*args: Any) -> None:
+    def always_locked(*args: Any, **options: Any) -> None:
         raise OperationalError("database is locked")
 
     monkeypatch.setattr(autofix.states, "lock_wallets", always_locked)
@@ -286,3 +340,183 @@ def test_a_migration_is_refused_where_auto_fix_left_something() -> None:
     with pytest.raises(FindingsError, match="1 error-level finding blocks the run"):
         economy.migrate(auto_fix=True)
     assert not MigrationRun.objects.exists()
+
+
+# --- Within the scope of a run, and undone with it --------------------------------------------------------------------
+
+
+def wallets() -> list[tuple[Any, ...]]:
+    """Return everything that wallets hold."""
+    return list(Wallet.objects.order_by("pk").values_list("pk", "green", "blue", "red", "mana", "migrated_at"))
+
+
+def findings_now() -> dict[str, int]:
+    """Return the error-level findings, by check."""
+    return {
+        check.id: check.count for check in validation.validate().checks if check.severity == "error" and check.count
+    }
+
+
+def migrate_all(**options: Any) -> int:
+    """Migrate everybody whom the options select and return the run."""
+    run = operation.execute(
+        Migration(MigrationOptions(auto_fix=True, **options)), RunContext(actor=Actor("olga", "host"))
+    ).run
+    assert run is not None
+    return run
+
+
+def dirty(number: int) -> None:
+    """Make so many wallets, every second with a debt and every third with mana that nothing backs."""
+    make_wallets(
+        [
+            (-place if place % 2 else place, place, 1, 7 * place if place % 3 == 0 else 0)
+            for place in range(1, number + 1)
+        ]
+    )
+
+
+@pytest.mark.parametrize("options", [{"cohort": 2_000}, {"limit": 5}], ids=["cohort", "limit"])
+def test_only_users_whom_the_run_selects_are_fixed(options: dict[str, int]) -> None:
+    dirty(40)
+    migrate_all(**options)
+    handled = set(UserMigration.objects.values_list("user_id", flat=True))
+    assert handled
+    assert len(handled) < 20
+    assert set(IntegrityFix.objects.values_list("user_id", flat=True)) <= handled
+    assert not Wallet.objects.filter(pk__in=handled, migrated_at=None).exists()
+
+
+def test_users_who_failed_earlier_are_the_last_of_a_limit() -> None:
+    dirty(3)
+    rich = WalletFactory(red=2**62)  # never to be converted
+    operation.execute(Migration(MigrationOptions(users=(str(rich.pk),))), RunContext(actor=Actor("olga", "host")))
+    assert UserMigration.objects.get(user=rich.pk).status == "failed"
+    terms = migration.terms_of_request(MigrationOptions(limit=3), wishes_conf.rates())
+    keys = [str(key) for key in Wallet.objects.values_list("pk", flat=True)]
+    assert str(rich.pk) not in planning.selected_among(connection, terms, keys, limit=3)
+    assert str(rich.pk) in planning.selected_among(connection, terms, keys, limit=4)
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        lambda run: {"everything": True},
+        lambda run: {"run": run},
+        lambda run: {"since": MigrationRun.objects.get(pk=run).created_at},
+        lambda run: {"users": tuple(str(key) for key in Wallet.objects.values_list("pk", flat=True))},
+    ],
+    ids=["all", "run", "since", "users"],
+)
+@pytest.mark.parametrize("preserve_logs", [True, False])
+def test_a_run_and_its_rollback_leave_every_wallet_as_it_was_dirt_included(
+    selector: Callable[[int], dict[str, Any]], preserve_logs: bool
+) -> None:
+    dirty(20)
+    WalletFactory(green=0, blue=0, red=0)
+    Wallet.objects.filter(pk=Wallet.objects.latest("pk").pk).update(migrated_at=datetime(2026, 1, 1, tzinfo=UTC))
+    before, found, value = wallets(), findings_now(), endowment()
+    run = migrate_all()
+    assert findings_now() == {}
+    options = RollbackOptions(**selector(run), preserve_logs=preserve_logs)
+    done = operation.execute(Rollback(options), RunContext(actor=Actor("olga", "host")))
+    assert done.status == "completed", done.reason
+    assert wallets() == before
+    assert findings_now() == found
+    assert endowment() == value
+    fixes, undone = IntegrityFix.objects.filter(undoes=None), IntegrityFix.objects.exclude(undoes=None)
+    assert {fix.undoes_id for fix in undone} == {fix.pk for fix in fixes}
+    assert set(undone.values_list("run", flat=True)) == {done.run}
+    migrate_all()
+    assert findings_now() == {}
+
+
+def test_what_a_user_earned_meanwhile_stays_theirs_when_a_fix_is_undone() -> None:
+    wallet = WalletFactory(green=-5, mana=40)
+    migrate_all()
+    earn_mana(wallet.pk, 30, reference="meanwhile")
+    operation.execute(Rollback(RollbackOptions(everything=True)), RunContext(actor=Actor("olga", "host")))
+    assert balances(wallet) == (-5, 2, 1, 70)
+
+
+def test_keep_fixes_leaves_them() -> None:
+    wallet = WalletFactory(green=-5, mana=40)
+    migrate_all()
+    operation.execute(
+        Rollback(RollbackOptions(everything=True, keep_fixes=True)), RunContext(actor=Actor("olga", "host"))
+    )
+    assert balances(wallet) == (0, 2, 1, 0)
+
+
+def test_a_fix_is_undone_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wallet = WalletFactory(green=-5)
+    run = migrate_all()
+    done = operation.execute(Rollback(RollbackOptions(run=run)), RunContext(actor=Actor("olga", "host")))
+    assert done.run is not None
+    assert autofix.undo_of_rollback(done.run, RollbackOptions(run=run), actor="olga") == 0
+    assert balances(wallet)[0] == -5
+
+
+# --- By the ledger ----------------------------------------------------------------------------------------------------
+
+
+def test_users_whom_a_trigger_credited_twice_are_repaired_by_the_ledger_and_can_be_rolled_back(
+    migrated: Wallet,
+) -> None:
+    Wallet.objects.filter(pk=migrated.pk).update(mana=2460)  # every entry was added to the wallet again
+    assert findings_now() == {"ledger_mismatch": 1}
+    with assert_nothing_changes():
+        told: list[Finding] = []
+        dry = autofix.fix_by_ledger(actor="olga", users=[str(migrated.pk)], dry_run=True, on_finding=told.append)
+    assert dry.fixed == 1
+    assert told[0].figures == {"mana": "2460 -> 1230"}
+    assert autofix.fix_by_ledger(actor="olga", users=[str(migrated.pk)]).fixed == 1
+    assert balances(migrated)[3] == 1230
+    assert findings_now() == {}
+    kept = IntegrityFix.objects.get()
+    assert (kept.before["mana"], kept.after["mana"], kept.mana_change) == (2460, 1230, -1230)
+    operation.execute(Rollback(RollbackOptions(everything=True)), RunContext(actor=Actor("olga", "host")))
+    assert balances(migrated) == (3, 2, 1, 0)
+    assert findings_now() == {}
+
+
+def test_what_later_entries_were_booked_on_is_repaired_by_the_ledger() -> None:
+    wallet = WalletFactory(mana=77)
+    earn_mana(wallet.pk, 5, reference="meanwhile")
+    assert fix()[0].left_by_check == {"orphaned_mana": 1}
+    autofix.fix_by_ledger(actor="olga", users=[str(wallet.pk)])
+    assert balances(wallet)[3] == 5
+    assert findings_now() == {}
+    assert fix()[0].fixed == 0
+
+
+# --- What a site's triggers do ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    everything("wishes_wallet", "wishes_manaentry", "wishes_wishentry", "mana_migration_integrityfix"),
+    ids=str,
+)
+@pytest.mark.parametrize("undo", [False, True], ids=["fix", "undo"])
+def test_a_fix_that_the_database_does_not_keep_is_an_error_and_changes_nothing(foreign: Foreign, undo: bool) -> None:
+    wallet = WalletFactory(green=-5, mana=40)
+    expected = (0, 2, 1, 0)
+    run = 0
+    if undo:
+        run = migrate_all()
+        operation.execute(Rollback(RollbackOptions(run=run, keep_fixes=True)), RunContext(actor=Actor("olga", "host")))
+        expected = (-5, 2, 1, 40)
+    before, fixes = balances(wallet), IntegrityFix.objects.count()
+    foreign.attach()
+    try:
+        with transaction.atomic():
+            if undo:
+                autofix.undo_of_rollback(run, RollbackOptions(run=run), actor="olga")
+            else:
+                autofix.fix_all(actor="olga")
+    except (DatabaseError, WishesError):
+        assert balances(wallet) == before
+        assert IntegrityFix.objects.count() == fixes
+    else:
+        assert balances(wallet) == expected

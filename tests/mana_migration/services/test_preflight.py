@@ -147,15 +147,19 @@ def test_a_trigger_of_sqlite_that_is_not_what_it_claims_is_named_and_repaired(gu
 
 
 @pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("setting", "value"), [("session_replication_role", "replica"), (wishes_guards.ANNOUNCEMENT, "on")]
 )
 def test_a_setting_that_lifts_the_guards_is_named_and_is_not_installed_away(setting: str, value: str) -> None:
-    execute(f"SET LOCAL {setting} = '{value}'")
-    with pytest.raises(PreflightError, match=setting):
-        preflight.check(read_only=True)
-    with pytest.raises(PreflightError, match=f"not in force: {setting}"):
-        preflight.install_missing_guards()
+    execute(f"SET {setting} = '{value}'")
+    try:
+        with pytest.raises(PreflightError, match=setting):
+            preflight.check(read_only=True)
+        with pytest.raises(PreflightError, match=f"not in force: {setting}"):
+            preflight.install_missing_guards()
+    finally:
+        execute(f"RESET {setting}")
 
 
 @pytest.mark.sqlite
