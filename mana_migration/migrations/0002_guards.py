@@ -1,4 +1,4 @@
-"""Where the guards were installed before they knew later columns; ``0011_fixes_undone`` installs them now."""
+"""Where the guards were installed before they knew later columns; ``0012_fixes_undone`` installs them now."""
 
 from __future__ import annotations
 

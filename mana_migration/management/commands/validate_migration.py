@@ -67,8 +67,8 @@ class Command(MigrationCommand):
             "--auto-fix",
             action="store_true",
             dest="fix",
-            help="Put right what the data leave no doubt about; before and after of each change are kept, and booked in the ledgers. "
-            "Never pays mana out.",
+            help="Put right what the data leave no doubt about; before and after of each change are kept, and booked "
+            "in the ledgers. Never pays mana out.",
         )
         parser.add_argument(
             "--by-ledger",

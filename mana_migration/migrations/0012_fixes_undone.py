@@ -22,7 +22,7 @@ def uninstall(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = (("mana_migration", "0010_report_files"), ("wishes", "0006_adjustments_of_wishes"))
+    dependencies = (("mana_migration", "0011_window_event"), ("wishes", "0006_adjustments_of_wishes"))
     operations = (
         migrations.AddField(
             model_name="integrityfix",
