@@ -416,7 +416,7 @@ def test_a_message_that_is_lost_is_sent_again(crew: list[Worker], monkeypatch: p
     with balanced(), manage("migrate_users", *CELERY) as it:
         done = it.end()
     assert done.code == 0
-    assert "any more: handing it over again" in done.out
+    assert "any more: sending it again, in 1 task" in done.out
 
 
 @committed

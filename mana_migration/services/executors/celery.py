@@ -95,7 +95,7 @@ def _prepare(workers: int, using: str) -> None:
 
 
 def _send(run: MigrationRun, context: RunContext, *, workers: int) -> RunSummary:
-    follower = Follower(run, context)
+    follower = Follower(run, context, tasks=workers)
     if run.expected is not None:
         context.expecting(max(0, run.expected - totals.run_totals(run, context.using).selected))
     celery_broker.send(run, using=context.using, times=workers)
@@ -108,9 +108,13 @@ WINDOW_GRACE: Final = 2.0
 
 
 class Follower:
-    """Follow a run that Celery's workers do, to its end or until asked to stop; report where no worker does it."""
+    """Follow a run that Celery's workers do, to its end or until asked to stop; report where no worker does it.
 
-    def __init__(self, run: MigrationRun, context: RunContext) -> None:
+    ``tasks``: how many share the run, all of which are sent again where all are lost.
+    """
+
+    def __init__(self, run: MigrationRun, context: RunContext, *, tasks: int = 1) -> None:
+        self._tasks = tasks
         self._run, self._context, self._using = run, context, context.using
         using = context.using
         self._begun = self._moved = self._asked = self._polled = time.monotonic()
@@ -195,10 +199,11 @@ class Follower:
             self._report(
                 "busy", f"run {run.pk} makes no progress: the {others} busy, or listening to other queues; {start}"
             )
-        else:  # the worker that had it is gone, and its message with it
-            self._context.notice(f"no worker has run {run.pk} any more: sending it again")
+        else:  # the workers that had it are gone, and their messages with them
+            sent = counted(self._tasks, "task")
+            self._context.notice(f"no worker has run {run.pk} any more: sending it again, in {sent}")
             with contextlib.suppress(BrokerUnavailableError):
-                celery_broker.send(run, using=self._using, times=1)
+                celery_broker.send(run, using=self._using, times=self._tasks)
 
     def _report(self, about: str, sentence: str) -> None:
         moment = time.monotonic()
