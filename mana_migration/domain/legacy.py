@@ -112,8 +112,8 @@ FLAGS: Final = {
 #: Different numbers that a parser remembers.
 _CACHED: Final = 16_384
 _ID = "id"
-_NO: Final = frozenset(word for word, flag in FLAGS.items() if not flag)
-#: Numbers and UUIDs: ids that need no second look.
+_NO: Final = frozenset(form for word, flag in FLAGS.items() if not flag for form in (word, word.title(), word.upper()))
+#: Numbers and UUIDs: ids that need no further check.
 _COMMON_ID: Final = re.compile(r"[0-9]+|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
@@ -123,7 +123,7 @@ class Typing(Enum):
     TEXT = "text"
     """Everything is text (CSV, TSV): digits are numbers; an empty field and ``\\N`` are NULL."""
     EXACT = "exact"
-    """Whole numbers and fractions are told apart (JSON): text and 1.0 are no whole numbers."""
+    """Whole numbers and fractions differ (JSON, YAML): text and 1.0 are not whole numbers."""
     FLOATS = "floats"
     """Whole numbers may come as floats or decimals (XLSX, databases): 1.0 is 1 below 2**53."""
 
@@ -212,7 +212,7 @@ def normalised(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RowRules:
-    """How rows are judged.
+    """How rows are parsed.
 
     ``worth``: the mana that green, blue and red wishes are worth, to recognise a flag without payment; ``id_length``:
     characters that a username may have, None for any; ``unpaid``: what a row that is flagged without payment is;
@@ -231,7 +231,7 @@ class RowRules:
 
 
 class RowParser:
-    """Judge raw rows, one after the other; remembers the numbers it has seen, because most come again."""
+    """Parse raw rows, one after the other; remembers the numbers it has seen, because most come again."""
 
     def __init__(self, rules: RowRules) -> None:
         self._rules = rules
@@ -266,9 +266,11 @@ class RowParser:
                 and BIGINT_MIN <= red <= BIGINT_MAX
             ):
                 return _good((key, green, blue, red, mana, 0, 0, 0))
-        return self._judge([None if isinstance(value, str) and value in self._nulls else value for value in values])
+        return self._parse_values(
+            [None if isinstance(value, str) and value in self._nulls else value for value in values]
+        )
 
-    def _judge(self, values: Sequence[Any]) -> GoodRow | BadRow:
+    def _parse_values(self, values: Sequence[Any]) -> GoodRow | BadRow:
         problems: list[str] = []
         nulls = 0
         key = self._id(values[0])
@@ -382,7 +384,7 @@ def parse_number(value: Any, *, floats: bool) -> int | Shape | None:
 
 
 def _shape_of_text(text: str) -> Shape:
-    """Return why a text is not a number in a source that tells the two apart."""
+    """Return why a text is not a number in a source that distinguishes the two."""
     if text == "":
         return Shape("not_a_number", "empty_text")
     found = parse_digits(text)

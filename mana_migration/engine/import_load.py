@@ -70,7 +70,7 @@ class Outcome:
 def classify(connection: BaseDatabaseWrapper, template: UserTemplate, *, update_existing: bool) -> None:
     """Write into each good row what becomes of its user's wallet.
 
-    With ``update_existing`` the wallets that will be overwritten are locked and looked at again, so
+    With ``update_existing`` the wallets that will be overwritten are locked and classified again, so
     that what the site does meanwhile is seen.
     """
     _classify(connection, template, "1 = 1", update_existing=update_existing)

@@ -21,7 +21,7 @@ from mana_migration.errors import PreflightError
 
 _CLOCK: Final = (datetime.date, datetime.time)
 
-#: A password that nobody can sign in with, random as Django makes it, so that no two users' tokens are alike.
+#: A password that cannot be used to sign in, random as Django makes it, so that no two users' tokens are alike.
 UNUSABLE_PASSWORD: Final = {
     "postgresql": "'!' || gen_random_uuid()::text",
     "sqlite": "'!' || lower(hex(randomblob(20)))",
@@ -86,7 +86,7 @@ def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
     """Read off the site's user model how its rows are made.
 
     Raises:
-        PreflightError: the model keeps its users in two tables, or its username is no text.
+        PreflightError: the model keeps its users in two tables, or its username is not text.
     """
     model: Any = get_user_model()._meta.concrete_model
     meta = model._meta

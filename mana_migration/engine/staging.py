@@ -34,7 +34,7 @@ GOOD: Final = "s.problem = '' AND s.first_row IS NULL"
 BAD: Final = "s.problem <> '' OR s.first_row IS NOT NULL"
 
 Parsed: TypeAlias = tuple[int, int | None, GoodRow | BadRow, str | None]
-"""Number, line, the row as it was judged, and as it was written (JSON) where that is kept."""
+"""Number, line, the row as it was parsed, and as it was written (JSON) where that is kept."""
 
 _READ: Final = (
     "row_no", "line", "problem", "shown", "username", "green", "blue", "red", "mana", "migrated", "nulls", "flagged",
@@ -190,7 +190,7 @@ class _CopyStream:
             self.count = chunk[-1][0]
             self._on_rows(self.count)
             return ("\n".join(lines) + "\n").encode()
-        except BaseException as error:  # kept: raised by the caller, behind the end of the COPY
+        except BaseException as error:  # kept: raised by the caller after the end of the COPY
             self.error = error
             return b""
 

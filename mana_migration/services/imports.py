@@ -1,6 +1,6 @@
 """Import the old system's balances: everything or nothing, in one transaction.
 
-The rows are read into a temporary table, judged there, and written with set-based SQL; see
+The rows are read into a temporary table, checked there, and written with set-based SQL; see
 ``engine.staging`` and ``engine.arrivals``.
 
 # Note [What an import adds]
@@ -201,8 +201,8 @@ class _Import:
             staging.drop(self._connection)
 
     def _decide(self) -> bool:
-        """Judge what was read and write what is to be written; return whether anything was to be."""
-        self._judge()
+        """Check what was read and write what is to be written; return whether anything was to be."""
+        self._check()
         summary = self._summary
         writes = summary.status == "completed" and not self._options.dry_run
         if writes and summary.imported:
@@ -256,7 +256,7 @@ class _Import:
             self._ledger.close()
         source.close()  # release a legacy database before the writing begins
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         self._ticker.say("looking for duplicates and existing users")
         staging.mark_duplicates(self._connection)
         summary = self._summary

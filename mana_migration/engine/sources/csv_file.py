@@ -44,7 +44,7 @@ _SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE).fullmatch
 _MOST_LINES: Final = 100
 #: An id that a writer with backslash escapes and one without could both have written.
 _PAIRS: Final = re.compile(r'(?:[^\\]|\\[\\"])*').fullmatch
-#: An id as COPY writes it: backslashes are doubled, and it has no control characters that other escapes stand for.
+#: An id as COPY writes it: backslashes are doubled, and it has no control characters that have escapes of their own.
 _COPY_TEXT: Final = re.compile(r"(?:[^\\]|\\\\)*").fullmatch
 #: What is in a number column, clean or not.
 _NUMBER: Final = re.compile(r"[+-]?[0-9.' ]*(?:e[+-]?[0-9]+)?|null|none|nan|n/a|\\n|#.*", re.IGNORECASE).fullmatch
@@ -74,7 +74,7 @@ class CsvSource(LegacySource):
         if options.table is not None or options.sheet is not None:
             raise SourceError(f"{file.name}: a text file has no tables or sheets; leave out --table and --sheet")
         self._file, self._backslash = file, options.backslash
-        self._latest: _Record = _Record((), ())
+        self._latest: tuple[Sequence[Any] | Marker, Sequence[str]] = (), ()
         file.refuse_binary()
         self._lines = TextLines(file)
         with file.reading():
@@ -145,29 +145,25 @@ class CsvSource(LegacySource):
     def rows(self) -> Iterator[SourceRow]:
         """Yield (line, values); lines without any content are no rows."""
         lines, width, pick, delimiter = self._lines, self._width, self._pick, self._delimiter
-        marks = ('"',) if self._backslash == "literal" else ('"', "\\")
+        plain, first = self._backslash == "literal", self._header[0]
         with self._file.reading():
             while (line := lines.next()) is not None:
                 number = lines.number
-                if len(line) > LONGEST_ROW or any(mark in line for mark in marks):
-                    record = self._odd_record(line)
-                    if len(record.lines) > 1 and not isinstance(record.fields, Marker):
-                        self.spanning += 1
+                if '"' not in line and (plain or "\\" not in line) and len(line) <= LONGEST_ROW:
+                    fields: Sequence[Any] | Marker = line.rstrip("\r\n").split(delimiter)
+                    self._latest = fields, (line,)
                 else:
-                    record = _Record(_without_end(line).split(delimiter), (line,))
-                fields = record.fields
+                    self._latest = fields, taken = self._odd_record(line)
+                    self.spanning += len(taken) > 1 and not isinstance(fields, Marker)
                 if isinstance(fields, Marker):
-                    self._latest = record
                     yield number, fields
+                elif not fields[0] and not any(fields):
                     continue
-                if not fields[0] and not any(fields):
-                    continue
-                self._latest = record
-                if len(fields) != width:
+                elif len(fields) != width:
                     yield number, Marker.WRONG_FIELD_COUNT
-                elif is_damaged(line) or (len(record.lines) > 1 and is_damaged("".join(record.lines))):
+                elif is_damaged("".join(self._latest[1])):
                     yield number, self._damaged(fields)
-                elif fields[0] == self._header[0] and [as_text(field).strip() for field in fields] == self._header:
+                elif fields[0] == first and [as_text(field).strip() for field in fields] == self._header:
                     yield number, Marker.REPEATED_HEADER
                 else:
                     yield number, pick(fields)
@@ -247,7 +243,7 @@ class CsvSource(LegacySource):
         parts = [part.strip(' "') for part in _without_end(line).split(self._delimiter)]
         if len(parts) < self._width:
             return False
-        # separators in a name shift what is behind it, so that numbers are also looked for from the end
+        # separators in a name shift the columns after it, so that numbers are also counted from the end
         return any(
             sum(_NUMBER(parts[place - shift]) is not None for place in self._numbers) * 2 >= len(self._numbers)
             for shift in (0, self._width - len(parts))

@@ -19,15 +19,15 @@ from mana_migration.errors import SourceError
 
 _CONNECT_SECONDS: Final = 10
 
-#: Words of libpq's messages, and what to tell the operator.
+#: Words of libpq's messages, and what to report.
 _CAUSES: Final = (
     ("could not translate host name", "its host's name is not known"),
     ("refused", "nothing listens there"),
     ("No such file", "nothing listens there"),
     ("timeout", "it does not answer"),
     ("timed out", "it does not answer"),
-    ("No route", "there is no way to that host"),
-    ("unreachable", "there is no way to that host"),
+    ("No route", "that host cannot be reached"),
+    ("unreachable", "that host cannot be reached"),
     ("password", "it refuses the user or the password"),
     ("pg_hba", "it refuses this user from this machine"),
     ("authentication", "it refuses the user or the password"),
@@ -126,7 +126,7 @@ def _label(address: str) -> str:
     """Name a database by its host and name, after making sure that the address has one meaning.
 
     Raises:
-        SourceError: it is no address, or a special character of the password is not encoded.
+        SourceError: it is not an address, or a special character of the password is not encoded.
     """
     authority = address.partition("://")[2].partition("/")[0].partition("?")[0]
     if address.count("@") != authority.count("@") or authority.count("@") > 1:

@@ -28,7 +28,7 @@ class TextLines:
         self.cut_last = False
 
     def next(self) -> str | None:
-        """Return the next line, None behind the last one.
+        """Return the next line, None after the last one.
 
         A line that is longer than ``LONGEST_ROW`` is cut there, so that it has no line end.
         """

@@ -1,6 +1,6 @@
 """XLS, the format of Excel up to 2003, through xlrd; see Note [Why tablib does not read ODS, XLS and YAML].
 
-A formula comes as the value that was saved with it: xlrd does not tell the two from each other.
+A formula comes as the value that was saved with it: xlrd does not distinguish the two.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Command(MigrationCommand):
         try:
             with _abort_on_termination(received):
                 done = imports.import_balances(
-                    asked, actor=current_actor(), using=options["database"], progress=self.tell
+                    asked, actor=current_actor(), using=options["database"], progress=self.report_progress
                 )
         except KeyboardInterrupt:
             number = received[0] if received else signal.SIGINT
@@ -156,7 +156,7 @@ class Command(MigrationCommand):
         self.print_result(done.as_dict(), import_summary.as_lines(done))
         return exit_code(done)
 
-    def tell(self, *, phase: str, rows: int, seconds: float) -> None:
+    def report_progress(self, *, phase: str, rows: int, seconds: float) -> None:
         """Print a line of progress on stderr, so that stdout holds the result alone."""
         self.stderr.write(f"{phase}: {rows:,} rows, {seconds:,.0f} s", lambda line: line)
         self.stderr.flush()

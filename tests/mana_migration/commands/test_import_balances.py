@@ -408,3 +408,60 @@ def test_a_run_that_starts_meanwhile_makes_the_import_fail(export: Any) -> None:
     assert result.code == 1
     assert "nothing was imported" in result.err
     assert Wallet.objects.count() == 0
+
+
+# --- Options that decide what a file means ----------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_word_for_null_is_given_on_the_command_line(export: Any) -> None:
+    path = export("a,Alice,NULL,n/a,3,0,f\n")
+    refused = run_command("import_balances", path)
+    assert (refused.code, "give --null WORD" in refused.out) == (1, True)
+    assert run_command("import_balances", path, "--null", "NULL", "--null", "n/a").code == 0
+    assert Wallet.objects.get().red == 3
+
+
+@pytest.mark.django_db
+def test_ids_that_are_primary_keys_are_refused_in_one_line(export: Any) -> None:
+    user = get_user_model().objects.create_user("somebody")
+    with assert_nothing_changes():
+        done = run_command("import_balances", export(f"{user.pk},Alice,1,2,3,0,f\n"))
+    assert (done.code, done.out, len(done.err.splitlines())) == (1, "", 1)
+    assert "--match pk" in done.err
+    assert run_command("import_balances", export(f"{user.pk},Alice,1,2,3,0,f\n"), "--match", "pk").code == 0
+    assert Wallet.objects.get().pk == user.pk
+
+
+@pytest.mark.django_db
+def test_rejected_rows_with_values_are_said_to_hold_personal_data(export: Any, tmp_path: Path) -> None:
+    done = run_command("import_balances", export(BAD), "--rejects-with-values", tmp_path / "rest.csv")
+    assert "personal data" in done.out
+    assert "Carol" in (tmp_path / "rest.csv").read_text()
+    assert "Carol" not in done.out + done.err
+
+
+@pytest.mark.django_db
+def test_what_a_file_leaves_open_is_said_on_screen_and_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("Export\n\n" + HEADER + "a,Alice,1,2,3,0,f\nb,Bob,1,0,0,0,0")
+    done = run_command("import_balances", path, "--dry-run")
+    assert "note: the header is line 3" in done.out
+    assert "note: the last line has no line end" in done.out
+    found = json.loads(run_command("import_balances", path, "--dry-run", "--format", "json").out)
+    assert [note["code"] for note in found["notes"]] == ["titles_skipped", "last_line_unterminated"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_standard_input_is_read() -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "import_balances", "-", "--dry-run", "--format", "json"],
+        cwd=PROJECT,
+        env=manage_environment(),
+        input=HEADER + GOOD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 2
