@@ -7,6 +7,7 @@ another, so that memory does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -18,12 +19,13 @@ from mana_migration.reports.sections import USER_COLUMNS, Cell, Section
 CHUNK: Final = 5_000
 
 
-def databook(sections: Iterable[Section], cell: Callable[[Cell], Any]) -> tablib.Databook:
-    """Return the tables of a report as one book; ``cell`` writes each cell for the format."""
+def databook(sections: Iterable[Section], cell: Callable[[str, Cell], Any]) -> tablib.Databook:
+    """Return the tables of a report as one book; ``cell`` writes each cell, of a column, for the format."""
     book = tablib.Databook()
     for section in sections:
         sheet = tablib.Dataset(*section.rows, headers=section.columns, title=section.title)
-        sheet.add_formatter(None, cell)
+        for column in section.columns:
+            sheet.add_formatter(column, partial(cell, column))
         book.add_sheet(sheet)
     return book
 

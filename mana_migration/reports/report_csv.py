@@ -36,7 +36,7 @@ def write(report: AnyReport | ReportToCome, stream: BinaryIO, *, text_amounts: b
 def write_summary(report: AnyReport, stream: BinaryIO) -> None:
     """Write all other tables as one; see Note [One tidy table]."""
     found, tidy = sections(report), tablib.Dataset(headers=SUMMARY_COLUMNS)
-    for section, sheet in zip(found, databook(found, csv_cell).sheets(), strict=True):
+    for section, sheet in zip(found, databook(found, lambda _, cell: csv_cell(cell)).sheets(), strict=True):
         for number, row in enumerate(sheet.dict, 1):
             (_, item), *cells = row.items()
             tidy.extend((section.key, number, item, figure, value) for figure, value in cells)

@@ -23,7 +23,7 @@ from mana_migration.domain.report import AnyReport, RunReport, UserDetail, Whole
 from mana_migration.reports.databook import databook
 from mana_migration.reports.formatting import duration, number, percent, when
 from mana_migration.reports.report_charts import report_charts
-from mana_migration.reports.report_text import text_cell
+from mana_migration.reports.report_text import named_cell
 from mana_migration.reports.sections import USER_COLUMNS, Cell, Section, sections, title, verdict
 from mana_migration.states import RunStatus, Tone
 
@@ -94,7 +94,7 @@ def context(report: AnyReport) -> dict[str, Any]:
     """Return what the template shows; every value is text."""
     listed, problems_first = _listed(report)
     found = sorted(sections(report), key=_is_calm)  # sorted() keeps the order of equals
-    book = databook(found, partial(text_cell, zone=get_current_timezone()))
+    book = databook(found, partial(named_cell, zone=get_current_timezone()))
     tables = [_table(section, sheet.dict) for section, sheet in zip(found, book.sheets(), strict=True)]
     return {
         "policy": content_security_policy(),
@@ -106,7 +106,7 @@ def context(report: AnyReport) -> dict[str, Any]:
         "users": {
             "columns": [(name.replace("_", " "), name not in _TEXTS) for name in USER_COLUMNS],
             "rows": [
-                [(text_cell(cell), name not in _TEXTS) for name, cell in zip(USER_COLUMNS, line, strict=True)]
+                [(named_cell(name, cell), name not in _TEXTS) for name, cell in zip(USER_COLUMNS, line, strict=True)]
                 for line in listed
             ],
             "listed": number(len(listed)),

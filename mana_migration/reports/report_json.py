@@ -58,7 +58,7 @@ def _whole(report: WholeReport) -> dict[str, Any]:
         },
         "integrity": None if report.validation is None else report.validation.as_dict(),
         "listed_since": None if report.since is None else report.since.isoformat(),
-        "tables": json.loads(databook(sections(report), json_cell).export("json")),
+        "tables": json.loads(databook(sections(report), lambda _, cell: json_cell(cell)).export("json")),
     }
 
 
@@ -109,7 +109,7 @@ def _of_run(report: RunReport) -> dict[str, Any]:
             "agreements": [_fields(line) | {"ok": line.ok} for line in books.agreements],
         },
         "integrity": None if report.validation is None else report.validation.as_dict(),
-        "tables": json.loads(databook(sections(report), json_cell).export("json")),
+        "tables": json.loads(databook(sections(report), lambda _, cell: json_cell(cell)).export("json")),
     }
 
 

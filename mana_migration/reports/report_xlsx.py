@@ -37,7 +37,7 @@ _NO_XML: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
 def write(report: AnyReport, stream: BinaryIO, *, sheet_rows: int = SHEET_ROWS) -> None:
     """Write the workbook; see Note [Rows fed into a sheet]."""
     tables = sections(report)
-    book = databook([contents(report, tables), *tables], spreadsheet_cell)
+    book = databook([contents(report, tables), *tables], lambda _, cell: spreadsheet_cell(cell))
     first, note = book.size + 1, spreadsheet_note(report)
     lines = iter(report.details)
     for number in range(max(1, -(-report.users_listed // (sheet_rows - 1)))):

@@ -34,11 +34,9 @@ def as_lines(found: Statistics, zone: tzinfo | None = None) -> Iterator[str]:
         ),
         ("wishes left", f"{number(found.green)} green, {number(found.blue)} blue, {number(found.red)} red"),
         ("mana", f"{number(found.mana)} in the system"),
-        (
-            "of migrated",
-            f"average {found.average_mana:,.2f}, largest {number(found.largest_mana)}, "
-            f"smallest {number(found.smallest_mana)}",
-        ),
+        ("average", f"{found.average_mana:,.2f} mana of a migrated user"),
+        ("largest", f"{number(found.largest_mana)} mana of a migrated user"),
+        ("smallest", f"{number(found.smallest_mana)} mana of a migrated user"),
         ("negative", f"{number(found.negative_balances)} wallets" if found.negative_balances != 1 else "1 wallet"),
     ]
     yield "All users:"

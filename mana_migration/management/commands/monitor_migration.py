@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shutil
 import signal
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -166,12 +167,13 @@ class Command(MigrationCommand):
         from mana_migration.reports import report_text  # noqa: PLC0415 (a look at a run needs no report)
 
         zone = timezone.get_current_timezone()
+        width = shutil.get_terminal_size().columns if self.on_terminal() else None
         for run_id in self.chosen_runs(options):
             with self.report_to_come(run_id, options) as report:
                 if self.json_output:
                     export.write_to(report.whole(), "json", TextSink(self.stdout))
                 else:
-                    for line in report_text.as_lines(report.whole(), zone):
+                    for line in report_text.as_lines(report.whole(), zone, width):
                         self.stdout.write(line)
         return DONE
 

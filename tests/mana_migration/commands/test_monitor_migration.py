@@ -144,7 +144,7 @@ def test_the_statistics_are_the_same_on_the_screen_in_json_and_in_the_library() 
     assert (found["mana"], found["largest_mana"], found["smallest_mana"]) == (1130, 1110, 20)
     out = monitor("--statistics")
     assert "  pending     1 (failed 0, skipped 1, rolled back 0)\n" in out
-    assert "  of migrated average 565.00, largest 1,110, smallest 20\n" in out
+    assert "  average     565.00 mana of a migrated user\n  largest     1,110 mana of a migrated user\n" in out
     assert len(re.findall(r"record \d+, run \d+: [\d,]+ mana", out)) == 2
 
 

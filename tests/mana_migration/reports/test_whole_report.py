@@ -11,6 +11,8 @@ import pytest
 from django.db import connection
 from openpyxl import load_workbook
 
+from mana_migration.reports import report_text
+from mana_migration.services import reporting
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.mana_migration.running import cure, keys_of, migrate, refuse_records, roll_back
 from tests.support.commands import run_command
@@ -134,3 +136,14 @@ def test_a_database_whose_runs_took_no_sums_is_not_compared() -> None:
 
     make_history(3)
     assert whole()["reconciliation"] is None
+
+
+def test_on_a_terminal_no_line_is_wider_than_it_is_and_ids_have_no_separators(story: dict[str, int]) -> None:
+    with reporting.whole_report_to_come() as report:
+        whole_ = report.whole()
+        narrow, free = list(report_text.as_lines(whole_, width=80)), list(report_text.as_lines(whole_))
+    wide = [line for line in narrow if len(line) > 80]
+    assert all(len(line.split()[-1]) == 64 for line in wide), wide  # a digest is one word
+    assert max(map(len, free)) > 80
+    assert report_text.named_cell("record", 60_030) == "60030"
+    assert report_text.named_cell("users", 60_030) == "60,030"
