@@ -129,8 +129,9 @@ def _run(cursor: Any, kind: str, pair: int) -> int:
     options: Any = MigrationOptions() if migrates else RollbackOptions(run=2 * pair - 1)
     cursor.execute(
         "INSERT INTO mana_migration_migrationrun (kind, status, options, rates, controls, actor, host, reason, "
-        "stop_reason, target_run_id, expected, baseline, cursor, look, planned_users, folded, created_at, finished_at) "
-        "VALUES (%s, %s, %s, %s, %s, 'olga', 'db-1', '', '', %s, 0, '{}', '', 1, 0, %s, now(), now()) RETURNING id",
+        "stop_reason, target_run_id, expected, baseline, cursor, passes, planned_users, folded, created_at, "
+        "finished_at) VALUES (%s, %s, %s, %s, %s, 'olga', 'db-1', '', '', %s, 0, '{}', '', 1, 0, %s, now(), now()) "
+        "RETURNING id",
         [
             kind,
             "rolled_back" if migrates else "completed",

@@ -306,7 +306,7 @@ def _rollback_options(
 
 
 def statistics(*, using: str = "default") -> Statistics:
-    """Count users by where they are and sum up all wallets, of one moment; the cost grows with the number of users."""
+    """Count users by status and sum up all wallets, of one moment; the cost grows with the number of users."""
     with read_only_snapshot(using):
         return site_statistics(using)
 

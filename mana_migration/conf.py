@@ -62,7 +62,7 @@ def metrics_token() -> str:
 
 
 def lock_timeout_ms() -> int:
-    """Return how long, in milliseconds, a batch waits for a wallet that somebody else holds."""
+    """Return how long, in milliseconds, a batch waits for a wallet that another session holds."""
     return _whole("LOCK_TIMEOUT_MS", 1000)
 
 

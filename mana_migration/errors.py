@@ -66,15 +66,15 @@ class PreflightError(MigrationError):
 
 
 class FindingsError(MigrationError):
-    """Error-level findings stand in the way of a run."""
+    """Error-level findings block a run."""
 
 
 class NothingToMigrateError(MigrationError):
-    """Nobody is there whom the options select; the one error after which all is well: commands end with 0."""
+    """No user is selected by the options; nothing is wrong, so commands end with 0."""
 
 
 class NothingToRollBackError(MigrationError):
-    """The selection holds no conversion that could be taken back."""
+    """The selection holds no conversion that could be reversed."""
 
 
 class ImportRejectedError(MigrationError):
@@ -82,7 +82,7 @@ class ImportRejectedError(MigrationError):
 
 
 class ImportConflictError(MigrationError):
-    """Somebody changed what an import was about to write; nothing was imported."""
+    """What an import was about to write was changed meanwhile; nothing was imported."""
 
 
 class SourceError(MigrationError):

@@ -1,4 +1,4 @@
-"""When a run has failed too many users to go on."""
+"""When a run has failed too many users to continue."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Each record has a line of text; each batch a digest, which is the SHA-256 of the
 in the order of their keys, each ended by a newline; each batch done gets a link, which is the
 SHA-256 of the link before it, the batch's number, its digest and its figures.  The first link of a
 run hangs on the run's own line: its kind, its frozen rates and options.  The last link is the
-*head*: whoever keeps a copy of it elsewhere can tell later whether anything was changed, however
+*head*: with a copy of it kept elsewhere one can see later whether anything was changed, however
 thoroughly.  A record's mark, a short hash of its line, proves nothing by itself; it says which
 record it was when a batch's digest no longer fits, and is no part of the encoding.
 
@@ -32,7 +32,7 @@ LINKED_FIGURES: Final = (
     "selected", "migrated", "rolled_back", "skipped", "failed", "green", "blue", "red", "mana", "shortfall",
 )  # fmt: skip
 
-#: How a record's status at its creation is written; a conversion stays one when it is taken back.
+#: How a record's status at its creation is written; a conversion stays one when it is reversed.
 OUTCOMES: Final = {"migrated": "converted", "rolled_back": "converted", "failed": "failed", "skipped": "skipped"}
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 
-def apart(numbers: Sequence[int], *, least: int) -> list[int]:
+def spread(numbers: Sequence[int], *, least: int) -> list[int]:
     """Return the places of those waiting batches, in their order, in which the others are least likely to be.
 
     Everybody takes them in order, so that the others stand at the beginning of the stretches without

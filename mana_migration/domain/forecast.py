@@ -11,7 +11,7 @@ from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import Totals
 
 #: What is said where only those who failed earlier were asked for.
-NOBODY_FAILED: Final = "nobody who failed in an earlier run is left to be migrated"
+NONE_FAILED: Final = "no user who failed in an earlier run is left to migrate"
 
 #: Users per second assumed where this database has no run to go by: a cautious figure for a small server.
 ASSUMED_RATE: Final = {"postgresql": 5_000, "sqlite": 8_000}
@@ -55,9 +55,9 @@ class Forecast:
 
     ``blocked``: why the run would be refused as things stand, empty where it would start.
     ``expected_seconds``: how long it would take at ``rate`` users per second, which ``rate_source``
-    explains; ``seconds``: what the look itself took.  ``goes_on_with``: the open run that the same
-    command would go on with; ``takes_back``: the run that it takes back, whose breaker tripped: then
-    nobody is converted, and the figures are 0.
+    explains; ``seconds``: what the forecast itself took.  ``goes_on_with``: the open run that the same
+    command would resume; ``takes_back``: the run that it rolls back, whose breaker tripped: then no user
+    is converted, and the figures are 0.
     """
 
     options: MigrationOptions

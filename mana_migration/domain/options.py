@@ -20,7 +20,7 @@ EMERGENCY_BATCH_SIZE: Final = 2_000
 #: The largest batch accepted: beyond it a transaction holds its locks for too long.
 LARGEST_BATCH: Final = 100_000
 
-#: Percent of failed users above which a migration stops and takes itself back.
+#: Percent of failed users above which a migration stops and is rolled back.
 DEFAULT_ERROR_THRESHOLD: Final = Decimal(10)
 
 #: Users that may be named one by one; they are handled in a single transaction.
@@ -225,7 +225,7 @@ class MigrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class RollbackOptions:
-    """What a rollback is asked to take back; frozen on the run.  Exactly one selector is given.
+    """What a rollback is asked to reverse; frozen on the run.  Exactly one selector is given.
 
     ``users``: primary keys as text.  ``since``: conversions at or after that moment.  ``run``: those
     of one run.  ``everything``: all.  ``until`` is the moment of the start, so that the selection is

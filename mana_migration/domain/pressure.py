@@ -1,4 +1,4 @@
-"""How unwell a database is, judged from a few figures and what is usual for it."""
+"""How much load a database is under, judged from a few figures and what is usual for it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SESSIONS_SOFT, SESSIONS_HARD, SESSIONS_LEAST = 2.0, 4.0, 8
 BATCH_SOFT, BATCH_HARD, BATCH_LEAST = 5.0, 20.0, 0.5
 
 #: What is said where a run waits for a wallet: the reason, and the one sentence for all who ask.
-HELD_WALLET: Final = "somebody else holds a wallet"
-HELD_WALLET_IN_WORDS: Final = "waiting for a wallet that somebody else holds"
+HELD_WALLET: Final = "another session holds a wallet"
+HELD_WALLET_IN_WORDS: Final = "waiting for a wallet that another session holds"
 
 #: Weight of the newest figure in what is usual.
 SMOOTHING: Final = 0.1
@@ -30,7 +30,7 @@ class Pressure(enum.IntEnum):
     """What a sign asks for."""
 
     NONE = 0
-    """Go on."""
+    """No load: continue."""
     SOFT = 1
     """Slow down: wait as long as the batch took."""
     HARD = 2
@@ -38,7 +38,7 @@ class Pressure(enum.IntEnum):
 
 
 class Sign(enum.StrEnum):
-    """What a database shows that it is unwell by; the values are labels of a metric."""
+    """What shows that a database is under load; the values are labels of a metric."""
 
     REPLICATION_LAG = "replication_lag"
     WAITING_LOCKS = "waiting_locks"
@@ -46,7 +46,7 @@ class Sign(enum.StrEnum):
     BATCH_TIME = "batch_time"
     ARCHIVING = "archiving"
     HELD_WALLETS = "held_wallets"
-    """The database is well, but somebody else holds a wallet and all that is left to do waits for it."""
+    """There is no load, but another session holds a wallet and all that is left to do waits for it."""
 
 
 class Judgement(NamedTuple):
@@ -59,7 +59,7 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """One look at the database: seconds of replication lag, sessions waiting and active, whether archiving fails."""
+    """One poll of the database: seconds of replication lag, sessions waiting and active, whether archiving fails."""
 
     replication_lag: float = 0.0
     waiting_locks: int = 0
@@ -91,14 +91,14 @@ def _level(value: float, soft: float, hard: float) -> Pressure:
 
 
 def _limit(value: float, soft: float, hard: float) -> float:
-    """Return the limit that a value has passed: whoever reads it shall see when it will be over."""
+    """Return the limit that a value has passed: so that a reader sees when it will be over."""
     return hard if value > hard else soft
 
 
 def in_words(pressure: Pressure, reason: str) -> str:
     """Say what is done about a pressure: the one sentence for the terminal, the monitor, the pages and the events."""
     if pressure is Pressure.NONE:
-        return "the database is well again: going on"
+        return "the database has recovered: resuming"
     if pressure is Pressure.SOFT:
         return f"going at half the pace: {reason}"
     return f"waiting until the database is well: {reason}"

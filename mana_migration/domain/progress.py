@@ -1,4 +1,4 @@
-"""How fast a run goes, how long it still takes and whether it stands still: from counts and times given."""
+"""How fast a run goes, how long it still takes and whether it is stalled: from counts and times given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKED_PER_SECOND: Final = 20_000
 #: Seconds of the latest batches that "now" means.
 RECENT_SECONDS: Final = 60.0
 
-#: Share of the users that must be handled before a remaining time is told.
+#: Share of the users that must be handled before a remaining time is estimated.
 FIRST_ESTIMATE: Final = 0.01
 
 #: The range of the remaining time is never narrower than this around the rates it comes from.
@@ -46,7 +46,7 @@ class Progress:
 
     ``expected`` is a count made at the start, of a share of the users an estimate; ``share`` is None where none was
     made, and 1 once all selected users are handled, however many they were; rates are users per minute, None where
-    nothing was handled; ``remaining`` is None before 1 % is done, while the run stands still and after
+    nothing was handled; ``remaining`` is None before 1 % is done, while the run is stalled and after
     its end; ``idle`` is the seconds since the last finished batch (or the start) of an open run.
     """
 
@@ -80,7 +80,7 @@ def measure(
 
     Args:
         handled: users accounted for so far.
-        expected: users selected at the start, None where nobody counted.
+        expected: users selected at the start, None where they were not counted.
         worked: seconds since the start that were not spent paused.
         recent: users per minute over the latest batches, None where there are none.
         idle: seconds since the last progress of an open run, None for a closed one.

@@ -1,4 +1,4 @@
-"""Do the books of one run balance?  Figures from several sources in, every disagreement out; no database."""
+"""Do the figures of one run agree?  Figures from several sources in, every disagreement out; no database."""
 
 from __future__ import annotations
 

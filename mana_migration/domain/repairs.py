@@ -3,7 +3,7 @@
 # Note [One reading]
 A repair is made only where the data allow one reading of what happened, and never pays out: mana is
 only ever taken down to what the ledger backs, and no ledger entry or record is made up.  Everything
-else is left as it is, with the reason, for somebody who can ask.
+else is left as it is, with the reason, for a person to decide.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Left:
 
 
 NOTHING_WRONG: Final = Left("")
-"""The finding is gone: somebody put it right in the meantime."""
+"""The finding is gone: it was corrected in the meantime."""
 
 
 def decide(check: str, state: UserState) -> Repair | Left:
@@ -171,7 +171,7 @@ def _unflagged(wallet: Balances, record: LiveRecord, ledger: LedgerState) -> Rep
         return Left("the ledger's sum is not the balance after its newest entry")
     booked = (record.run, record.credited) in ledger.open_conversions
     if record.credited and not booked:
-        return Left("the record's conversion is not in the ledger, or was taken back there")
+        return Left("the record's conversion is not in the ledger, or was reversed there")
     if wallet.wishes == (0, 0, 0) and wallet.mana == ledger.total:
         return Repair(wallet, wallet, Flag.SET, "converted as the record and the ledger say; only the flag was missing")
     if booked and wallet == record.before and ledger.newest_kind == "conversion":

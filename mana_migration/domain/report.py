@@ -149,7 +149,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class RecordSum:
-    """The records of one run, outcome and rollback, summed up; ``reversal_run`` is None where nobody took them back."""
+    """The records of one run, outcome and rollback, summed up; ``reversal_run``: None where they were not reversed."""
 
     run: int
     status: str
@@ -181,7 +181,7 @@ class StatusSum:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One amount as two sources have it; they agree to the unit or the books are wrong."""
+    """One amount as two sources have it; they agree to the unit or the ledger is wrong."""
 
     what: str
     first: str
@@ -217,7 +217,7 @@ class Reconciliation:
 
     @property
     def difference(self) -> int:
-        """Return what is missing (negative) or too much (positive); 0 when the books balance."""
+        """Return what is missing (negative) or too much (positive); 0 where they agree."""
         return self.after - self.before - self.written_off
 
     @property

@@ -88,21 +88,21 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Halving:
-    """How often a batch of a run was halved to set single users apart, and its batches in all; 0 where none counted."""
+class Splits:
+    """How often batches of a run were split to isolate single users, and its batches in all; 0 where not counted."""
 
-    halved: int = 0
+    count: int = 0
     batches: int = 0
 
     @property
     def is_dear(self) -> bool:
-        """Say whether it costs more than the work itself: most batches, and not just a few, come from it."""
-        return self.halved >= 20 and self.halved * 2 >= self.batches
+        """Say whether splitting costs more than the work itself: most batches, and not just a few, come from it."""
+        return self.count >= 20 and self.count * 2 >= self.batches
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What one batch did, as told to a progress callback after its commit.
+    """What one batch did, as passed to a progress callback after its commit.
 
     ``waits_for``: the sentence that says what the run waits for from now until its next batch; such a
     result is of batch 0 and of no users.
@@ -116,7 +116,7 @@ class BatchResult:
 
 
 class ProgressCallback(Protocol):
-    """Be told of each committed batch, and of what the run waits for."""
+    """Called with each committed batch, and with what the run waits for."""
 
     def __call__(self, result: BatchResult, /) -> None:
         """Take the result of a batch, after its commit, in the process that did it; or what the run waits for."""
@@ -136,7 +136,7 @@ class RunSummary:
     reason: str = ""
     started_at: datetime | None = None
     handled: int | None = None
-    halving: Halving = field(default_factory=Halving)
+    splits: Splits = field(default_factory=Splits)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -156,9 +156,8 @@ class RollbackForecast:
     """What a rollback would do now.
 
     ``shortfalls``: the largest, as (record id, mana credited, mana lacking); ``stops_run``: the open
-    migration that would be stopped first; ``seconds``: what the look took.  ``blocked``: why the
-    rollback would be refused as things stand; ``goes_on_with``: the open rollback that the same
-    command would go on with.
+    migration that would be stopped first; ``seconds``: what the forecast took.  ``blocked``: why the
+    rollback would be refused now; ``goes_on_with``: the open rollback that the same command would resume.
     """
 
     totals: Totals

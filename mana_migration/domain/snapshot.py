@@ -9,7 +9,7 @@ from typing import Any
 
 from mana_migration.domain.chain import Head
 from mana_migration.domain.progress import Progress
-from mana_migration.domain.results import Halving, Totals
+from mana_migration.domain.results import Splits, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ErrorRate:
 
     @property
     def share(self) -> float | None:
-        """Return the share of failed users; None where nobody was attempted yet."""
+        """Return the share of failed users; None where no user was attempted yet."""
         return self.failed / self.attempted if self.attempted else None
 
 
@@ -69,7 +69,7 @@ class RunSnapshot:
     ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
     ``series`` is (time, users handled so far) in equal slices, at most a few hundred points; ``spans``
     are the times without progress, ``marks`` the events to show beside them.  ``standstill`` says why
-    an open run does not go on, ``waiting`` why it goes slowly on purpose; empty where it does not.
+    an open run makes no progress, ``waiting`` why it goes slowly on purpose; empty where it does not.
     ``waiting_for`` is that as one of the fixed words of ``pressure.Sign``, or ``database_lost``.
     ``imported`` is the number of users that an import added, None for other runs.
     ``chain`` is the head of its digests as far as they are linked, None before the first.
@@ -111,7 +111,7 @@ class RunSnapshot:
     marks: Sequence[EventLine] = ()
     spans: Sequence[Span] = ()
     chain: Head | None = None
-    halving: Halving = field(default_factory=Halving)
+    splits: Splits = field(default_factory=Splits)
 
     @property
     def mana_by_colour(self) -> dict[str, int]:
@@ -120,7 +120,7 @@ class RunSnapshot:
 
     @property
     def is_rollback(self) -> bool:
-        """Say whether this run takes conversions back."""
+        """Say whether this run reverses conversions."""
         return self.kind == "rollback"
 
     @property

@@ -29,7 +29,7 @@ class Check:
     sentence: str
     no_fix: str = ""
     only_counted: bool = False
-    """At millions of users a list says nothing: its findings are told only when asked for."""
+    """At millions of users a list says nothing: its findings are listed only when asked for."""
 
     def belongs_to(self, phase: str) -> bool:
         """Say whether a validation of this phase runs the check."""
@@ -48,7 +48,7 @@ CHECKS: Final = (
     Check("migration_inconsistency", ERROR, BOTH, "the wallet's flag and the records disagree"),
     Check(
         "large_conversion", WARNING, PRE, "the wishes are worth more than the limit set for attention",
-        "nothing is wrong; look whether the balance is plausible",
+        "nothing is wrong; check whether the balance is plausible",
     ),
     Check("already_migrated", INFO, PRE, "the user is migrated", "nothing is wrong", only_counted=True),
     Check("zero_balance", INFO, PRE, "an unmigrated user has no wishes", "nothing is wrong", only_counted=True),
@@ -67,7 +67,7 @@ CHECKS: Final = (
     Check("value_not_conserved", ERROR, POST, "sums of a run's records, batches and ledger entries differ", _BY_HAND),
     Check(
         "digest_mismatch", ERROR, POST, "records or batches are not what was written when they were handled",
-        "somebody changed what happened: compare with a backup and with heads that were kept elsewhere",
+        "a record was changed afterwards: compare with a backup and with heads that were kept elsewhere",
     ),
     Check("run_incomplete", ERROR, POST, "a run's batches do not account for its users", _BY_HAND),
     Check(
@@ -76,7 +76,7 @@ CHECKS: Final = (
     ),
     Check(
         "unbooked_change", WARNING, POST,
-        "the wallets' value changed beside the ledgers: the site, or somebody, wrote them directly", _BY_HAND,
+        "the wallets' value changed beside the ledgers: they were written directly", _BY_HAND,
     ),
 )  # fmt: skip
 

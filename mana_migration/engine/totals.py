@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from django.db import connections
 
-from mana_migration.domain.results import FIGURES, Halving, Totals
+from mana_migration.domain.results import FIGURES, Splits, Totals
 from mana_migration.domain.time_series import UserSeries
 from mana_migration.engine import chain
 from mana_migration.models import MigrationBatch, MigrationRun
@@ -107,17 +107,17 @@ def count_planned(run: MigrationRun, batches: int) -> None:
         run.folded = {**run.folded, "planned_batches": known + batches}
 
 
-def halving(run: MigrationRun, using: str, figures: dict[str, Any]) -> Halving:
-    """Return how often a batch of this run was halved, of which there is no count: each time makes one batch more.
+def splits(run: MigrationRun, using: str, figures: dict[str, Any]) -> Splits:
+    """Return how often a batch of this run was split, of which there is no count: each time makes one batch more.
 
     ``figures``: what ``folded_figures`` returned just now.
     """
     planned = figures.get("planned_batches")
     if planned is None:
-        return Halving()
+        return Splits()
     others = MigrationBatch.objects.using(using).filter(run_id=run.pk, folded=False).exclude(status=BatchStatus.DONE)
     batches = figures["batches"] + others.count()
-    return Halving(max(0, batches - planned), batches)
+    return Splits(max(0, batches - planned), batches)
 
 
 def _read_unfolded(run_id: int, using: str) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ class Watch:
     Args:
         read: returns the run's snapshot as of now, None where there is no run.
         using: the database's alias, whose connection is opened anew when it is lost.
-        interval: seconds between two looks.
+        interval: seconds between two polls.
         follow: the run is already chosen, so that a closed one is the end and not waited past.
         now: the clock of the messages about a lost database.
     """
@@ -101,7 +101,7 @@ class Watch:
         return self._stop.signal or None
 
     def views(self) -> Iterator[View]:
-        """Yield what there is to see, look after look, until the run is over or a signal comes.
+        """Yield what there is to see, poll after poll, until the run is over or a signal comes.
 
         Raises:
             django.db.Error: the database refuses the connection for good, or cannot do what is asked.
@@ -132,7 +132,7 @@ class Watch:
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM end the watch after the look in hand; the second interrupts that too."""
+        """Let the first SIGINT or SIGTERM end the watch after the current poll; the second interrupts that too."""
 
         def request(number: int, frame: FrameType | None) -> None:
             if self._stop.requested:
@@ -164,7 +164,7 @@ class Watch:
         console.print(last)
 
     def in_lines(self, write: Callable[[str], None]) -> None:
-        """Write one line per look, and the whole of the run's facts at its end."""
+        """Write one line per poll, and the whole of the run's facts at its end."""
         said, last = "", None
         with self.ended_by_signals():
             for view in self.views():

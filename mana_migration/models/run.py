@@ -92,8 +92,8 @@ class MigrationRun(models.Model):
         default=dict, help_text="Sums over all wallets in the snapshot of the pre-check, as text of integers."
     )
     cursor = models.CharField(max_length=64, blank=True, help_text="The last user planned; empty: from the start.")
-    look = models.PositiveSmallIntegerField(
-        default=1, help_text="1: going through all users; later: looks for those who signed up or were busy."
+    passes = models.PositiveSmallIntegerField(
+        default=1, help_text="Passes over the users begun: after the first, those who signed up or were locked."
     )
     planned_users = models.BigIntegerField(default=0, help_text="Users put into batches so far.")
     folded = models.JSONField(default=dict, help_text="Sums over the batches that are folded.")

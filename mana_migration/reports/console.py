@@ -22,7 +22,7 @@ _BORDERS: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red", Ton
 
 
 def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", hint: str = "") -> RenderableType:
-    """Draw a run's screen; ``notice`` stands on top in red, ``hint`` at the foot."""
+    """Draw a run's screen; ``notice`` is shown on top in red, ``hint`` at the foot."""
     from rich.console import Group  # noqa: PLC0415 (takes long to import, and only a screen needs it)
     from rich.panel import Panel  # noqa: PLC0415
     from rich.progress_bar import ProgressBar  # noqa: PLC0415

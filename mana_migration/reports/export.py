@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The formats a report can be written in.
 FORMATS: Final = ("json", "csv", "html", "xlsx")
 
-#: What a browser is told about each format.
+#: What is sent to a browser about each format.
 CONTENT_TYPES: Final = {
     "json": "application/json",
     "csv": "text/csv; charset=utf-8",

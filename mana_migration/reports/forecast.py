@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mana_migration.domain.forecast import NOBODY_FAILED, Forecast, UserForecast
+from mana_migration.domain.forecast import NONE_FAILED, Forecast, UserForecast
 from mana_migration.domain.results import RunSummary
 from mana_migration.domain.validation import BY_ID, ERROR
 from mana_migration.domain.words import counted
@@ -15,21 +15,21 @@ from mana_migration.reports import summary
 from mana_migration.reports.progress import duration
 
 
-def as_json(told: Forecast) -> dict[str, Any]:
+def as_json(forecast: Forecast) -> dict[str, Any]:
     """Return the JSON object of ``migrate_users --dry-run``: the keys of a run, and what only a forecast has."""
-    return summary.as_json(_as_summary(told)) | {
-        "rates": told.rates,
-        "blocked": told.blocked,
-        "warnings": list(told.warnings),
-        "goes_on_with": told.goes_on_with,
-        "takes_back": told.takes_back,
-        "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in told.findings],
+    return summary.as_json(_as_summary(forecast)) | {
+        "rates": forecast.rates,
+        "blocked": forecast.blocked,
+        "warnings": list(forecast.warnings),
+        "goes_on_with": forecast.goes_on_with,
+        "takes_back": forecast.takes_back,
+        "findings": [{"id": f.id, "severity": f.severity, "count": f.count} for f in forecast.findings],
         "largest": [
             {"user": row.user, "green": row.green, "blue": row.blue, "red": row.red, "mana": row.mana}
-            for row in told.largest
+            for row in forecast.largest
         ],
-        "expected_seconds": round(told.expected_seconds, 1),
-        "expected_rate": {"users_per_second": round(told.rate), "source": told.rate_source},
+        "expected_seconds": round(forecast.expected_seconds, 1),
+        "expected_rate": {"users_per_second": round(forecast.rate), "source": forecast.rate_source},
     }
 
 
@@ -59,55 +59,55 @@ class UserList:
         self._write(f"{opened}], {json.dumps(values)[1:]}")
 
 
-def findings_lines(told: Forecast) -> Iterator[str]:
+def findings_lines(forecast: Forecast) -> Iterator[str]:
     """Yield what the checks found and whether a run would start, for a terminal: ``--validate-only``."""
-    errors = sum(finding.count for finding in told.findings if finding.severity == ERROR)
+    errors = sum(finding.count for finding in forecast.findings if finding.severity == ERROR)
     yield f"{counted(errors, 'error-level finding')}" if errors else "no error-level finding"
-    yield from _findings(told)
-    yield f"a run would be refused: {told.blocked}" if told.blocked else "a run would start"
+    yield from _findings(forecast)
+    yield f"a run would be refused: {forecast.blocked}" if forecast.blocked else "a run would start"
 
 
-def _findings(told: Forecast) -> Iterator[str]:
+def _findings(forecast: Forecast) -> Iterator[str]:
     """Yield a line for each check that found something, and one for all others."""
-    found = [finding for finding in told.findings if finding.count]
+    found = [finding for finding in forecast.findings if finding.count]
     for finding in found:
         yield f"  {finding.severity:<8} {finding.id:<24} {finding.count:>12,}  {BY_ID[finding.id].sentence}"
-    clean = [finding.id for finding in told.findings if not finding.count]
+    clean = [finding.id for finding in forecast.findings if not finding.count]
     if clean:
         yield f"  nothing found by {counted(len(clean), 'check')}: {', '.join(clean)}"
-    for sentence in told.warnings:
+    for sentence in forecast.warnings:
         yield f"  warning: {sentence}"
 
 
-def as_lines(told: Forecast) -> Iterator[str]:
+def as_lines(forecast: Forecast) -> Iterator[str]:
     """Yield what would happen, for a terminal."""
-    yield from summary.as_lines(_as_summary(told))
-    rates = told.rates
+    yield from summary.as_lines(_as_summary(forecast))
+    rates = forecast.rates
     yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
-    expected = duration(told.expected_seconds)
-    yield f"  duration   about {expected} at {told.rate:,.0f} users per second ({told.rate_source})"
-    if told.takes_back is not None:
+    expected = duration(forecast.expected_seconds)
+    yield f"  duration   about {expected} at {forecast.rate:,.0f} users per second ({forecast.rate_source})"
+    if forecast.takes_back is not None:
         yield (
-            f"  run {told.goes_on_with} takes run {told.takes_back} back, whose breaker tripped: "
-            "the same command goes on with it and converts nobody"
+            f"  run {forecast.goes_on_with} is rolling back run {forecast.takes_back}, whose breaker tripped: "
+            "the same command resumes it and converts no user"
         )
-    elif told.goes_on_with is not None:
-        yield f"  run {told.goes_on_with} is open: the same command goes on with it"
+    elif forecast.goes_on_with is not None:
+        yield f"  run {forecast.goes_on_with} is open: the same command resumes it"
     yield "findings:"
-    yield from _findings(told)
-    if told.largest:
+    yield from _findings(forecast)
+    if forecast.largest:
         yield "largest conversions (user by primary key):"
-    for row in told.largest:
+    for row in forecast.largest:
         yield f"  user {row.user}: {row.green:,} green, {row.blue:,} blue, {row.red:,} red = {row.mana:,} mana"
-    if told.blocked:
-        yield f"the run would be refused: {told.blocked}"
-    elif told.options.retry_failed and told.goes_on_with is None and not told.totals.selected:
-        yield f"{NOBODY_FAILED}: the same command would open no run"
+    if forecast.blocked:
+        yield f"the run would be refused: {forecast.blocked}"
+    elif forecast.options.retry_failed and forecast.goes_on_with is None and not forecast.totals.selected:
+        yield f"{NONE_FAILED}: the same command would open no run"
     else:
         yield "next: the same command without --dry-run"
 
 
-def _as_summary(told: Forecast) -> RunSummary:
+def _as_summary(forecast: Forecast) -> RunSummary:
     return RunSummary(
-        run=None, kind="migration", dry_run=True, status="dry_run", totals=told.totals, seconds=told.seconds
+        run=None, kind="migration", dry_run=True, status="dry_run", totals=forecast.totals, seconds=forecast.seconds
     )

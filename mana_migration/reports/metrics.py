@@ -62,7 +62,7 @@ class _RunCollector(Collector):
         yield self._gauge("run_shortfall_mana", "Mana written off because it was spent already.", seen.totals.shortfall)
         yield self._counts("run_errors", "Failed users by error class.", "error_class", dict(seen.totals.errors))
         yield self._counts("run_skips", "Skipped users by reason.", "reason", dict(seen.totals.skips))
-        yield self._gauge("run_users_per_minute", "Users per minute now; 0 where it stands still.", _now(seen))
+        yield self._gauge("run_users_per_minute", "Users per minute now; 0 while it is stalled.", _now(seen))
         yield self._gauge(
             "run_waiting", "1 while the run waits for the database, or for a wallet.", float(bool(seen.waiting))
         )
@@ -72,7 +72,7 @@ class _RunCollector(Collector):
             "reason",
             {reason: int(reason == seen.waiting_for) for reason in _REASONS},
         )
-        yield self._gauge("run_stalled", "1 while an open run stands still unasked.", float(seen.progress.stalled))
+        yield self._gauge("run_stalled", "1 while an open run is stalled.", float(seen.progress.stalled))
         yield self._gauge("run_seconds_since_progress", "Seconds since the last finished batch.", _idle(seen))
         yield self._durations(seen)
 

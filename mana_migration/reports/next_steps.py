@@ -46,7 +46,7 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
             yield f"monitor_migration shows the status; the same command {rest}"
         case RunStatus.COMPLETED:
             yield from _after_completion(summary, why)
-    if summary.halving.is_dear:
+    if summary.splits.is_dear:
         yield NOW if status in (RunStatus.RUNNING, RunStatus.PAUSED) else NEXT_TIME
 
 

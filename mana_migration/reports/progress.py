@@ -84,17 +84,17 @@ class ProgressDisplay:
             self._window.popleft()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.totals.selected, rate=self._figures(moment))
-        elif moment - self._last_line >= LINE_EVERY and not self._waits_for:  # which was told in a line of its own
+        elif moment - self._last_line >= LINE_EVERY and not self._waits_for:  # which has a line of its own
             self._last_line = moment
             of = f" of {self._expected:,}" if self._expected else ""
-            with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the work goes on
+            with contextlib.suppress(BrokenPipeError):  # the reader is gone; the work continues
                 self._stream.write(f"{self._verb} {self.totals.selected:,}{of}: {self._figures(moment)}\n")
                 self._stream.flush()
 
     def _figures(self, moment: float) -> str:
         since = max(self._begun, moment - RATE_WINDOW)
         rate = sum(users for _, users in self._window) / max(moment - since, 0.001)
-        if self._waits_for:  # nobody can know for how long
+        if self._waits_for:  # it cannot be known for how long
             return self._waits_for
         text = f"{rate * 60:,.0f} users/min"
         done = self.totals.selected

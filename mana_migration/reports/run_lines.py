@@ -9,7 +9,7 @@ from datetime import tzinfo
 from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
 from mana_migration.domain.words import counted
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
-from mana_migration.reports.splits import NEXT_TIME, NOW, halved_words
+from mana_migration.reports.splits import NEXT_TIME, NOW, split_words
 from mana_migration.states import RunStatus, Tone
 
 
@@ -41,8 +41,8 @@ def facts(seen: RunSnapshot, zone: tzinfo | None = None) -> list[Fact]:
     if seen.is_rollback or seen.totals.shortfall:
         found.append(Fact("Written off", f"{number(seen.totals.shortfall)} mana that was already spent"))
     found.append(_errors(seen))
-    if seen.halving.halved:
-        found.append(_halved(seen))
+    if seen.splits.count:
+        found.append(_splits(seen))
     if seen.totals.skips:
         found.append(Fact("Skipped", counts_words(seen.totals.skips), Tone.WARN))
     found.append(_check(seen, zone))
@@ -93,7 +93,7 @@ def speed_words(seen: RunSnapshot) -> str:
 
 
 def remaining_fact(seen: RunSnapshot) -> Fact:
-    """Say how long it still takes, or why nobody can say, or how long it took."""
+    """Say how long it still takes, or why that is not known, or how long it took."""
     progress = seen.progress
     if not seen.is_open:
         return Fact("Took", duration(seen.elapsed) + _paused_words(seen))
@@ -116,7 +116,7 @@ def remaining_fact(seen: RunSnapshot) -> Fact:
 def mana_words(seen: RunSnapshot) -> str:
     """Say how much mana was moved, by colour and with the arithmetic."""
     totals = seen.totals
-    if seen.is_rollback:  # each conversion is taken back at the rates of its own run
+    if seen.is_rollback:  # each conversion is reversed at the rates of its own run
         wishes = f"{number(totals.green)} green, {number(totals.blue)} blue, {number(totals.red)} red"
         return f"{number(totals.mana)} debited ({wishes} given back)"
     parts = [
@@ -130,7 +130,7 @@ def error_rate_words(rate: ErrorRate) -> str:
     """Say the error rate against the breaker's limit."""
     limit = "no breaker" if rate.limit is None else f"the breaker trips above {percent(rate.limit)}"
     if rate.share is None:
-        return f"nobody attempted yet ({limit})"
+        return f"no user attempted yet ({limit})"
     return f"{percent(rate.share)}, {number(rate.failed)} of {number(rate.attempted)} attempted ({limit})"
 
 
@@ -163,7 +163,7 @@ def _started(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
     ago = f", {duration(seen.elapsed)} ago{_paused_words(seen)}" if seen.is_open else ""
     who = f" by {one_line(seen.actor, 60)} on {one_line(seen.host, 60)}" if seen.actor else ""
     named = f", for {number(seen.selected_users)} named users" if seen.selected_users else ""
-    target = f", taking back run {seen.target_run}" if seen.target_run else ""
+    target = f", rolling back run {seen.target_run}" if seen.target_run else ""
     return Fact("Started", f"{when(seen.started_at, zone)}{ago}{who}{named}{target}")
 
 
@@ -181,11 +181,11 @@ def _errors(seen: RunSnapshot) -> Fact:
     return Fact("Errors", f"{words}: {counts_words(seen.totals.errors)}" if seen.totals.errors else words, tone)
 
 
-def _halved(seen: RunSnapshot) -> Fact:
-    words = halved_words(seen.halving)
-    if not seen.halving.is_dear:
-        return Fact("Halved", words)
-    return Fact("Halved", f"{words}; {NOW if seen.is_open else NEXT_TIME}", Tone.WARN)
+def _splits(seen: RunSnapshot) -> Fact:
+    words = split_words(seen.splits)
+    if not seen.splits.is_dear:
+        return Fact("Splits", words)
+    return Fact("Splits", f"{words}; {NOW if seen.is_open else NEXT_TIME}", Tone.WARN)
 
 
 def _check(seen: RunSnapshot, zone: tzinfo | None) -> Fact:

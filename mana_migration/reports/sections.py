@@ -53,7 +53,7 @@ USER_COLUMNS: Final = UserDetail._fields
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One table of a report: a key for programs, a title for people, what it tells, and its rows.
+    """One table of a report: a key for programs, a title, what it shows, and its rows.
 
     ``ok`` says whether what the table compares holds; None where it compares nothing.
     """
@@ -154,7 +154,7 @@ def _run(report: RunReport) -> Section:
         ("settings", controls_words(seen)),
         ("reason", one_line(seen.reason)),
         ("ended because", one_line(seen.stop_reason)),
-        ("takes back run", seen.target_run),
+        ("rolls back run", seen.target_run),
         ("head of the chain of digests", "" if seen.chain is None else seen.chain.head),
         ("links in the chain", None if seen.chain is None else seen.chain.links),
         ("report made", report.generated_at),
@@ -178,7 +178,7 @@ def _users(report: RunReport) -> Section:
     if report.records_deleted:
         rows.append(("records deleted by a rollback", report.records_deleted))
     rows += [(f"records now {part.status.replace('_', ' ')}", part.users) for part in report.statuses]
-    note = "What the run did, from its batches; and how its users' records stand now, after any rollback."
+    note = "What the run did, from its batches; and the status of its users' records now, after any rollback."
     return Section("users", "Users by outcome", note, ("outcome", "users"), [row for row in rows if row[1] is not None])
 
 
@@ -290,7 +290,7 @@ def _speed(report: RunReport) -> Section:
 def _thinned(start: datetime, series: Sequence[tuple[datetime, int]]) -> list[tuple[datetime, int]]:
     """Return points of a series with at least a second between them, evenly spread, at most SPEED_ROWS; the last is in.
 
-    A time is written to the second, so that of points that are closer nobody could tell which is which.
+    A time is written to the second, so that points that are closer could not be distinguished.
     """
     if not series:
         return []
@@ -327,7 +327,7 @@ def _stages(report: RunReport) -> Section:
 def _share(stage: Stage) -> str:
     parts = [] if stage.cohort is None else [f"{stage.cohort / 100:g} % of the users"]
     parts += [] if stage.limit is None else [f"at most {number(stage.limit)}"]
-    return ", ".join(parts) or "everybody left"
+    return ", ".join(parts) or "all who are left"
 
 
 def _rollbacks(report: RunReport) -> Section:
@@ -336,7 +336,7 @@ def _rollbacks(report: RunReport) -> Section:
         for part in report.reversals
     ]
     rollback = report.snapshot.is_rollback
-    note = "Conversions that this run took back, by their run." if rollback else "Conversions taken back, by rollback."
+    note = "Conversions that this run reversed, by their run." if rollback else "Conversions reversed, by rollback."
     columns = ("run", "users", "green", "blue", "red", "mana credited", "mana debited", "written off")
     return Section("rollbacks", "Rollbacks", note, columns, rows)
 

@@ -58,7 +58,7 @@ def snapshot_json(seen: RunSnapshot) -> dict[str, Any]:
         "waiting": seen.waiting,
         "last_progress_at": _iso(seen.last_progress),
         "batches": seen.batches,
-        "batches_halved": seen.halving.halved,
+        "batches_halved": seen.splits.count,
         "batch_seconds": round(seen.batch_seconds, 3),
         "batch_durations": [{"up_to_seconds": bound, "batches": count} for bound, count in seen.durations],
         "progress": [{"at": _iso(at), "users": users} for at, users in seen.series],

@@ -8,7 +8,7 @@ from typing import Any
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.statistics import UserCounts
 from mana_migration.reports.next_steps import next_steps
-from mana_migration.reports.splits import halved_words
+from mana_migration.reports.splits import split_words
 from mana_migration.reports.statistics import status_line
 from mana_migration.states import RunKind, RunStatus
 
@@ -38,7 +38,7 @@ def as_json(summary: RunSummary, counts: UserCounts | None = None) -> dict[str, 
         "shortfall": totals.shortfall,
         "errors": dict(sorted(totals.errors.items())),
         "skipped": dict(sorted(totals.skips.items())),
-        "batches_halved": summary.halving.halved,
+        "batches_halved": summary.splits.count,
         "seconds": round(summary.seconds, 3),
         "handled_by_command": None if summary.dry_run else summary.handled,
         "users_per_minute": summary.users_per_minute,
@@ -48,7 +48,7 @@ def as_json(summary: RunSummary, counts: UserCounts | None = None) -> dict[str, 
 
 
 def nothing_json() -> dict[str, Any]:
-    """Return the same object where nobody was there to migrate and no run was opened."""
+    """Return the same object where no user was there to migrate and no run was opened."""
     return as_json(
         RunSummary(
             run=None, kind=RunKind.MIGRATION, dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0
@@ -62,7 +62,7 @@ def as_lines(
     """Yield one line per outcome, then where all users are, then what to do next.
 
     ``interrupted``: this command was asked to end and the run is open.  ``following``: others do the
-    work, so that they go on.
+    work, so that it continues.
     """
     totals = summary.totals
     rollback = summary.kind == RunKind.ROLLBACK
@@ -83,13 +83,13 @@ def as_lines(
     ]
     if totals.shortfall:
         rows.append(("shortfall", f"{totals.shortfall:,} mana had been spent and is written off"))
-    if summary.halving.halved:
-        rows.append(("halved", halved_words(summary.halving)))
+    if summary.splits.count:
+        rows.append(("splits", split_words(summary.splits)))
     yield from (f"  {name:<{width}}{value}" for name, value in rows)
     back = summary.extra.get("rollback")
     if back:
         yield (
-            f"  taken back by run {back['run']} ({back['status'].replace('_', ' ')}): {back['rolled_back']:,} users, "
+            f"  rolled back by run {back['run']} ({back['status'].replace('_', ' ')}): {back['rolled_back']:,} users, "
             f"{back['mana']:,} mana; {back['skipped']:,} skipped, {back['failed']:,} failed"
         )
     drift = summary.extra.get("drift")
@@ -109,11 +109,11 @@ def _headline(summary: RunSummary, *, interrupted: bool) -> str:
     status = summary.status.replace("_", " ")
     if "window" in summary.extra:
         status = "the window is over; what was done is committed, the run stays open"
-    elif interrupted:  # of a run that is paused or being taken back this alone would hide what matters
+    elif interrupted:  # of a run that is paused or being rolled back this alone would hide what matters
         status = (
             "interrupted" if summary.status in (RunStatus.RUNNING, RunStatus.CHECKING) else f"{status}, interrupted"
         )
-        status += "; what was done stands, the run stays open"
+        status += "; what was done is kept, the run stays open"
     return f"run {summary.run} ({summary.kind}): {status}" + (f" - {summary.reason}" if summary.reason else "")
 
 

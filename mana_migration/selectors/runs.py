@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
 from mana_migration.domain.pressure import Pressure, in_words
-from mana_migration.domain.results import Halving, Totals
+from mana_migration.domain.results import Splits, Totals
 from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.domain.time_series import UserSeries
 from mana_migration.domain.timeline import spans
@@ -51,7 +51,7 @@ class _Seen:
     run: MigrationRun
     now: datetime
     folded: dict[str, Any]
-    halving: Halving
+    splits: Splits
     recent: list[speed.Finished]
     history: list[RunEvent]
     marks: list[RunEvent]
@@ -159,7 +159,7 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         run=run,
         now=now or run.now,  # type: ignore[attr-defined]
         folded=folded,
-        halving=figures.halving(run, using, folded),
+        splits=figures.splits(run, using, folded),
         recent=_recent_batches(run, using) if run.is_open else [],
         history=history,
         marks=[event for event in history if event.kind in (*_HOLDS, *_GAPS)],
@@ -206,7 +206,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
     )
     waiting = _waiting(seen.wait, last_progress)
     left = _left(seen.marks, last_progress)
-    if waiting or left:  # nobody can know for how long
+    if waiting or left:  # it cannot be known for how long
         progress = replace(progress, remaining=None)
     return RunSnapshot(
         taken_at=now,
@@ -233,7 +233,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         elapsed=elapsed,
         worked=worked,
         batches=int(seen.folded["batches"]),
-        halving=seen.halving,
+        splits=seen.splits,
         batch_seconds=float(seen.folded["seconds"]),
         durations=_durations(seen.folded["histogram"]),
         series=points,
@@ -251,7 +251,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
 
 
 def _marks(events: Iterable[RunEvent], series: UserSeries) -> list[tuple[datetime, bool]]:
-    """Return when the run was held: paused, or interrupted and gone on with later without progress in between."""
+    """Return when the run was held: paused, or interrupted and resumed later without progress in between."""
     marks: list[tuple[datetime, bool]] = []
     interrupted: datetime | None = None
     for event in events:
@@ -265,7 +265,7 @@ def _marks(events: Iterable[RunEvent], series: UserSeries) -> list[tuple[datetim
 
 
 def _latest_life(run: MigrationRun, last_progress: datetime | None, marks: Sequence[RunEvent]) -> datetime:
-    """Return when the run last progressed, or was last started, resumed or gone on with."""
+    """Return when the run last progressed, or was last started, or resumed."""
     alive = [mark.created_at for mark in marks if mark.kind in (EventKind.RESUMED, EventKind.RESUMED_WORK)]
     latest: datetime = max([run.created_at, *alive[-1:], *([last_progress] if last_progress else [])])
     return latest
@@ -301,7 +301,7 @@ def _waiting(event: RunEvent | None, last_progress: datetime | None) -> str:
     """Return why the run goes slowly or not at all, if it said so after its last progress."""
     if event is None or (last_progress is not None and event.created_at <= last_progress):
         return ""
-    if event.details.get("wait") == "none":  # it is well again
+    if event.details.get("wait") == "none":  # it has recovered
         return ""
     if pressure := _pressure(event):  # events of earlier versions put it in other words
         return in_words(pressure, event.details["reason"])
@@ -309,7 +309,7 @@ def _waiting(event: RunEvent | None, last_progress: datetime | None) -> str:
 
 
 def _pressure(event: RunEvent) -> Pressure:
-    """Return what an unwell database asked for, by an event that tells its reason; else none."""
+    """Return the load of an event that has its reason; else none."""
     word = str(event.details.get("wait", "")).upper()
     known = event.kind == EventKind.THROTTLED and event.details.get("reason") and word in Pressure.__members__
     return Pressure[word] if known else Pressure.NONE
@@ -323,7 +323,7 @@ def _waiting_for(event: RunEvent | None) -> str:
 
 
 def _left(marks: Sequence[RunEvent], last_progress: datetime | None) -> bool:
-    """Say whether a process was asked to end and nobody has done anything since."""
+    """Say whether a process was asked to end and nothing was done since."""
     if not marks or marks[-1].kind != EventKind.INTERRUPTED:
         return False
     return last_progress is None or last_progress <= marks[-1].created_at
@@ -332,14 +332,14 @@ def _left(marks: Sequence[RunEvent], last_progress: datetime | None) -> bool:
 def _standstill(
     run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent], *, left: bool
 ) -> str:
-    """Return why an open run does not go on; empty where it does."""
+    """Return why an open run makes no progress; empty where it does."""
     if run.status == RunStatus.PAUSED:
         pause = next((mark for mark in reversed(marks) if mark.kind == EventKind.PAUSED), None)
         by = f" by {pause.actor}" if pause and pause.actor else ""
         because = f" because {pause.message}" if pause and pause.message else ""
         return f"paused{by}{because}"
     if left and run.status == RunStatus.RUNNING:
-        return "its process was asked to end; give the same command again to go on"
+        return "its process was asked to end; give the same command again to resume"
     if not progress.stalled:
         return ""
     if waiting:
@@ -349,21 +349,21 @@ def _standstill(
 
 
 #: What a wait is called among the events, by what the event says of it.
-_WAIT_LABELS: Final = {"hard": "Waiting", "wallets": "Waiting", "soft": "Slowed down", "none": "Going on"}
+_WAIT_LABELS: Final = {"hard": "Waiting", "wallets": "Waiting", "soft": "Slowed down", "none": "Resuming"}
 
 
 def event_line(event: RunEvent) -> EventLine:
-    """Return an event in words, with a message made from its details where nobody wrote one."""
+    """Return an event in words, with a message made from its details where it has none."""
     details, message, label = event.details, event.message, event.get_kind_display()
     if event.kind == EventKind.THROTTLED and details.get("wait") in _WAIT_LABELS:
         label = _WAIT_LABELS[details["wait"]]
-        message = "the database is well again" if details["wait"] == "none" else details.get("reason") or message
+        message = "the database has recovered" if details["wait"] == "none" else details.get("reason") or message
     if event.kind == EventKind.SETTING_CHANGED and "setting" in details:
         change = f"{details['setting']} from {details.get('old')} to {details.get('new')}"
         message = f"{change}: {message}" if message else change
     if event.kind == EventKind.CHECKED and not message and "ok" in details:
         broken = ", ".join(f"{name} {count:,}" for name, count in (details.get("checks") or {}).items())
-        message = "the rules hold" if details["ok"] else "a rule does not hold"
+        message = "all checks passed" if details["ok"] else "a check failed"
         message += f" ({broken})" if broken else ""
     return EventLine(
         at=event.created_at,

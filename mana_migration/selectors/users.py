@@ -25,7 +25,7 @@ def resolve_users(values: Sequence[str], using: str = "default") -> list[str]:
     A value is a primary key or a username; ``pk:57`` and ``username:57`` say which.
 
     Raises:
-        UserNotFoundError: a value is empty or names nobody.
+        UserNotFoundError: a value is empty, or there is no such user.
         AmbiguousUserError: a value is the primary key of one user and the username of another.
     """
     for value in values:
@@ -45,16 +45,16 @@ def resolve_users(values: Sequence[str], using: str = "default") -> list[str]:
             )
         chosen = by_key or by_name
         if chosen is None:
-            raise UserNotFoundError(_nobody(value))
+            raise UserNotFoundError(_no_such_user(value))
         found[chosen] = None
     return list(found)
 
 
-def _nobody(value: str) -> str:
+def _no_such_user(value: str) -> str:
     if value.startswith(PK):
-        return f"{value!r} names no user: there is nobody with this primary key"
+        return f"there is no user with the primary key {value!r}"
     if value.startswith(USERNAME):
-        return f"{value!r} names no user: there is nobody with this username"
+        return f"there is no user with the username {value!r}"
     return f"{value!r} names no user: it is neither a primary key nor a username"
 
 

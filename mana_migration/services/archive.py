@@ -4,7 +4,7 @@
 A gzip file of JSON objects, one a line.  The first has ``schema`` and ``run``; each that follows has
 a ``batch`` with its figures, its place in the chain of digests and its ``lines``, the very texts that
 its digest is made of; then ``events``; the last, ``end``, has the number of batches and lines and the
-head.  Whoever has only the file can compute every digest and link anew (``verify``) and compare the
+head.  With the file alone one can compute every digest and link anew (``verify``) and compare the
 head with one that was kept elsewhere.  There are no names in it: users are their primary keys.
 
 # Note [Nothing is deleted]
@@ -321,4 +321,4 @@ class _Checker:
         self._ended = True
 
     def _bad(self, what: str) -> ArchiveError:
-        return ArchiveError(f"{self._path}: {what}; validate_migration --post-migration looks at the tables")
+        return ArchiveError(f"{self._path}: {what}; validate_migration --post-migration checks the tables")

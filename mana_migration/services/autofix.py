@@ -276,7 +276,7 @@ def _decide(connection: BaseDatabaseWrapper, check: str, keys: Sequence[str], de
 
 
 def _patiently(work: Callable[[], Any]) -> Any:
-    """Do it again where another session was in the way."""
+    """Try again where another session was in the way."""
     wait = FIRST_WAIT
     for attempt in range(1, TRIES + 1):
         try:

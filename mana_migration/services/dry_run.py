@@ -64,7 +64,7 @@ def forecast(
         run = conversion.NO_RUN if goes_on_with is None else goes_on_with.pk
         terms = migration.terms_of_request(options, rates, run=run, per_user=bool(options.users))
         figures, found = Totals(), list[tuple[str, int, int, int, int]]()
-        if takes_back is None:  # else the same command converts nobody
+        if takes_back is None:  # else the same command converts no user
             named, limit, fixed = options.users, options.limit, options.auto_fix
             figures = conversion.forecast(connection, terms, selected_users=named, limit=limit, fixed=fixed)
             if not validate_only:
@@ -115,7 +115,7 @@ def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
 
 
 def _other_rates(rates: Rates, using: str) -> str:
-    """Return why conversions at other rates stand in the way; empty where there are none."""
+    """Return why conversions at other rates block a run; empty where there are none."""
     try:
         migration.refuse_other_rates(rates, using)
     except RunConflictError as error:

@@ -28,7 +28,7 @@ def convert_on_first_use(user_key: Any, using: str = "default") -> bool:
 
     Called by the wallet service under the wallet's lock, inside the spending transaction; the
     conversion is that of the batches and is counted in the run, as a batch of one user.  Nothing
-    is done, and the user goes on spending what they have, where
+    is done, and the user continues to spend what they have, where
 
     - the setting ``MANA_MIGRATION_CONVERT_ON_TOUCH`` is off,
     - no migration runs, it is paused, or it is being planned, paused or stopped this very moment,

@@ -9,7 +9,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from mana_migration.domain import breaker
-from mana_migration.domain.forecast import NOBODY_FAILED
+from mana_migration.domain.forecast import NONE_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.validation import FixReport, blocking
@@ -280,7 +280,7 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
     terms = terms_of_request(options, rates)
     users = conversion.forecast(connections[using], terms, limit=options.limit).selected
     if not users:
-        raise NothingToMigrateError(f"{NOBODY_FAILED}: no run was opened, nothing was changed")
+        raise NothingToMigrateError(f"{NONE_FAILED}: no run was opened, nothing was changed")
     return users
 
 

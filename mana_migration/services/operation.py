@@ -240,6 +240,6 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
         reason=run.stop_reason,
         started_at=run.created_at,
         handled=handled,
-        halving=totals.halving(run, using, figures),
+        splits=totals.splits(run, using, figures),
         extra=extra | _window(run, using),
     )

@@ -74,7 +74,7 @@ def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOpt
 def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) -> None:
     """Refuse a plan whose rates or findings have changed since; drifting balances are reported afterwards instead.
 
-    A run that is open with this very plan is gone on with.
+    A run that is open with this very plan is resumed.
 
     Raises:
         RunConflictError: they have.
@@ -87,7 +87,7 @@ def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) ->
         if now[name] != promise[name]:
             raise RunConflictError(
                 f"the plan no longer holds: its {name} were {json.dumps(promise[name])}, they are "
-                f"{json.dumps(now[name])}; look at them and save a new plan"
+                f"{json.dumps(now[name])}; review them and save a new plan"
             )
 
 

@@ -75,7 +75,7 @@ class RollbackWork:
         )
 
     def verdict(self, using: str, *, final: bool = False) -> BreakerVerdict:
-        """Return that it goes on: a rollback has no breaker, it reverses what it can and lists the rest."""
+        """Return that it continues: a rollback has no breaker, it reverses what it can and lists the rest."""
         return BreakerVerdict(tripped=False)
 
     def before_check(self, context: RunContext) -> None:

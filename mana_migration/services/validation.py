@@ -1,4 +1,4 @@
-"""Running the integrity checks: everything in one read-only snapshot, few scans, every finding told as it is read."""
+"""Running the integrity checks: all in one read-only snapshot, few scans, every finding reported as it is read."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def validate(
     Args:
         using: database alias.
         phase: ``pre``, ``post`` or ``both``.
-        users: primary keys as text; empty for everybody. Checks of whole runs are left out then.
-        run: look only at the users of this run, with the checks of the post phase.
-        on_finding: told of each finding, check by check and in the order of keys.
-        most: findings told per check; None for all.
-        listed: checks whose findings are told although they are only counted otherwise.
-        all_hits: tell every finding of every check, whatever ``most`` and ``listed`` say.
+        users: primary keys as text; empty for all. Checks of whole runs are left out then.
+        run: check only the users of this run, with the checks of the post phase.
+        on_finding: called with each finding, check by check and in the order of keys.
+        most: findings reported per check; None for all.
+        listed: checks whose findings are reported although they are only counted otherwise.
+        all_hits: report every finding of every check, whatever ``most`` and ``listed`` say.
         fixes: what auto-fix has just done, or would do, for the counts.
         chains: in the post phase, follow the chains of digests as well, unless users are named.
         chain_head: a head of a chain that was kept elsewhere, which must be among the links.
@@ -97,7 +97,7 @@ def validate(
             with dialect.joined(connections[using], dialect.JOINED_BY_KEY):  # range by range
                 for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
                     if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
-                        _tell(look, check.id, found, on_finding, None if all_hits else most)
+                        _report(look, check.id, found, on_finding, None if all_hits else most)
     return ValidationReport(
         phase=phase,
         checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),
@@ -144,7 +144,7 @@ def wallet_totals(using: str = "default") -> dict[str, int]:
 
 
 def check_run(using: str, run_id: int, *, exact: bool = False) -> ValidationReport:
-    """Check that the rules hold for what one run did, before it may be called completed.
+    """Run the checks of what one run did, before it may be called completed.
 
     A rollback that deletes its records leaves nothing that names its users: then everything is checked.  ``exact``:
     read all that the ledger has of its users at once, instead of only where what came since the run began is suspect.
@@ -204,17 +204,17 @@ def _terms(using: str, run: int | None) -> WalletTerms:
 # --- Telling ----------------------------------------------------------------------------------------------------------
 
 
-def _tell(look: Look, check: str, found: Counts, on_finding: OnFinding, most: int | None) -> None:
+def _report(look: Look, check: str, found: Counts, on_finding: OnFinding, most: int | None) -> None:
     wanted = found.numbers[check] if most is None else min(most, found.numbers[check])
     of_runs = [finding for finding in found.of_runs if finding.check == check]
     for finding in of_runs[:wanted]:
         on_finding(finding)
     if of_runs or not wanted:
         return
-    told = 0
+    reported = 0
     for part in ranges(look.connection, look.scope):
         for finding in findings_in(look.connection, check, part, look.terms):
             on_finding(finding)
-            told += 1
-            if told == wanted:
+            reported += 1
+            if reported == wanted:
                 return

@@ -16,7 +16,7 @@ from mana_migration.states import RunStatus
 
 def shown_status(seen: RunSnapshot) -> tuple[str, str]:
     """Return a run's status and its label: a run on which no process has begun is queued."""
-    begun = seen.batches or seen.halving.batches or any(event.kind == "joined" for event in seen.marks)
+    begun = seen.batches or seen.splits.batches or any(event.kind == "joined" for event in seen.marks)
     if seen.status == RunStatus.RUNNING and not begun:
         return "queued", _("Queued")
     return seen.status, str(RunStatus(seen.status).label)

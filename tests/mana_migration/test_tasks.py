@@ -267,11 +267,11 @@ def test_a_message_that_comes_twice_or_late_does_no_harm(crew: list[Worker]) -> 
         celery_broker.send(opened, using="default", times=1)  # both are at work on it together
         until(lambda: status(opened.pk) == "completed")
     assert sum(MigrationBatch.objects.values_list("migrated", flat=True)) == 150
-    until(lambda: not celery_broker.look(opened.pk, using="default").tasks)
+    until(lambda: not celery_broker.presence(opened.pk, using="default").tasks)
     with assert_nothing_changes():
         celery_broker.send(opened, using="default", times=1)
         until(lambda: sum(worker.text().count(" succeeded in ") for worker in crew) >= 3)
-        until(lambda: not celery_broker.look(opened.pk, using="default").waiting)
+        until(lambda: not celery_broker.presence(opened.pk, using="default").waiting)
         assert not celery.work_on_message(
             opened.pk, RunContext(actor=SOMEBODY), opened=opened.created_at.isoformat(), again=False
         )
@@ -303,9 +303,9 @@ def test_a_pause_reaches_all_and_none_leaves_for_it(crew: list[Worker]) -> None:
         opened = the_run(it)
         it.until(lambda: len(workers_of(opened.pk)) == 2)
         told(run("migrate_users", "--pause", "--reason", "lunch", "--format", "json"))
-        it.until(lambda: celery_broker.look(opened.pk, using="default").tasks == 2)
+        it.until(lambda: celery_broker.presence(opened.pk, using="default").tasks == 2)
         done = MigrationBatch.objects.filter(status="done").count()
-        assert celery_broker.look(opened.pk, using="default").tasks == 2  # a second has passed
+        assert celery_broker.presence(opened.pk, using="default").tasks == 2  # a second has passed
         assert MigrationBatch.objects.filter(status="done").count() - done <= 2
         told(run("migrate_users", "--resume", "--format", "json"))
         found = it.end()
@@ -324,7 +324,7 @@ def test_a_stop_frees_all_of_them(crew: list[Worker]) -> None:
         it.until(lambda: len(workers_of(opened.pk)) == 2)
         told(run("migrate_users", "--stop", "--format", "json"))
         assert it.told(1)["status"] == "stopped"
-        until(lambda: not celery_broker.look(opened.pk, using="default").tasks)
+        until(lambda: not celery_broker.presence(opened.pk, using="default").tasks)
     assert 0 < Wallet.objects.exclude(migrated_at=None).count() < 300
 
 
@@ -338,7 +338,7 @@ def test_the_breaker_ends_it_for_all_and_the_workers_take_it_back(crew: list[Wor
     assert found["status"] == "rolled_back"
     assert found["rollback"]["status"] == "completed"
     assert not Wallet.objects.exclude(migrated_at=None).exists()
-    until(lambda: not celery_broker.look(found["run"], using="default").tasks)
+    until(lambda: not celery_broker.presence(found["run"], using="default").tasks)
 
 
 @committed
@@ -358,7 +358,7 @@ def test_a_task_whose_time_is_up_and_a_worker_who_is_asked_to_end_hand_the_work_
         first.process.terminate()
         assert first.process.wait(PATIENCE) == 0
         assert status(opened.pk) == "running"
-        assert celery_broker.look(opened.pk, using="default").waiting == 1
+        assert celery_broker.presence(opened.pk, using="default").waiting == 1
         runs.change_controls(opened.pk, {"delay": 0}, actor=SOMEBODY)
         second = hire("second", **brief)
         until(lambda: status(opened.pk) == "completed", second.process)

@@ -107,7 +107,7 @@ STAGES = {
     "writing the planned batches": r"BatchQueue\._plan",
     "the commit of a plan": r"BatchQueue\.refill commit",
     "folding": r"engine\.(totals\.(fold|_read_unfolded)|chain\.write_links)",
-    "looking which batches wait": r"BatchQueue\._look_ahead",
+    "reading which batches wait": r"BatchQueue\._read_ahead",
     "claiming a batch": r"conversion\.convert 1$",
     "conversion": r"engine\.(conversion\.convert|pipeline\._several) \d",
     "the commit of a batch": r"MigrationWork\.handle commit",

@@ -355,7 +355,7 @@ def signal_code(flag: StopFlag, code: int, *, ended: bool = False) -> int:
 
 
 def has_ended(done: RunSummary) -> bool:
-    """Say whether nothing is left to do on a run, nor on the one that takes it back."""
+    """Say whether nothing is left to do on a run, nor on its rollback."""
     undone = done.extra.get("rollback")
     return RunStatus(done.status).is_final and (undone is None or RunStatus(undone["status"]).is_final)
 

@@ -1,4 +1,4 @@
-"""Show how a run stands, watch it, and write its report."""
+"""Show the status of a run, watch it, and write its report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 class Command(MigrationCommand):
     help = (
-        "Show how a run stands: the open one, else the latest. --watch follows it to its end, --report and --export "
+        "Show the status of a run: the open one, else the latest. --watch follows it to its end, --report and --export "
         "write everything about it. Reads only."
     )
     needs_log = False
@@ -164,7 +164,7 @@ class Command(MigrationCommand):
 
     def report(self, options: dict[str, Any]) -> int:
         """Print reports: as text, or one as its JSON."""
-        from mana_migration.reports import report_text  # noqa: PLC0415 (a look at a run needs no report)
+        from mana_migration.reports import report_text  # noqa: PLC0415 (the status of a run needs no report)
 
         zone = timezone.get_current_timezone()
         width = shutil.get_terminal_size().columns if self.on_terminal() else None
@@ -179,7 +179,7 @@ class Command(MigrationCommand):
 
     def export(self, options: dict[str, Any]) -> int:
         """Write reports to new files and say where they are."""
-        from mana_migration.reports import sections  # noqa: PLC0415 (a look at a run needs no report)
+        from mana_migration.reports import sections  # noqa: PLC0415 (the status of a run needs no report)
 
         runs, output = self.chosen_runs(options), options["output"]
         if output is not None and len(runs) > 1:
@@ -207,7 +207,7 @@ class Command(MigrationCommand):
 
     def report_to_come(self, run_id: int | None, options: dict[str, Any]) -> AbstractContextManager[ReportToCome]:
         """Open the report of one run for an export, with names that are taken refused before any work."""
-        from mana_migration.services import reporting  # noqa: PLC0415 (a look at a run needs no report)
+        from mana_migration.services import reporting  # noqa: PLC0415 (the status of a run needs no report)
 
         if options["output"] not in (None, STANDARD_OUTPUT):
             export.refuse_names_taken(options["output"], options["export"])
@@ -248,7 +248,7 @@ class Command(MigrationCommand):
         return [line.run for line in reversed(runs)]
 
     def say(self, line: str) -> None:
-        """Write a line at once, for whoever reads the other end of a pipe."""
+        """Write a line at once, for the reader at the other end of a pipe."""
         self.stdout.write(line)
         self.stdout.flush()
 
@@ -325,7 +325,7 @@ def add_monitor_options(parser: CommandParser) -> None:
     what.add_argument(
         "--watch",
         action="store_true",
-        help="Follow the run until it is over or Ctrl-C: a live screen on a terminal, one line per look elsewhere. "
+        help="Follow the run until it is over or Ctrl-C: a live screen on a terminal, one line per poll elsewhere. "
         "Where no run is open, wait for one to start.",
     )
     what.add_argument(
@@ -404,7 +404,7 @@ def add_monitor_options(parser: CommandParser) -> None:
         type=seconds,
         default=3.0,
         metavar="SECONDS",
-        help="Seconds between two looks of --watch, above 0 (default: %(default)g).",
+        help="Seconds between two polls of --watch, above 0 (default: %(default)g).",
     )
 
 

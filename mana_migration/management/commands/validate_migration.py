@@ -1,4 +1,4 @@
-"""Check the books, and put right what has one reading."""
+"""Run the integrity checks, and correct what has one right answer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Command(MigrationCommand):
             help="Run the checks of what a migration or rollback left behind (default: both phases).",
         )
         arguments.add_user_option(
-            parser, "Check this user alone; checks of whole runs are left out (default: everybody)."
+            parser, "Check this user alone; checks of whole runs are left out (default: all)."
         )
         parser.add_argument(
             "--run",
@@ -120,17 +120,17 @@ class Command(MigrationCommand):
         with ExitStack() as opened:
             sinks = self.sinks(options, opened)
 
-            def tell(finding: Finding) -> None:
+            def show(finding: Finding) -> None:
                 for sink in sinks:
                     sink.take(finding)
 
-            fixes = fix(phase, users, tell, options) if options["fix"] else None
+            fixes = fix(phase, users, show, options) if options["fix"] else None
             report = validation.validate(
                 using,
                 phase=phase,
                 users=users,
                 run=options["run_id"],
-                on_finding=tell,
+                on_finding=show,
                 most=validation.SHOWN if all(isinstance(sink, Screen) for sink in sinks) else None,
                 listed=options["listed"],
                 all_hits=options["all_hits"],
@@ -162,7 +162,7 @@ def asked_phase(options: dict[str, Any]) -> str:
         UsageError: they contradict each other.
     """
     if options["chain_head"] and (options["user_ids"] or (options["pre_migration"] and not options["post_migration"])):
-        raise UsageError("--chain-head is looked for by the checks of --post-migration of everybody or of one --run")
+        raise UsageError("--chain-head is checked with --post-migration, for all users or one --run")
     if options["by_ledger"] and not (options["fix"] and options["user_ids"]):
         raise UsageError(
             "--by-ledger repairs the wallets of users that are named: give --fix-issues and --user-id as well"
@@ -178,7 +178,7 @@ def asked_phase(options: dict[str, Any]) -> str:
     return PRE if options["pre_migration"] else POST
 
 
-def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) -> FixReport:
+def fix(phase: str, users: list[str], show: OnFinding, options: dict[str, Any]) -> FixReport:
     """Fix what has one reading, or what the ledger says of these users, or say what would be fixed."""
     if options["by_ledger"]:
         return autofix.fix_by_ledger(
@@ -186,7 +186,7 @@ def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) 
             actor=current_actor().name,
             users=users,
             dry_run=options["dry_run"],
-            on_finding=tell,
+            on_finding=show,
         )
     checks = [check.id for check in checks_of(phase) if check.id in FIXABLE]
     return autofix.fix_all(
@@ -196,7 +196,7 @@ def fix(phase: str, users: list[str], tell: OnFinding, options: dict[str, Any]) 
         dry_run=options["dry_run"],
         checks=checks,
         # a dry run's are told by the validation that follows, with what auto-fix would do
-        on_finding=None if options["dry_run"] else tell,
+        on_finding=None if options["dry_run"] else show,
     )
 
 

@@ -183,7 +183,7 @@ class Follower:
         if run.status == RunStatus.PAUSED or min(moment - self._moved, moment - self._asked) < ASK_AFTER:
             return
         try:
-            found = celery_broker.look(run.pk, using=self._using)
+            found = celery_broker.presence(run.pk, using=self._using)
         except BrokerUnavailableError as error:
             self._report("broker", str(error))
             return
@@ -214,7 +214,7 @@ class Follower:
     def _summary(self) -> RunSummary:
         run = MigrationRun.objects.using(self._using).get(pk=self._run.pk)
         handled = totals.run_totals(run, self._using).selected - self._before
-        # what was asked for is the migration that its breaker ended, not the run that takes it back
+        # what was asked for is the migration that its breaker ended, not its rollback
         shown = run.tripped_run or run.pk
         return operation.summary(shown, using=self._using, seconds=time.monotonic() - self._begun, handled=handled)
 

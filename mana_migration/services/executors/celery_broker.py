@@ -1,6 +1,6 @@
-"""Celery, where the site has it: hand "work on this run" to its workers, and ask them who does.
+"""Celery, where the site has it: send "work on this run" to its workers, and ask which of them do.
 
-Celery is an extra.  Nothing imports it before a run is handed over, so that a site without it loses nothing.
+Celery is an extra.  Nothing imports it before a run is sent, so that a site without it loses nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BROKER_SECONDS, WORKER_SECONDS = 5.0, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is there for a run: workers that answer, tasks at work on it or held by a worker, messages that wait."""
+    """What there is for a run: workers that answer, tasks at work on it or held by a worker, messages that wait."""
 
     workers: int
     tasks: int
@@ -68,7 +68,7 @@ def worker_command() -> str:
 
 
 def check() -> None:
-    """Make sure that a run could be handed over now.
+    """Make sure that a run could be sent now.
 
     Raises:
         UsageError, PreflightError: see ``app``.
@@ -79,7 +79,7 @@ def check() -> None:
 
 
 def send(run: MigrationRun, *, using: str, times: int, again: bool = False) -> None:
-    """Hand "work on this run" to so many workers; ``again``: to go on with what another task has left.
+    """Send "work on this run" to so many workers; ``again``: to continue what another task has left.
 
     A message holds the run's number, the database's alias and the moment at which the run was
     opened, by which a worker knows that its database is the same.
@@ -102,7 +102,7 @@ def send(run: MigrationRun, *, using: str, times: int, again: bool = False) -> N
 
 
 def send_reports(using: str) -> None:
-    """Hand "make the reports that pages ask for" to a worker.
+    """Send "make the reports that pages ask for" to a worker.
 
     Raises:
         UsageError, PreflightError, BrokerUnavailableError: see ``check``.
@@ -119,8 +119,8 @@ def send_reports(using: str) -> None:
         )
 
 
-def look(run_id: int, *, using: str) -> Presence:
-    """Ask workers and broker who is there for a run; takes about a second.
+def presence(run_id: int, *, using: str) -> Presence:
+    """Ask workers and broker which of them have a run; takes about a second.
 
     Raises:
         UsageError, PreflightError, BrokerUnavailableError: see ``check``.

@@ -108,7 +108,7 @@ class Helpers:
             self.all.append(Helper(number, process, errors))
 
     def put_to_work(self, run: MigrationRun) -> None:
-        """Tell all of them which run it is, by its number and by when it was opened."""
+        """Send all of them the run, by its number and by when it was opened."""
         for helper in self.all:
             with contextlib.suppress(OSError, ValueError):  # it has ended, or was dismissed
                 if helper.process.stdin is not None:
@@ -124,7 +124,7 @@ class Helpers:
                     helper.process.stdin.close()
 
     def report_endings(self) -> None:
-        """Tell, once, of each that ended before its time."""
+        """Report, once, each that ended early."""
         for helper in self.all:
             if not (self.dismissed or helper.reported) and helper.ending:
                 helper.reported = True
@@ -155,7 +155,7 @@ class Helpers:
 class JointProgress:
     """Pass on what all processes have done since the last time, read from the run's own totals.
 
-    Called as progress of this process's batches, each of which is an occasion to look.
+    Called as progress of this process's batches, each of which is an occasion to poll.
     """
 
     def __init__(self, helpers: Helpers, run_id: int, context: RunContext) -> None:

@@ -1,9 +1,9 @@
-"""What becomes of a batch that failed: the same again, its halves, or its one user set apart.
+"""What is done with a batch that failed: try it again, split it, or record its one user as failed.
 
 # Note [Splitting]
-A batch that fails for its data is replaced by its two halves, in a transaction of its own, and so
-on until the guilty user stands alone; only then is a failure recorded.  The halves are ordinary
-batches, so a crash in between loses nothing and other workers may take them.
+A batch that fails for its data is replaced by two smaller ones, in a transaction of its own, and so
+on until one user is left who causes the error; only then is a failure recorded.  The parts are
+ordinary batches, so a crash in between loses nothing and other workers may claim them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ FIRST_WAIT: Final = 0.1
 #: Tries after which a run says that it waits for a wallet: what is held comes last, so little else is left then.
 HELD_TRIES: Final = 2
 
-#: Seconds between two times that the terminal is told of it.
-TELL_HELD_EVERY: Final = 60.0
+#: Seconds between two notices of it on the terminal.
+REPORT_HELD_EVERY: Final = 60.0
 
-#: Looks after the first before users who are locked all the time are left out with that reason.
-PATIENT_LOOKS: Final = 3
+#: Passes after which users who are locked every time are left out with that reason.
+PATIENT_PASSES: Final = 3
 
 
 class Recovery:
@@ -43,9 +43,9 @@ class Recovery:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._held_wallet = False  # a wallet is waited for, which was told; nobody was handled since
+        self._held_wallet = False  # the wait for a wallet was reported, and no user was handled since
         self._held_tries = HELD_TRIES
-        self._told_held: float | None = None  # when the terminal was told last
+        self._reported_held: float | None = None  # when the terminal last showed it
         self._split_noted = False
 
     def handled(self, users: int) -> None:
@@ -53,7 +53,7 @@ class Recovery:
         self._held_wallet = self._held_wallet and not users
 
     def recover(self, task: Task, error: DatabaseError) -> Totals | None:
-        """Try a batch that failed again later, halve it, or set its one user apart.
+        """Try a batch that failed again later, split it, or record its one user as failed.
 
         Returns what was settled with that, None where nothing was.
         """
@@ -85,7 +85,7 @@ class Recovery:
             error_class=failures.classify(error),
         )
         if transient and batch.attempts >= self._held_tries:
-            self._tell_held_wallet()
+            self._report_held_wallet()
         if wait:
             self._context.stop.wait(wait)
             return None
@@ -93,17 +93,17 @@ class Recovery:
             if not transient:
                 self._note_split(error)
             return None
-        if transient and not result.selected:  # left to a later look, which waits for the same wallet
+        if transient and not result.selected:  # left to a later pass, which waits for the same wallet
             self._held_wallet, self._held_tries = False, 1
         return result
 
-    def _tell_held_wallet(self) -> None:
-        """Say that the run waits for a wallet: once until somebody was handled, on the terminal once a minute."""
+    def _report_held_wallet(self) -> None:
+        """Report that the run waits for a wallet: once until a user is handled, on the terminal once a minute."""
         if self._held_wallet:
             return
         self._held_wallet, moment = True, time.monotonic()
-        if self._told_held is None or moment - self._told_held >= TELL_HELD_EVERY:
-            self._told_held = moment
+        if self._reported_held is None or moment - self._reported_held >= REPORT_HELD_EVERY:
+            self._reported_held = moment
             self._context.notice(HELD_WALLET_IN_WORDS)
         self._context.show_wait(HELD_WALLET_IN_WORDS)
         runs.add_event(
@@ -115,7 +115,7 @@ class Recovery:
         )
 
     def _split(self, batch: MigrationBatch, error: DatabaseError) -> Totals | None:
-        """Replace a batch by its halves, or settle its single user; the caller holds its lock."""
+        """Replace a batch by two smaller ones, or settle its single user; the caller holds its lock."""
         using = self._context.using
         users = self._context.work.keys(using, first=batch.first_user, last=batch.last_user)
         if len(users) > 1:
@@ -132,7 +132,7 @@ class Recovery:
         return result
 
     def _note_split(self, error: DatabaseError) -> None:
-        """Note, once a run, that a batch was halved; how often is known without, see ``totals.halving``."""
+        """Record, once a run, that a batch was split; how often is known without, see ``totals.splits``."""
         if self._split_noted:
             return
         self._split_noted = True
@@ -140,22 +140,22 @@ class Recovery:
         known = RunEvent.objects.using(using).filter(run_id=run_id, kind=EventKind.BATCH_SPLIT)
         if not known.exists():
             sentence = (
-                f"the database refused a batch ({failures.classify(error)}): halving it to set single users apart"
+                f"the database refused a batch ({failures.classify(error)}): splitting it to isolate single users"
             )
             self._context.notice(sentence)
             runs.add_event(run_id, EventKind.BATCH_SPLIT, message=sentence, using=using)
 
     def _settle(self, batch: int, user: str, error: DatabaseError) -> Totals:
-        """Record the one user that a batch failed for; one who is merely locked is left to later looks first."""
+        """Record the one user that a batch failed for; one who is merely locked is left to later passes first."""
         using = self._context.using
         error_class = failures.classify(error)
         status, message = UserStatus.FAILED, failures.describe(error)
         if failures.judge(error) is failures.Failure.TRANSIENT:
-            look = MigrationRun.objects.using(using).values_list("look", flat=True).get(pk=self._context.run_id)
-            if look < PATIENT_LOOKS:
+            passes = MigrationRun.objects.using(using).values_list("passes", flat=True).get(pk=self._context.run_id)
+            if passes < PATIENT_PASSES:
                 return Totals()
             status, error_class = UserStatus.SKIPPED, "locked"
-            message = "somebody held the wallet at every look; give the command again when it is free"
+            message = "another session held the wallet every time; give the command again when it is free"
         recorded = self._context.work.record_problem(
             using, batch=batch, user=user, status=status, error_class=error_class, message=message
         )

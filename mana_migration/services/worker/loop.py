@@ -7,8 +7,8 @@ machines may run this loop on one run.
 
 # Note [Together]
 Where batches are small and all is well, several of them go to the database in one message, each in a
-transaction of its own.  A pause, an end or a trip by somebody else still comes before the next batch,
-for each looks at its run when it is claimed; what this process does by itself, ending at a signal and
+transaction of its own.  A pause, an end or a trip by another process still takes effect before the next
+batch, for claiming one reads the status of its run; what this process does by itself, ending at a signal and
 judging the breaker, comes after the message: about an eighth of a second later, by what the latest
 batches took.  A failed user, a wait that the operator or the database wants, and an error make it go
 on one by one for a while.
@@ -41,7 +41,7 @@ from mana_migration.services.worker.outage import Outage
 from mana_migration.services.worker.queue import BatchQueue, Refill
 from mana_migration.states import EventKind
 
-#: Seconds between two looks at a paused run or at batches that others hold.
+#: Seconds between two polls of a paused run or of batches that others hold.
 IDLE_WAIT: Final = 0.2
 
 #: Users that a worker handles before it sends batches together, and batches that it sends alone after trouble.
@@ -59,22 +59,22 @@ class Ending(enum.Enum):
     """Why a worker's loop ended."""
 
     DONE = "done"
-    """Nobody is left to handle."""
+    """No user is left to handle."""
     INTERRUPTED = "interrupted"
     """A signal asked for it; the run stays open."""
     TAKEN_OVER = "taken_over"
-    """The run left ``running`` in other hands: stopped, being checked, or taken back."""
+    """Another process ended the run, or is checking it or rolling it back."""
     TRIPPED = "tripped"
     """Too many users failed."""
     WINDOW_OVER = "window_over"
     """The run's window has ended; the run stays open."""
 
 
-_ENDINGS: Final = {Refill.ELSEWHERE: Ending.TAKEN_OVER, Refill.NOBODY: Ending.DONE}
+_ENDINGS: Final = {Refill.ELSEWHERE: Ending.TAKEN_OVER, Refill.DONE: Ending.DONE}
 
 
 class Worker:
-    """Work on one run until nobody is left, a signal comes or the run leaves our hands.
+    """Work on one run until no user is left, a signal comes or another process ends it.
 
     Args:
         run_id: the run, open.
@@ -105,7 +105,7 @@ class Worker:
         self._attempted = 0  # those of them that count for the error rate
         self._alone = 0  # batches still to be sent one by one
         self._seconds = 0.0  # that the latest batch took
-        self._paused = False  # the run was when last looked at
+        self._paused = False  # the run was when last read
 
     @property
     def name(self) -> str:
@@ -173,8 +173,8 @@ class Worker:
             self._queue.found_taken()
             return None
         self._queue.found_free()
-        self._tell_pause(paused=False)
-        self._queue.heed(handled.controls)
+        self._report_pause(paused=False)
+        self._queue.apply(handled.controls)
         return self._after(task.batch, handled.totals, time.monotonic() - begun)
 
     def _several(self, tasks: list[Task]) -> Ending | None:
@@ -199,15 +199,15 @@ class Worker:
         if len(handled) + len(again) < len(tasks):
             self._queue.in_company = True
         self._queue.found_free()
-        self._tell_pause(paused=False)
+        self._report_pause(paused=False)
         endings = []
         for task, answer in handled:
-            self._queue.heed(answer.controls)
+            self._queue.apply(answer.controls)
             endings.append(self._after(task.batch, answer.totals, seconds))
         return next(filter(None, endings), None)
 
     def _after(self, batch: int, result: Totals, seconds: float) -> Ending | None:
-        """Look at a committed batch: log, tell, size, breaker, pause."""
+        """Log and report a committed batch, learn from its time, judge the breaker, wait."""
         run_id = self._context.run_id
         if logs.writes(logging.DEBUG):
             logs.write(
@@ -228,7 +228,7 @@ class Worker:
             self._alone = ALONE_AFTER_TROUBLE
         self._queue.observe(result.selected, seconds)
         self._context.progress(BatchResult(run_id, batch, result, seconds))
-        # Without a new failure the rate can only fall, but the first look comes when enough were attempted.
+        # Without a new failure the rate can only fall, but the first verdict comes when enough were attempted.
         due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
         self._attempted += result.attempted
         if due and self._context.work.verdict(self._context.using).tripped:
@@ -268,13 +268,13 @@ class Worker:
         """Nothing could be claimed: plan more, wait, or find that the run has ended."""
         found = self._queue.refill()
         if found is Refill.PAUSED:
-            self._tell_pause(paused=True)
+            self._report_pause(paused=True)
             self._context.stop.wait(IDLE_WAIT)
         elif found is Refill.WAIT:
             self._context.stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return _ENDINGS.get(found)
 
-    def _tell_pause(self, *, paused: bool) -> None:
+    def _report_pause(self, *, paused: bool) -> None:
         """Say once that the run is paused, and once that it is not any more."""
         if paused is not self._paused:
             self._paused = paused

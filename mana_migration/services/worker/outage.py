@@ -40,7 +40,7 @@ class Outage:
             logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=driver.sqlstate(error))
             raise DatabaseUnavailableError(
                 f"the database refuses the work: {failures.describe(error)}; run {run_id} stays open: "
-                "cure the cause and give the same command again"
+                "remove the cause and give the same command again"
             ) from error
         if verdict is failures.Failure.DATA:
             raise error
@@ -51,7 +51,7 @@ class Outage:
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
                 self._context.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
                 self._context.show_wait("the database is lost: waiting for it")
-        elif self._tries == 1:  # SQLite, where somebody else writes for long
+        elif self._tries == 1:  # SQLite, while another process writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
             self._context.show_wait("the database is busy: trying again")
         self._long_wait.goes_on(failures.describe(error))
@@ -67,11 +67,11 @@ class Outage:
             return
         seconds = time.monotonic() - self._lost_since
         self._lost_since = None
-        self._context.notice(f"the database is back, it was gone for {seconds:.1f} s: going on")
+        self._context.notice(f"the database is back, it was gone for {seconds:.1f} s: resuming")
         runs.add_event(
             self._context.run_id,
             EventKind.DATABASE_LOST,
-            message=f"the database was gone for {seconds:.1f} s; going on",
+            message=f"the database was gone for {seconds:.1f} s",
             details={"seconds": round(seconds, 1)},
             using=self._context.using,
         )

@@ -1,14 +1,14 @@
-"""Which batch is next: look ahead, keep clear of other workers, plan more before they run out.
+"""Which batch is next: read ahead, avoid the batches of other workers, plan more before they run out.
 
 # Note [Planning early]
 Several workers run dry at the same moment, and all but the one who plans would wait for its lock on
-the run.  So whoever of several sees, when it looks ahead, that less than half of a planning is left
-plans the next part while the others go on; where somebody does so already, it leaves it at that.
+the run.  So a worker of several that finds, when it reads ahead, that less than half of a planning is
+left plans the next part while the others continue; where another worker plans already, it does not.
 
 # Note [Planning in turns]
-At the end of a run all workers run dry at once, and to find that nobody is left the last one has to
-look at everybody once more.  Whoever had to wait for somebody else's lock on the run waits a moment
-longer instead of looking again: either there are batches then, or the run has ended.
+At the end of a run all workers run dry at once, and to find that no user is left the last one has to
+scan all users once more.  A worker that had to wait for another one's lock on the run waits a moment
+longer instead of scanning again: either there are batches then, or the run has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from django.db import transaction
 
-from mana_migration.domain.claim_offset import apart
+from mana_migration.domain.claim_offset import spread
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import BatchSize
 from mana_migration.engine import dialect, planning, totals
@@ -33,24 +33,24 @@ from mana_migration.services import runs
 from mana_migration.services.worker.context import WorkerContext
 from mana_migration.states import RunStatus
 
-#: Batches looked at ahead: read in one go, claimed one by one or some together.  Several workers look at more, to
-#: choose apart from each other.
-LOOK_AHEAD, LOOK_AROUND = 120, 2_000
+#: Batches read ahead in one go, claimed one by one or some together.  Several workers read more, to choose
+#: different ones.
+READ_AHEAD, READ_AROUND = 120, 2_000
 
 
 class Refill(enum.Enum):
     """What a queue that had run dry found."""
 
     MORE = "more"
-    """There are batches to look at, just planned by this worker or another one."""
+    """There are batches to claim, just planned by this worker or another one."""
     WAIT = "wait"
     """Others hold what is left, or one of them plans."""
     PAUSED = "paused"
-    """The run waits for its operator."""
+    """An operator paused the run."""
     ELSEWHERE = "elsewhere"
     """The run is not running any more."""
-    NOBODY = "nobody"
-    """Nobody is left to handle."""
+    DONE = "done"
+    """No user is left to handle."""
 
 
 class BatchQueue:
@@ -65,9 +65,9 @@ class BatchQueue:
     def __init__(self, context: WorkerContext, *, together: int, controls: Controls) -> None:
         self._context, self._together = context, together
         self._ahead: deque[Task] = deque()
-        self._seen = 0  # batches that the latest look ahead found
+        self._seen = 0  # batches that the latest reading found
         self._untouched = False  # none of them could be claimed yet
-        self._cut_all = False  # the last early planning of this look found nobody
+        self._cut_all = False  # the last early planning of this pass found no user
         self._size: BatchSize | None = None
         self._controls_read: str | Mapping[str, Any] = {}
         self.controls = controls  # those in force, as of the latest batch or planning
@@ -77,8 +77,8 @@ class BatchQueue:
         """Return the next batch to try; None where none is planned or others hold all of them."""
         if not self._ahead:
             if self._untouched and self._seen:
-                return None  # nothing that was seen could be had
-            waiting = self._look_ahead()
+                return None  # none of those just read could be claimed
+            waiting = self._read_ahead()
             if waiting and self.in_company and not self._cut_all:
                 self._plan_early(waiting)
         return self._ahead.popleft() if self._ahead else None
@@ -92,12 +92,12 @@ class BatchQueue:
         self._ahead.extendleft(reversed(tasks))
 
     def forget(self) -> None:
-        """Look ahead anew before the next batch."""
+        """Read ahead again before the next batch."""
         self._ahead.clear()
         self._seen = 0
 
     def found_taken(self) -> None:
-        """Look again, or elsewhere among what was just seen: a batch was another worker's."""
+        """Read again, or choose another of those just read: a batch was another worker's."""
         self.in_company = True
         if not self._untouched:
             self.forget()
@@ -105,11 +105,11 @@ class BatchQueue:
             self._ahead.rotate(random.randrange(len(self._ahead)))  # noqa: S311 (no secret)
 
     def found_free(self) -> None:
-        """Note that of what was seen something could be had."""
+        """Note that one of those just read could be claimed."""
         self._untouched = False
 
-    def heed(self, controls: str | Mapping[str, Any] | None) -> None:
-        """Take over the controls in force, which may have been changed since the last batch."""
+    def apply(self, controls: str | Mapping[str, Any] | None) -> None:
+        """Apply the controls in force, which may have been changed since the last batch."""
         if controls is not None and controls != self._controls_read:
             values = json.loads(controls) if isinstance(controls, str) else controls
             self._controls_read, self.controls = controls, Controls.from_dict(values)
@@ -119,7 +119,7 @@ class BatchQueue:
         if self._size is not None:
             self._size.observe(users, seconds)
 
-    def _look_ahead(self) -> int:
+    def _read_ahead(self) -> int:
         """Read which batches wait, without locking any, for claiming one is part of the work on it; return how many.
 
         Alone, it reads no more than it takes.
@@ -129,15 +129,15 @@ class BatchQueue:
                 "SELECT b.id, b.first_user, b.last_user FROM mana_migration_migrationbatch b "
                 "JOIN mana_migration_migrationrun r ON r.id = b.run_id "
                 "WHERE b.run_id = %s AND NOT b.folded AND b.status = 'planned' AND r.status = 'running' "
-                # what was split first, so that failures are known early; what somebody held last, to be free by then
+                # what was split first, so that failures are known early; what was locked last, to be free by then
                 "ORDER BY b.attempts, b.planned, b.id LIMIT %s",
-                [self._context.run_id, LOOK_AROUND if self.in_company else LOOK_AHEAD],
+                [self._context.run_id, READ_AROUND if self.in_company else READ_AHEAD],
             )
             waiting = [Task(batch, first, last, self._context.name) for batch, first, last in cursor.fetchall()]
         found = len(waiting)
         if self.in_company and waiting:
-            places = apart([task.batch for task in waiting], least=self._together)
-            waiting = [waiting[place] for place in places[:LOOK_AHEAD]]
+            places = spread([task.batch for task in waiting], least=self._together)
+            waiting = [waiting[place] for place in places[:READ_AHEAD]]
         self._ahead.extend(waiting)
         self._seen, self._untouched = len(waiting), True
         return found
@@ -159,27 +159,27 @@ class BatchQueue:
             waiting = MigrationBatch.objects.using(using).planned().filter(run=run)
             left = waiting.count()
             if left and not held:
-                return Refill.MORE  # somebody planned them a moment ago
+                return Refill.MORE  # another worker planned them a moment ago
             planned = not waited and self._plan(run, others_at_work=left > 0)
             self.in_company = self.in_company and left > 0
         if planned:
             return Refill.MORE
-        return Refill.WAIT if left or waited else Refill.NOBODY
+        return Refill.WAIT if left or waited else Refill.DONE
 
     def _plan_early(self, waiting: int) -> None:
-        """Plan more where few batches wait, so that nobody will wait for it; see Note [Planning early]."""
+        """Plan more where few batches wait, so that no worker will wait for it; see Note [Planning early]."""
         if self._size is None or waiting * 2 >= self._size.batches_ahead:
             return
         with transaction.atomic(using=self._context.using, durable=True):
             run = runs.lock_run_if_free(self._context.run_id, self._context.using)
-            # at the end of a look, whether to look once more is decided when all is handled
+            # at the end of a pass, whether to make another is decided when all is handled
             if run is not None and run.status == RunStatus.RUNNING and run.cursor:
                 self._cut_all = not self._plan(run, others_at_work=True)
 
     def _plan(self, run: MigrationRun, *, others_at_work: bool) -> bool:
-        """Plan the next batches under the run's lock; return False when nobody is left to plan."""
+        """Plan the next batches under the run's lock; return False when no user is left to plan."""
         using, work = self._context.using, self._context.work
-        self.heed(run.controls)
+        self.apply(run.controls)
         if self._size is None or self._size.asked != self.controls.batch_size:
             self._size = BatchSize(self.controls.batch_size)
         size = self._size.current
@@ -199,7 +199,7 @@ class BatchQueue:
             run.cursor = found[-1].last
             run.planned_users += sum(part.users for part in found)
         elif not fresh and room > 0 and not others_at_work:
-            run.cursor, run.look = "", run.look + 1  # one more look from the start
+            run.cursor, run.passes = "", run.passes + 1  # one more pass from the start
             again = True
-        run.save(using=using, update_fields=["cursor", "planned_users", "look", "folded"])
+        run.save(using=using, update_fields=["cursor", "planned_users", "passes", "folded"])
         return bool(found) or again

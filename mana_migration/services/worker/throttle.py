@@ -1,4 +1,4 @@
-"""Between batches: wait as the operator said, or only while the database is unwell."""
+"""Between batches: wait as the operator said, or only while the database is under load."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mana_migration.services import notifications, runs
 from mana_migration.services.context import RunContext
 from mana_migration.states import EventKind, RunStatus
 
-#: Seconds between two looks at the database, and between two looks while holding.
-LOOK_EVERY, HOLD_STEP = 1.0, 1.0
+#: Seconds between two polls of the database, and between two polls while holding.
+POLL_SECONDS, HOLD_STEP = 1.0, 1.0
 
-#: Seconds of a long delay after which the run is looked at: somebody may have changed it.
+#: Seconds of a long delay after which the run is read again: an operator may have changed it.
 DELAY_STEP: Final = 1.0
 
 #: The longest soft wait, in seconds.
@@ -40,7 +40,7 @@ class Throttle:
     ) -> None:
         self._run_id, self._context = run_id, context
         self._usual = Usual()
-        self._looked = 0.0
+        self._polled = 0.0
         self._pressure = Pressure.NONE
         self._reason = ""
         self._long_wait = notifications.LongWait(run_id, context.using)
@@ -48,18 +48,18 @@ class Throttle:
     def __call__(self, controls: Controls, seconds: float) -> bool:
         """Wait for the controls' delay, in seconds; ``auto`` asks the database how it is, once a second at most.
 
-        Returns whether the work may go on at its full pace.
+        Returns whether the work may continue at its full pace.
         """
         if controls.delay != AUTO:
             self._wait_for(controls, float(controls.delay))
             return not controls.delay
-        if time.monotonic() - self._looked >= LOOK_EVERY:
-            self._look(seconds)
+        if time.monotonic() - self._polled >= POLL_SECONDS:
+            self._poll(seconds)
         while self._pressure is Pressure.HARD and not self._context.stop.wait(HOLD_STEP):
             if self._changed(controls):
                 return False
             self._long_wait.goes_on(self._reason)
-            self._look(0.0)
+            self._poll(0.0)
         self._long_wait.ended()
         if self._pressure is Pressure.SOFT:
             self._context.stop.wait(min(seconds, LONGEST_SOFT_WAIT))
@@ -73,21 +73,21 @@ class Throttle:
                 return
 
     def _changed(self, controls: Controls) -> bool:
-        """Say whether somebody paused or ended the run or changed its delay meanwhile."""
+        """Say whether an operator paused or ended the run or changed its delay meanwhile."""
         run = MigrationRun.objects.using(self._context.using).get(pk=self._run_id)
         return run.status != RunStatus.RUNNING or run.controls_in_force.delay != controls.delay
 
-    def _look(self, seconds: float) -> None:
+    def _poll(self, seconds: float) -> None:
         health = read_health(self._context.connection)
         pressure, sign, reason = judge(health, self._usual, seconds)
         if pressure is Pressure.NONE:
             self._usual.learn(health, seconds)
         if pressure is not self._pressure:
-            self._tell(pressure, sign, reason)
+            self._report(pressure, sign, reason)
         self._pressure, self._reason = pressure, reason
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
 
-    def _tell(self, pressure: Pressure, sign: Sign, reason: str) -> None:
+    def _report(self, pressure: Pressure, sign: Sign, reason: str) -> None:
         sentence = in_words(pressure, reason)
         self._context.notice(sentence)
         self._context.progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence if pressure else ""))

@@ -398,7 +398,7 @@ def test_a_run_that_starts_meanwhile_makes_the_import_fail(export: Any) -> None:
     with other.cursor() as cursor:
         cursor.execute(
             "INSERT INTO mana_migration_migrationrun (kind, status, options, rates, controls, actor, host, reason, "
-            "stop_reason, baseline, cursor, look, planned_users, folded) VALUES "
+            "stop_reason, baseline, cursor, passes, planned_users, folded) VALUES "
             "('migration', 'running', '{}', '{}', '{}', '', '', '', '', '{}', '', 1, 0, '{}')"
         )
         with waiting_import(export(GOOD)) as process:

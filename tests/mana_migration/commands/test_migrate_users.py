@@ -321,7 +321,7 @@ def test_mana_and_credit_together_beyond_the_limit_are_an_overflow() -> None:
     assert wallet(key) == (1, 0, 0, HIGHEST - 9, False)
 
 
-def test_a_batch_whose_sums_leave_the_range_is_halved_and_the_run_stays_exact() -> None:
+def test_a_batch_whose_sums_leave_the_range_is_split_and_the_run_stays_exact() -> None:
     red = HIGHEST // 1000
     keys = keys_of(make_wallets([(0, 0, red)] * 7))
     with balanced():
@@ -367,12 +367,12 @@ def test_retry_failed_opens_no_run_where_nobody_failed(also: tuple[str, ...]) ->
         dry = run_command("migrate_users", "--retry-failed", *also, "--dry-run")
     assert (told_.code, told_.err) == (0, "")
     assert told_.out == (
-        "nobody who failed in an earlier run is left to be migrated: no run was opened, nothing was changed\n"
+        "no user who failed in an earlier run is left to migrate: no run was opened, nothing was changed\n"
     )
     assert (found["run"], found["status"], found["users"]["selected"]) == (None, "nothing_to_do", 0)
     assert (dry.code, dry.out.splitlines()[-1]) == (
         0,
-        "nobody who failed in an earlier run is left to be migrated: the same command would open no run",
+        "no user who failed in an earlier run is left to migrate: the same command would open no run",
     )
 
 

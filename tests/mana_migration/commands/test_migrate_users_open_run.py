@@ -117,7 +117,7 @@ def test_a_dry_run_names_the_run_that_a_real_one_would_go_on_with_whatever_the_f
     with assert_nothing_changes():
         text = run_command("migrate_users", "--dry-run", "--limit", "20")
         told_ = told(run_command("migrate_users", "--format", "json", "--dry-run", "--limit", "20"), 3)  # that user
-    assert f"  run {open_run.pk} is open: the same command goes on with it" in text.out.splitlines()
+    assert f"  run {open_run.pk} is open: the same command resumes it" in text.out.splitlines()
     assert (told_["goes_on_with"], told_["blocked"]) == (open_run.pk, "")
 
 
@@ -131,8 +131,8 @@ def test_a_dry_run_names_the_rollback_of_a_tripped_breaker_that_a_real_one_would
         text = run_command("migrate_users", "--dry-run")
     assert text.code == 0
     assert (
-        f"  run {open_run.pk} takes run {tripped.pk} back, whose breaker tripped: the same command goes on with it "
-        "and converts nobody" in text.out.splitlines()
+        f"  run {open_run.pk} is rolling back run {tripped.pk}, whose breaker tripped: the same command resumes it "
+        "and converts no user" in text.out.splitlines()
     )
 
 

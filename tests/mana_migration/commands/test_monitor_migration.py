@@ -85,9 +85,9 @@ def test_the_screen_says_everything_about_the_run() -> None:
     assert told["Errors"].endswith(": negative_balance 4")
     assert "the breaker trips above 10 %" in told["Errors"]
     assert told["Skipped"] == "locked 2"
-    assert told["Integrity"] == "the rules hold, checked at 12:00:59"
+    assert told["Integrity"] == "all checks passed, checked at 12:00:59"
     assert told["Took"] == "1 min 00 s"
-    assert "    12:00:59 Checked by olga: the rules hold" in out
+    assert "    12:00:59 Checked by olga: all checks passed" in out
 
 
 def test_the_screen_and_its_json_agree() -> None:

@@ -424,7 +424,7 @@ def test_a_dry_run_names_the_rollback_that_a_real_one_would_go_on_with(migrated:
         told_ = roll_back("--all", "--dry-run")
         text = run_command("rollback_migration", "--all", "--dry-run")
     assert (told_["goes_on_with"], told_["blocked"]) == (run.pk, "")
-    assert f"  run {run.pk} is open: the same command goes on with it" in text.out.splitlines()
+    assert f"  run {run.pk} is open: the same command resumes it" in text.out.splitlines()
 
 
 def test_an_open_rollback_that_nobody_is_left_for_would_be_gone_on_with(migrated: list[Any]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mana_migration.domain.claim_offset import apart
+from mana_migration.domain.claim_offset import spread
 
 LEAST = 8
 
 
 def chosen(numbers: list[int]) -> list[int]:
     """Return the batches at the places that are chosen."""
-    return [numbers[place] for place in apart(numbers, least=LEAST)]
+    return [numbers[place] for place in spread(numbers, least=LEAST)]
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, unique=True).map(sorted))

@@ -75,7 +75,7 @@ def test_a_database_that_shows_nothing_is_well() -> None:
 
 def test_what_is_done_about_it_is_said_in_plain_words() -> None:
     assert [in_words(pressure, "the reason") for pressure in Pressure] == [
-        "the database is well again: going on",
+        "the database has recovered: resuming",
         "going at half the pace: the reason",
         "waiting until the database is well: the reason",
     ]

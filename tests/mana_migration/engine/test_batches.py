@@ -73,7 +73,7 @@ def test_a_batch_of_a_paused_run_is_left_alone() -> None:
     assert MigrationBatch.objects.get().status == BatchStatus.PLANNED
 
 
-def test_a_batch_that_was_halved_since_it_was_seen_is_another_one() -> None:
+def test_a_batch_that_was_split_since_it_was_seen_is_another_one() -> None:
     keys = people(4)
     run = open_run()
     batch = plan(run, keys)

@@ -168,7 +168,7 @@ def test_a_closer_look_finds_a_live_record_of_an_unmigrated_wallet() -> None:
     assert done.errors == {"migration_inconsistency": 1}
 
 
-def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_halved() -> None:
+def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_split() -> None:
     keys = opened((LIMIT // 10, 0, 0), (LIMIT // 10, 0, 0))
     run = open_run()
     with balanced():

@@ -168,7 +168,7 @@ def test_the_largest_conversion_is_taken_back_exactly(wishes: tuple[int, int, in
     assert wallet(key) == (*wishes, 0, False)
 
 
-def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_halved() -> None:
+def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_split() -> None:
     keys = migrated((BIGINT_MAX // 10, 0, 0), (BIGINT_MAX // 10, 0, 0))
     run = rollback()
     with balanced():

@@ -57,7 +57,7 @@ def test_a_blocked_run_is_told_with_the_way_out_instead_of_the_next_step() -> No
 
 
 def test_an_open_run_is_told() -> None:
-    assert "run 3 is open: the same command goes on with it" in lines(replace(TOLD, goes_on_with=3))
+    assert "run 3 is open: the same command resumes it" in lines(replace(TOLD, goes_on_with=3))
 
 
 BACK = RollbackForecast(Totals(selected=3, rolled_back=2, skipped=1, mana=20), [(41, 1230, 30)], 9, 0.1)

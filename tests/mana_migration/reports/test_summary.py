@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mana_migration.domain.results import Halving, RunSummary, Totals
+from mana_migration.domain.results import RunSummary, Splits, Totals
 from mana_migration.reports import summary
 from mana_migration.states import StopCause
 
@@ -36,23 +36,23 @@ def next_of(done: RunSummary, **how: bool) -> list[str]:
     return [line.removeprefix("next: ") for line in lines(done, **how) if line.startswith("next: ")]
 
 
-def test_how_often_batches_were_halved_is_told_with_what_to_do_where_it_is_dear() -> None:
-    few, many = replace(DONE, halving=Halving(1, 100)), replace(DONE, halving=Halving(1_200, 1_500))
-    assert "  halved     once a batch was halved to set single users apart" in lines(few)
-    assert "  halved     1,200 times a batch was halved to set single users apart" in lines(many)
-    assert not any("halving" in step for step in next_of(few))
-    assert next_of(many)[-1].endswith("with the cause cured the next run is as fast as others")
-    assert "pause the run, cure what they fail for" in next_of(replace(many, status="running"))[-1]
-    assert not any("halved" in line for line in lines(DONE))
+def test_splits_are_counted_with_what_to_do_where_they_are_dear() -> None:
+    few, many = replace(DONE, splits=Splits(1, 100)), replace(DONE, splits=Splits(1_200, 1_500))
+    assert "  splits     1 split of batches, to isolate single users" in lines(few)
+    assert "  splits     1,200 splits of batches, to isolate single users" in lines(many)
+    assert not any("splits" in step for step in next_of(few))
+    assert next_of(many)[-1].endswith("with the cause removed the next run is as fast as others")
+    assert "pause the run, remove the cause and resume it" in next_of(replace(many, status="running"))[-1]
+    assert not any("splits" in line for line in lines(DONE))
     assert [summary.as_json(done)["batches_halved"] for done in (DONE, few, many)] == [0, 1, 1_200]
 
 
 @pytest.mark.parametrize(
-    ("halving", "dear"),
-    [(Halving(), False), (Halving(19, 20), False), (Halving(20, 40), True), (Halving(20, 41), False)],
+    ("splits", "dear"),
+    [(Splits(), False), (Splits(19, 20), False), (Splits(20, 40), True), (Splits(20, 41), False)],
 )
-def test_halving_is_dear_where_it_makes_most_of_many_batches(halving: Halving, dear: bool) -> None:
-    assert halving.is_dear is dear
+def test_splitting_is_dear_where_it_makes_most_of_many_batches(splits: Splits, dear: bool) -> None:
+    assert splits.is_dear is dear
 
 
 def test_json_has_exact_integers_of_any_size() -> None:
@@ -105,7 +105,7 @@ def test_the_reason_of_an_early_end_is_told() -> None:
 
 def test_what_was_taken_back_is_told() -> None:
     back = {"run": 8, "status": "completed", "rolled_back": 9, "skipped": 1, "failed": 0, "mana": 90}
-    assert "  taken back by run 8 (completed): 9 users, 90 mana; 1 skipped, 0 failed" in lines(
+    assert "  rolled back by run 8 (completed): 9 users, 90 mana; 1 skipped, 0 failed" in lines(
         replace(DONE, extra={"rollback": back})
     )
 
@@ -131,7 +131,7 @@ def test_a_dry_run_says_that_nothing_was_written_and_tells_no_speed() -> None:
 
 def test_a_run_that_was_interrupted_is_not_called_running_and_the_same_command_goes_on() -> None:
     told = lines(replace(DONE, status="running"), interrupted=True)
-    assert told[0] == "run 7 (migration): interrupted; what was done stands, the run stays open"
+    assert told[0] == "run 7 (migration): interrupted; what was done is kept, the run stays open"
     assert told[1] == "  users      1,234,567 handled"
     assert told[-1] == "next: the same command resumes run 7; control_migration stop 7 ends it for good"
 
@@ -139,7 +139,7 @@ def test_a_run_that_was_interrupted_is_not_called_running_and_the_same_command_g
 def test_an_interruption_hides_neither_a_pause_nor_a_rollback() -> None:
     paused = lines(replace(WELL, status="paused"), interrupted=True)
     assert (paused[0], paused[-1]) == (
-        "run 7 (migration): paused, interrupted; what was done stands, the run stays open",
+        "run 7 (migration): paused, interrupted; what was done is kept, the run stays open",
         "next: control_migration resume 7, then the same command continues it",
     )
     back = lines(replace(WELL, status="rolling_back", reason="7 of 50 failed"), interrupted=True)

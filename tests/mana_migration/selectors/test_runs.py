@@ -5,7 +5,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from mana_migration.domain.results import Halving, Totals
+from mana_migration.domain.results import Splits, Totals
 from mana_migration.engine import totals as figures
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import MigrationRun
@@ -150,7 +150,7 @@ def test_a_run_whose_only_process_has_just_been_interrupted_says_so_at_once_and_
     make_event(run, EventKind.INTERRUPTED, 6, message="asked to end")
     seen = snapshot(run, at=after(7))
     assert (seen.progress.remaining, seen.progress.stalled) == (None, False)
-    assert "its process was asked to end; give the same command again to go on" in plain_line(seen)
+    assert "its process was asked to end; give the same command again to resume" in plain_line(seen)
     make_batch(run, done(100), start=6.5, seconds=0.4)  # there are others
     seen = snapshot(run, at=after(7))
     assert (seen.standstill, seen.progress.remaining is None) == ("", False)
@@ -172,7 +172,7 @@ def test_a_throttled_run_says_what_it_waits_for_until_it_progresses() -> None:
     assert snapshot(run, at=after(90)).standstill == "replication lag is 12 s"
     make_event(run, EventKind.DATABASE_LOST, 90, message="the database was gone")
     assert snapshot(run, at=after(90)).waiting_for == "database_lost"
-    make_event(run, EventKind.THROTTLED, 91, message="the database is well again", details={"wait": "none"})
+    make_event(run, EventKind.THROTTLED, 91, message="the database has recovered", details={"wait": "none"})
     assert (snapshot(run, at=after(92)).waiting, snapshot(run, at=after(92)).waiting_for) == ("", "")
     make_batch(run, done(100), start=93)
     assert snapshot(run, at=after(95)).waiting == ""
@@ -200,15 +200,15 @@ def test_a_wait_is_told_in_the_same_words_everywhere(wait: str, waiting: str, la
     assert snapshot(run, at=after(90)).standstill == waiting
 
 
-def test_the_screen_says_how_often_batches_were_halved_and_what_to_do_about_it() -> None:
+def test_the_screen_says_how_often_batches_were_split_and_what_to_do_about_it() -> None:
     run = running(folded=figures.empty() | {"planned_batches": 10})
     for _ in range(29):
         make_batch(run, done(1))
     make_batch(run, done(1), status="planned")
     seen = snapshot(run)
-    assert seen.halving == Halving(20, 30)
-    (told,) = [fact.value for fact in facts(seen) if fact.label == "Halved"]
-    assert told.startswith("20 times a batch was halved to set single users apart; most batches come from halving,")
+    assert seen.splits == Splits(20, 30)
+    (told,) = [fact.value for fact in facts(seen) if fact.label == "Splits"]
+    assert told.startswith("20 splits of batches, to isolate single users; most batches come from splits,")
     assert snapshot_json(seen)["batches_halved"] == 20
 
 
@@ -225,7 +225,7 @@ def test_the_end_of_a_wait_is_called_going_on() -> None:
     run = running()
     make_event(run, EventKind.THROTTLED, 10, message="well again", details={"wait": "none", "sign": "", "reason": ""})
     (event,) = snapshot(run, at=after(20)).events
-    assert (event.label, event.message) == ("Going on", "the database is well again")
+    assert (event.label, event.message) == ("Resuming", "the database has recovered")
 
 
 def test_a_closed_run_neither_waits_nor_stands_still() -> None:
@@ -241,9 +241,9 @@ def test_the_latest_check_is_told_in_words() -> None:
     make_event(run, EventKind.CHECKED, 1, details={"ok": False, "checks": {"ledger_mismatch": 1_234}})
     seen = snapshot(run)
     assert seen.check.ok is False
-    assert seen.check.message == "a rule does not hold (ledger_mismatch 1,234)"
+    assert seen.check.message == "a check failed (ledger_mismatch 1,234)"
     make_event(run, EventKind.CHECKED, 2, details={"ok": True, "checks": {}})
-    assert snapshot(run).check.message == "the rules hold"
+    assert snapshot(run).check.message == "all checks passed"
 
 
 def test_the_ten_latest_events_are_shown_latest_first() -> None:

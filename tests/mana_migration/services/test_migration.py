@@ -244,7 +244,7 @@ def test_a_database_that_cannot_do_the_work_leaves_the_run_open(monkeypatch: pyt
     monkeypatch.setattr(conversion, "convert", failing)
     with balanced():
         with pytest.raises(
-            DatabaseUnavailableError, match="stays open: cure the cause and give the same command again"
+            DatabaseUnavailableError, match="stays open: remove the cause and give the same command again"
         ):
             go()
         (run,) = MigrationRun.objects.all()

@@ -284,7 +284,7 @@ def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.Mo
     runs.change_controls(run.pk, {"delay": delay}, actor=SOMEBODY, using="default")
     pause = throttle.Throttle(run.pk, RunContext(stop=StopFlag()))
     if delay == "auto":
-        monkeypatch.setattr(pause, "_look", lambda seconds: None)
+        monkeypatch.setattr(pause, "_poll", lambda seconds: None)
         pause._pressure = throttle.Pressure.SOFT
     work = make_worker(run)
     work._throttle = pause

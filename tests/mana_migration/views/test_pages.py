@@ -250,13 +250,13 @@ def test_the_page_says_how_to_start_a_worker_where_nobody_works(sign_in: SignIn)
 def test_a_run_that_has_just_said_what_it_waits_for_is_not_said_to_lack_a_worker(sign_in: SignIn) -> None:
     client = sign_in()
     run = make_run(status=RunStatus.RUNNING, created_at=timezone.now() - timedelta(seconds=30))
-    sentence, begun = "waiting for a wallet that somebody else holds", timezone.now() - timedelta(seconds=20)
+    sentence, begun = "waiting for a wallet that another session holds", timezone.now() - timedelta(seconds=20)
     event = RunEvent.objects.create(
         run=run, kind=EventKind.THROTTLED, message=sentence, details={"wait": "wallets"}, created_at=begun
     )
     for page in (url("run", run.pk), url("overview")):
         assert "No worker process seems to be working" not in client.get(page).content.decode()
-    assert "Waiting for a wallet that somebody else holds." in client.get(url("run", run.pk)).content.decode()
+    assert "Waiting for a wallet that another session holds." in client.get(url("run", run.pk)).content.decode()
     long_ago = timezone.now() - timedelta(hours=1)
     MigrationRun.objects.update(created_at=long_ago)
     RunEvent.objects.filter(pk=event.pk).update(created_at=long_ago)

@@ -213,8 +213,8 @@ def test_what_this_process_waits_for_is_told_at_once_with_the_figures_of_all(mon
 def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_on() -> None:
     run, shown, said = make_run(status=RunStatus.RUNNING), list[BatchResult](), list[str]()
     follower = celery.Follower(run, RunContext(stop=StopFlag(), progress=shown.append, notice=said.append))
-    sentence = "waiting for a wallet that somebody else holds"
-    details = {"wait": "wallets", "sign": "held_wallets", "reason": "somebody else holds a wallet"}
+    sentence = "waiting for a wallet that another session holds"
+    details = {"wait": "wallets", "sign": "held_wallets", "reason": "another session holds a wallet"}
     make_event(run, EventKind.THROTTLED, 1, message=sentence, details=details)
     follower._poll()
     follower._poll()
@@ -225,7 +225,7 @@ def test_whoever_follows_a_run_is_told_what_its_workers_wait_for_until_they_go_o
     make_event(run, EventKind.THROTTLED, 3, message="well again", details={"wait": "none"})
     follower._poll()
     assert [result.waits_for for result in shown] == [sentence, sentence, "", "a standby is behind", ""]
-    assert said[0] == f"run {run.pk}: waiting: somebody else holds a wallet"
+    assert said[0] == f"run {run.pk}: waiting: another session holds a wallet"
 
 
 def helper(code: str) -> processes.Helper:

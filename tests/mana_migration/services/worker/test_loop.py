@@ -11,7 +11,7 @@ import pytest
 from django.db import IntegrityError, OperationalError, connection, connections
 
 from mana_migration.domain.options import Controls
-from mana_migration.domain.results import BatchResult, Halving
+from mana_migration.domain.results import BatchResult, Splits
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migration, runs
@@ -129,7 +129,7 @@ def test_everybody_is_converted_in_batches_of_the_size_asked_for() -> None:
     assert all(name.endswith(worker.name) for name in batches.values_list("worker", flat=True))
 
 
-def test_a_bad_user_is_set_apart_by_halving_and_costs_no_other() -> None:
+def test_a_bad_user_is_isolated_by_splitting_and_costs_no_other() -> None:
     keys = people(20)
     run = open_run(20)
     with balanced(), planted([keys[3], keys[17]]):
@@ -143,7 +143,7 @@ def test_a_bad_user_is_set_apart_by_halving_and_costs_no_other() -> None:
     assert sizes[-1] > 1
 
 
-def test_how_often_a_batch_was_halved_is_known_and_noted_once_a_run() -> None:
+def test_how_often_a_batch_was_split_is_known_and_noted_once_a_run() -> None:
     keys = people(40)
     run, told = open_run(10), list[str]()
     with balanced(), planted([keys[3], keys[17]]):
@@ -153,9 +153,9 @@ def test_how_often_a_batch_was_halved_is_known_and_noted_once_a_run() -> None:
     seen = run_snapshot(run_id=run.pk)
     assert seen is not None
     assert run.folded["planned_batches"] == 4
-    assert seen.halving == Halving(batches - 4, batches)
-    assert 6 <= seen.halving.halved <= 8  # ten users take three to four times
-    sentence = f"the database refused a batch ({records(keys[3])[0][1]}): halving it to set single users apart"
+    assert seen.splits == Splits(batches - 4, batches)
+    assert 6 <= seen.splits.count <= 8  # ten users take three to four times
+    sentence = f"the database refused a batch ({records(keys[3])[0][1]}): splitting it to isolate single users"
     assert told == [sentence]
     noted = RunEvent.objects.filter(run=run, kind=EventKind.BATCH_SPLIT)
     assert [event.message for event in noted] == [sentence]
@@ -164,7 +164,7 @@ def test_how_often_a_batch_was_halved_is_known_and_noted_once_a_run() -> None:
     assert noted.count() == 1
 
 
-def test_a_run_that_an_earlier_version_opened_has_no_count_of_halves() -> None:
+def test_a_run_that_an_earlier_version_opened_has_no_count_of_splits() -> None:
     keys = people(20)
     run = open_run(10)
     make_worker(run, stop=(stop := StopFlag()), progress=lambda result: stop.request()).run()
@@ -173,7 +173,7 @@ def test_a_run_that_an_earlier_version_opened_has_no_count_of_halves() -> None:
     run.save()
     with balanced(), planted([keys[13]]):
         make_worker(run).run()
-    assert run_snapshot(run_id=run.pk).halving == Halving()  # type: ignore[union-attr]
+    assert run_snapshot(run_id=run.pk).splits == Splits()  # type: ignore[union-attr]
 
 
 @pytest.mark.postgres
@@ -185,7 +185,7 @@ def test_a_number_out_of_range_is_an_overflow() -> None:
     assert converted() == 3
 
 
-def test_a_batch_whose_sums_leave_bigint_is_halved() -> None:
+def test_a_batch_whose_sums_leave_bigint_is_split() -> None:
     keys = [found.pk for found in make_wallets([(BIGINT_MAX // 10, 0, 0)] * 5)]
     run = open_run(10)
     with balanced():
@@ -331,7 +331,7 @@ def test_a_user_whose_wallet_somebody_holds_comes_last(settings: Any) -> None:
     assert converted() == 100
     assert records(keys[42]) == [("migrated", "")]
     run.refresh_from_db()
-    assert run.look > 1
+    assert run.passes > 1
 
 
 @pytest.mark.postgres
@@ -365,10 +365,10 @@ def test_while_all_that_is_left_waits_for_a_held_wallet_it_is_said_what_for(sett
             run, stop=Patience(look), progress=lambda result: shown.append(result.waits_for), notice=told.append
         )
         assert worker.run() is Ending.DONE
-    sentence = "waiting for a wallet that somebody else holds"
+    sentence = "waiting for a wallet that another session holds"
     assert [snapshot.waiting for snapshot in seen] == ["", sentence, sentence]
     assert (seen[1].waiting_for, seen[1].progress.remaining) == ("held_wallets", None)
-    assert (seen[1].events[0].label, seen[1].events[0].message) == ("Waiting", "somebody else holds a wallet")
+    assert (seen[1].events[0].label, seen[1].events[0].message) == ("Waiting", "another session holds a wallet")
     assert shown == ["", sentence, ""]
     assert told == [sentence]
     assert RunEvent.objects.filter(run=run, kind=EventKind.THROTTLED).count() == 1
@@ -384,7 +384,7 @@ def test_a_wallet_that_is_held_all_the_time_is_told_of_once_a_minute_and_known_a
     told: list[str] = []
     with holding_wallet(keys[4]), balanced():
         assert make_worker(run, notice=told.append).run() is Ending.DONE
-    assert told == ["waiting for a wallet that somebody else holds"]
+    assert told == ["waiting for a wallet that another session holds"]
     assert RunEvent.objects.filter(run=run, kind=EventKind.THROTTLED).count() < 10
 
 

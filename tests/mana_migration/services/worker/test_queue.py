@@ -31,13 +31,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def make_queue(run: MigrationRun) -> BatchQueue:
     """Return the queue of a worker on a run."""
     work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
-    return BatchQueue(WorkerContext.of(RunContext(), run.pk, work), together=24)
+    return BatchQueue(WorkerContext.of(RunContext(), run.pk, work), together=24, controls=run.controls_in_force)
 
 
 def figures(run: MigrationRun) -> tuple[int, int, bool]:
     """Return how many users are planned, at which look, and whether that is under way."""
     run.refresh_from_db()
-    return run.planned_users, run.look, bool(run.cursor)
+    return run.planned_users, run.passes, bool(run.cursor)
 
 
 def test_what_was_seen_is_handed_out_in_order_and_put_back_at_the_front() -> None:
@@ -65,7 +65,7 @@ def test_a_queue_that_ran_dry_says_why() -> None:
     assert queue.refill() is Refill.PAUSED
     runs.resume_run(run.pk, actor=SOMEBODY, reason="")
     make_worker(run).run()
-    assert make_queue(run).refill() is Refill.NOBODY
+    assert make_queue(run).refill() is Refill.DONE
     runs.stop_run(run.pk, actor=SOMEBODY, reason="enough")
     assert queue.refill() is Refill.ELSEWHERE
 

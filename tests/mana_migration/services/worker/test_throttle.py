@@ -117,7 +117,7 @@ def test_an_unwell_database_is_waited_for_with_the_reason_once(
     assert clock.waits == [1.0, 1.0, 1.0]
     assert said == [
         "waiting until the database is well: a standby is 99.0 s behind, more than 10 s",
-        "the database is well again: going on",
+        "the database has recovered: resuming",
     ]
     first, last = RunEvent.objects.order_by("id")
     assert (first.kind, first.details["wait"], last.details["wait"]) == ("throttled", "hard", "none")
