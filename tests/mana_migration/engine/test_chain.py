@@ -216,7 +216,7 @@ def test_a_database_from_before_the_chain_is_upgraded_and_its_old_batches_are_co
         with connection.cursor() as cursor:
             cursor.execute(
                 "INSERT INTO mana_migration_migrationrun (kind, status, options, rates, controls, actor, host, reason, "
-                "stop_reason, baseline, cursor, passes, planned_users, folded, created_at, finished_at) VALUES "
+                "stop_reason, baseline, cursor, look, planned_users, folded, created_at, finished_at) VALUES "
                 "('migration', 'completed', '{}', '{}', '{}', '', '', '', '', '{}', '', 1, 0, '{}', %s, %s)",
                 [*2 * [connection.ops.adapt_datetimefield_value(timezone.now())]],
             )
