@@ -51,9 +51,7 @@ class Command(MigrationCommand):
             action="store_true",
             help="Run the checks of what a migration or rollback left behind (default: both phases).",
         )
-        arguments.add_user_option(
-            parser, "Check this user alone; checks of whole runs are left out (default: all)."
-        )
+        arguments.add_user_option(parser, "Check this user alone; checks of whole runs are left out (default: all).")
         parser.add_argument(
             "--run",
             type=arguments.whole_number,
