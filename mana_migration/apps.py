@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig
+from django.utils.translation import gettext_lazy
 
 if TYPE_CHECKING:
     from wishes.rates import Rates
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 class ManaMigrationConfig(AppConfig):
     name = "mana_migration"
-    verbose_name = "Mana migration"
+    verbose_name = gettext_lazy("Mana migration")
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:

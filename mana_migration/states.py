@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.db import models
+from django.utils.translation import gettext_lazy as _
 
 from mana_migration.errors import TransitionError
 
@@ -15,33 +16,33 @@ from mana_migration.errors import TransitionError
 class RunKind(models.TextChoices):
     """What a run does."""
 
-    MIGRATION = "migration", "Migration"
+    MIGRATION = "migration", _("Migration")
     """Converts wishes to mana."""
-    ROLLBACK = "rollback", "Rollback"
+    ROLLBACK = "rollback", _("Rollback")
     """Reverses conversions."""
-    IMPORT = "import", "Import"
+    IMPORT = "import", _("Import")
     """Records users whom the old system had already migrated."""
 
 
 class EventKind(models.TextChoices):
     """What happened to a run."""
 
-    STARTED = "started", "Started"
-    RESUMED_WORK = "joined", "Process joined"
-    INTERRUPTED = "interrupted", "Interrupted"
-    PAUSED = "paused", "Paused"
-    RESUMED = "resumed", "Resumed"
-    STOPPED = "stopped", "Stopped"
-    SETTING_CHANGED = "setting_changed", "Setting changed"
-    BATCH_SPLIT = "batch_split", "Batch split"
-    THROTTLED = "throttled", "Waiting for the database"
-    DATABASE_LOST = "database_lost", "Database lost"
-    BREAKER_TRIPPED = "breaker_tripped", "Breaker tripped"
-    CHECKED = "checked", "Checked"
-    FINISHED = "finished", "Finished"
-    ROLLED_BACK = "rolled_back", "Rolled back"
-    CHECKLIST = "checklist", "Checklist"
-    WINDOW_OVER = "window_over", "Window over"
+    STARTED = "started", _("Started")
+    RESUMED_WORK = "joined", _("Process joined")
+    INTERRUPTED = "interrupted", _("Interrupted")
+    PAUSED = "paused", _("Paused")
+    RESUMED = "resumed", _("Resumed")
+    STOPPED = "stopped", _("Stopped")
+    SETTING_CHANGED = "setting_changed", _("Setting changed")
+    BATCH_SPLIT = "batch_split", _("Batch split")
+    THROTTLED = "throttled", _("Waiting for the database")
+    DATABASE_LOST = "database_lost", _("Database lost")
+    BREAKER_TRIPPED = "breaker_tripped", _("Breaker tripped")
+    CHECKED = "checked", _("Checked")
+    FINISHED = "finished", _("Finished")
+    ROLLED_BACK = "rolled_back", _("Rolled back")
+    CHECKLIST = "checklist", _("Checklist")
+    WINDOW_OVER = "window_over", _("Window over")
 
 
 class Action(enum.StrEnum):
@@ -70,21 +71,21 @@ class Tone(enum.StrEnum):
 class RunStatus(models.TextChoices):
     """The status of a run; what follows from each is in ``RUN_STATES``."""
 
-    RUNNING = "running", "Running"
+    RUNNING = "running", _("Running")
     """Open: processes work on it, or will as soon as the same command is given again."""
-    PAUSED = "paused", "Paused"
+    PAUSED = "paused", _("Paused")
     """Open: an operator paused it; workers wait before their next batch."""
-    CHECKING = "checking", "Checking"
+    CHECKING = "checking", _("Checking")
     """Open: all users are processed; integrity checks are running."""
-    COMPLETED = "completed", "Completed"
+    COMPLETED = "completed", _("Completed")
     """Closed: all selected users are processed and all checks passed."""
-    FAILED = "failed", "Failed its check"
+    FAILED = "failed", _("Failed its check")
     """Closed: all users are processed, but a check failed; the reason says which."""
-    STOPPED = "stopped", "Stopped"
+    STOPPED = "stopped", _("Stopped")
     """Closed early: what it did is kept, the remaining users are for the next run."""
-    ROLLING_BACK = "rolling_back", "Rolling back"
+    ROLLING_BACK = "rolling_back", _("Rolling back")
     """Closed to new work: a rollback run is reversing its conversions."""
-    ROLLED_BACK = "rolled_back", "Rolled back"
+    ROLLED_BACK = "rolled_back", _("Rolled back")
     """Closed: its conversions were reversed (users who had spent the mana may remain, listed)."""
 
     @property
@@ -106,10 +107,10 @@ class RunStatus(models.TextChoices):
 class StopCause(models.TextChoices):
     """Why a run ended other than by completing; exit codes and the advice at its end depend on it."""
 
-    OPERATOR = "operator", "Stopped by an operator"
-    MASS_ROLLBACK = "mass_rollback", "A mass rollback began"
-    BREAKER = "breaker", "Too many users failed"
-    INTEGRITY = "integrity", "An integrity check failed"
+    OPERATOR = "operator", _("Stopped by an operator")
+    MASS_ROLLBACK = "mass_rollback", _("A mass rollback began")
+    BREAKER = "breaker", _("Too many users failed")
+    INTEGRITY = "integrity", _("An integrity check failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,24 +218,24 @@ def check_transition(run: int, current: str, target: RunStatus) -> None:
 class BatchStatus(models.TextChoices):
     """The status of a batch."""
 
-    PLANNED = "planned", "Planned"
+    PLANNED = "planned", _("Planned")
     """Waiting for a worker; while one works on it the row is locked and still says planned."""
-    DONE = "done", "Done"
+    DONE = "done", _("Done")
     """Handled, and its effect is committed together with this mark."""
-    CANCELLED = "cancelled", "Cancelled"
+    CANCELLED = "cancelled", _("Cancelled")
     """Never handled: its run was stopped or rolled back first."""
 
 
 class UserStatus(models.TextChoices):
     """What a run did to a user."""
 
-    MIGRATED = "migrated", "Migrated"
+    MIGRATED = "migrated", _("Migrated")
     """Converted, and still so: the live record of a migrated wallet."""
-    FAILED = "failed", "Failed"
+    FAILED = "failed", _("Failed")
     """Could not be handled; the error's class and message say why."""
-    SKIPPED = "skipped", "Skipped"
+    SKIPPED = "skipped", _("Skipped")
     """Left out on purpose; the error's class says why."""
-    ROLLED_BACK = "rolled_back", "Rolled back"
+    ROLLED_BACK = "rolled_back", _("Rolled back")
     """Was converted by this run and rolled back since."""
 
 
@@ -245,7 +246,7 @@ PROBLEM_STATUSES: Final = [UserStatus.FAILED, UserStatus.SKIPPED]
 class ReportStatus(models.TextChoices):
     """Where a report that a page asked for is."""
 
-    WANTED = "wanted", "Waiting for a worker process"
-    MAKING = "making", "Being made"
-    READY = "ready", "Ready"
-    FAILED = "failed", "Failed"
+    WANTED = "wanted", _("Waiting for a worker process")
+    MAKING = "making", _("Being made")
+    READY = "ready", _("Ready")
+    FAILED = "failed", _("Failed")

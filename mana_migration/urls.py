@@ -23,6 +23,7 @@ urlpatterns = [
     path("runs/<int:run_id>/rollback", actions.roll_back_run, name="rollback_run"),
     path("runs/<int:run_id>/report", reports.report, name="report"),
     path("runs/<int:run_id>/report/<str:kind>", reports.download, name="download"),
+    path("whole", reports.whole, name="whole"),
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
     path("users/<path:key>/", pages.user_page, name="user"),

@@ -176,7 +176,7 @@ class _UserRowsAdmin(ReadOnlyAdmin):
     def _fits(self, term: str, using: str | None) -> Q:
         return Q(user__in=find_users(term, using))
 
-    @admin.display(description="user")
+    @admin.display(description=gettext_lazy("user"))
     def username(self, row: Any) -> SafeString:
         """Return the name of the row's user."""
         return name_of(row.user)

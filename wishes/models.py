@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from wishes.deletion import INSTEAD, protect_history
 from wishes.moments import MomentField
@@ -29,18 +30,32 @@ class Wallet(models.Model):
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
         on_delete=protect_history,
         primary_key=True,
         related_name="wish_wallet",
     )
-    green = models.BigIntegerField(default=0, db_default=0, help_text="Green wishes; legacy data may be negative.")
-    blue = models.BigIntegerField(default=0, db_default=0, help_text="Blue wishes; legacy data may be negative.")
-    red = models.BigIntegerField(default=0, db_default=0, help_text="Red wishes; legacy data may be negative.")
-    mana = models.BigIntegerField(default=0, db_default=0, help_text="Mana; never negative.")
-    migrated_at = MomentField(null=True, blank=True, help_text="When the wishes were converted; empty until then.")
-    updated_at = MomentField(auto_now=True, db_default=Now())
+    green = models.BigIntegerField(
+        verbose_name=_("green"), default=0, db_default=0, help_text=_("Green wishes; legacy data may be negative.")
+    )
+    blue = models.BigIntegerField(
+        verbose_name=_("blue"), default=0, db_default=0, help_text=_("Blue wishes; legacy data may be negative.")
+    )
+    red = models.BigIntegerField(
+        verbose_name=_("red"), default=0, db_default=0, help_text=_("Red wishes; legacy data may be negative.")
+    )
+    mana = models.BigIntegerField(verbose_name=_("mana"), default=0, db_default=0, help_text=_("Mana; never negative."))
+    migrated_at = MomentField(
+        verbose_name=_("migrated at"),
+        null=True,
+        blank=True,
+        help_text=_("When the wishes were converted; empty until then."),
+    )
+    updated_at = MomentField(verbose_name=_("updated at"), auto_now=True, db_default=Now())
 
     class Meta:
+        verbose_name = _("wallet")
+        verbose_name_plural = _("wallets")
         constraints = (
             models.CheckConstraint(condition=Q(mana__gte=0), name="wishes_wallet_mana_not_negative"),
             models.CheckConstraint(
@@ -59,17 +74,17 @@ class Wallet(models.Model):
 class EntryKind(models.TextChoices):
     """Why an entry was booked."""
 
-    CONVERSION = "conversion", "Conversion"
+    CONVERSION = "conversion", _("Conversion")
     """Wishes became mana."""
-    REVERSAL = "reversal", "Reversal"
+    REVERSAL = "reversal", _("Reversal")
     """A conversion was taken back."""
-    EARN = "earn", "Earned"
+    EARN = "earn", _("Earned")
     """The site credited the user."""
-    SPEND = "spend", "Spent"
+    SPEND = "spend", _("Spent")
     """The user paid."""
-    ADJUSTMENT = "adjustment", "Adjustment"
+    ADJUSTMENT = "adjustment", _("Adjustment")
     """A recorded correction."""
-    OPENING = "opening", "Opening balance"
+    OPENING = "opening", _("Opening balance")
     """Mana that the user brought from the old system."""
 
 
@@ -78,17 +93,21 @@ class Entry(models.Model):
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
         on_delete=models.PROTECT,
         related_name="+",
         db_constraint=False,  # Note [Foreign keys of the ledger]
         db_index=False,  # the index on (user, id) covers it
     )
-    amount = models.BigIntegerField(help_text="Signed change; never 0.")
-    kind = models.CharField(max_length=12, choices=EntryKind)
+    amount = models.BigIntegerField(verbose_name=_("amount"), help_text=_("Signed change; never 0."))
+    kind = models.CharField(verbose_name=_("kind"), max_length=12, choices=EntryKind)
     reference = models.CharField(
-        max_length=200, unique=True, help_text="Idempotency key: the same operation always carries the same one."
+        verbose_name=_("reference"),
+        max_length=200,
+        unique=True,
+        help_text=_("Idempotency key: the same operation always carries the same one."),
     )
-    created_at = MomentField(db_default=Now())
+    created_at = MomentField(verbose_name=_("created at"), db_default=Now())
 
     class Meta:
         abstract = True
@@ -100,12 +119,14 @@ class Entry(models.Model):
 class ManaEntry(Entry):
     """One signed, immutable change of a user's mana, with the balance after it."""
 
-    balance_after = models.BigIntegerField(help_text="The wallet's mana after this entry; never negative.")
+    balance_after = models.BigIntegerField(
+        verbose_name=_("balance after"), help_text=_("The wallet's mana after this entry; never negative.")
+    )
 
     class Meta(Entry.Meta):
         abstract = False
-        verbose_name = "mana entry"
-        verbose_name_plural = "mana entries"
+        verbose_name = _("mana entry")
+        verbose_name_plural = _("mana entries")
         indexes = (models.Index(fields=["user", "id"], name="wishes_manaentry_user_id"),)
         constraints = (
             models.CheckConstraint(condition=~Q(amount=0), name="wishes_manaentry_amount_not_zero"),
@@ -126,13 +147,17 @@ class ManaEntry(Entry):
 class WishEntry(Entry):
     """One signed, immutable change of an unmigrated user's wishes made through the wallet service."""
 
-    colour = models.CharField(max_length=5, choices=[("green", "Green"), ("blue", "Blue"), ("red", "Red")])
-    balance_after = models.BigIntegerField(help_text="The wallet's wishes of this colour after this entry.")
+    colour = models.CharField(
+        verbose_name=_("colour"), max_length=5, choices=[("green", _("Green")), ("blue", _("Blue")), ("red", _("Red"))]
+    )
+    balance_after = models.BigIntegerField(
+        verbose_name=_("balance after"), help_text=_("The wallet's wishes of this colour after this entry.")
+    )
 
     class Meta(Entry.Meta):
         abstract = False
-        verbose_name = "wish entry"
-        verbose_name_plural = "wish entries"
+        verbose_name = _("wish entry")
+        verbose_name_plural = _("wish entries")
         indexes = (models.Index(fields=["user", "id"], name="wishes_wishentry_user_id"),)
         constraints = (
             models.CheckConstraint(condition=~Q(amount=0), name="wishes_wishentry_amount_not_zero"),

@@ -27,9 +27,12 @@ from mana_migration.admin.lists import (
 )
 from mana_migration.domain.results import Totals
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.reports.formatting import number
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import event_line
-from mana_migration.states import PROBLEM_STATUSES, UserStatus
+from mana_migration.states import PROBLEM_STATUSES
+
+_OUTCOMES = ("selected", "migrated", "rolled_back", "skipped", "failed")
 
 #: Events shown on a run's page; the rest is one link away.
 EVENTS_SHOWN = 50
@@ -38,7 +41,7 @@ EVENTS_SHOWN = 50
 def as_list(values: dict[str, Any]) -> SafeString | str:
     """Return a JSON object as a plain list of its entries."""
     if not values:
-        return "none"
+        return _("none")
     items = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())
     return format_html('<ul class="mm-plain">{}</ul>', format_html_join("", "<li>{}: {}</li>", items))
 
@@ -110,10 +113,13 @@ class MigrationRunAdmin(PageAdmin):
     ordering = ("-id",)
     fieldsets = (
         (None, {"fields": ("kind", "state", "stop_reason", "related")}),
-        ("Figures", {"fields": ("users", "wishes", "mana", "shortfall", "errors", "skips")}),
-        ("How it was started", {"fields": ("actor", "host", "reason", "target_run", "created_at", "finished_at")}),
-        ("Settings", {"fields": ("shown_rates", "shown_options", "shown_controls", "expected")}),
-        ("Latest events", {"fields": ("latest_events",)}),
+        (gettext_lazy("Figures"), {"fields": ("users", "wishes", "mana", "shortfall", "errors", "skips")}),
+        (
+            gettext_lazy("How it was started"),
+            {"fields": ("actor", "host", "reason", "target_run", "created_at", "finished_at")},
+        ),
+        (gettext_lazy("Settings"), {"fields": ("shown_rates", "shown_options", "shown_controls", "expected")}),
+        (gettext_lazy("Latest events"), {"fields": ("latest_events",)}),
     )
 
     def get_search_results(
@@ -139,94 +145,95 @@ class MigrationRunAdmin(PageAdmin):
         totals: Totals = run.shown_totals  # type: ignore[attr-defined]
         return totals
 
-    @admin.display(description="status")
+    @admin.display(description=gettext_lazy("status"))
     def state(self, run: MigrationRun) -> SafeString:
         """Return where the run stands."""
         return status_label(run.status, run.get_status_display())
 
-    @admin.display(description="migrated")
+    @admin.display(description=gettext_lazy("migrated"))
     def migrated(self, run: MigrationRun) -> SafeString:
         """Return how many users it converted."""
         return number_html(self._totals(run).migrated)
 
-    @admin.display(description="rolled back")
+    @admin.display(description=gettext_lazy("rolled back"))
     def rolled_back(self, run: MigrationRun) -> SafeString:
         """Return how many conversions it took back."""
         return number_html(self._totals(run).rolled_back)
 
-    @admin.display(description="skipped")
+    @admin.display(description=gettext_lazy("skipped"))
     def skipped(self, run: MigrationRun) -> SafeString:
         """Return how many users it left out."""
         return number_html(self._totals(run).skipped)
 
-    @admin.display(description="failed")
+    @admin.display(description=gettext_lazy("failed"))
     def failed(self, run: MigrationRun) -> SafeString:
         """Return how many users it could not handle."""
         return number_html(self._totals(run).failed)
 
-    @admin.display(description="mana")
+    @admin.display(description=gettext_lazy("mana"))
     def mana(self, run: MigrationRun) -> SafeString:
         """Return the mana credited, or debited by a rollback."""
         return number_html(self._totals(run).mana)
 
-    @admin.display(description="mana written off")
+    @admin.display(description=gettext_lazy("mana written off"))
     def shortfall(self, run: MigrationRun) -> SafeString:
         """Return the mana that was spent already and written off."""
         return number_html(self._totals(run).shortfall)
 
-    @admin.display(description="users")
+    @admin.display(description=gettext_lazy("users"))
     def users(self, run: MigrationRun) -> str:
         """Return the users by outcome."""
         totals = self._totals(run)
-        return (
-            f"{totals.selected:,} handled: {totals.migrated:,} migrated, {totals.rolled_back:,} rolled back, "
-            f"{totals.skipped:,} skipped, {totals.failed:,} failed"
-        )
+        return _(
+            "{selected} handled: {migrated} migrated, {rolled_back} rolled back, {skipped} skipped, {failed} failed"
+        ).format(**{name: number(getattr(totals, name)) for name in _OUTCOMES})
 
-    @admin.display(description="wishes")
+    @admin.display(description=gettext_lazy("wishes"))
     def wishes(self, run: MigrationRun) -> str:
         """Return the wishes converted or given back."""
         totals = self._totals(run)
-        return f"{totals.green:,} green, {totals.blue:,} blue, {totals.red:,} red"
+        return _("{green} green, {blue} blue, {red} red").format(
+            **{colour: number(getattr(totals, colour)) for colour in ("green", "blue", "red")}
+        )
 
-    @admin.display(description="failed by error")
+    @admin.display(description=gettext_lazy("failed by error"))
     def errors(self, run: MigrationRun) -> SafeString | str:
         """Return the failed users by error class."""
         return as_list(dict(self._totals(run).errors))
 
-    @admin.display(description="skipped by reason")
+    @admin.display(description=gettext_lazy("skipped by reason"))
     def skips(self, run: MigrationRun) -> SafeString | str:
         """Return the skipped users by reason."""
         return as_list(dict(self._totals(run).skips))
 
-    @admin.display(description="rates, in mana a wish")
+    @admin.display(description=gettext_lazy("rates, in mana a wish"))
     def shown_rates(self, run: MigrationRun) -> SafeString | str:
         """Return the frozen rates."""
         return as_list(run.rates)
 
-    @admin.display(description="options")
+    @admin.display(description=gettext_lazy("options"))
     def shown_options(self, run: MigrationRun) -> SafeString | str:
         """Return the frozen options."""
         return as_list(run.options)
 
-    @admin.display(description="settings in force")
+    @admin.display(description=gettext_lazy("settings in force"))
     def shown_controls(self, run: MigrationRun) -> SafeString | str:
         """Return what may be changed while it runs."""
         return as_list(run.controls)
 
-    @admin.display(description="more")
+    @admin.display(description=gettext_lazy("more"))
     def related(self, run: MigrationRun) -> SafeString:
         """Return links to everything that belongs to the run."""
         links = (
             (page_link("run", _("page of the run"), run.pk),),
-            (changelist_link("usermigration", "records", run__id__exact=run.pk),),
-            (changelist_link("migrationbatch", "batches", run__id__exact=run.pk),),
-            (changelist_link("runevent", "events", run__id__exact=run.pk),),
-            (changelist_link("integrityfix", "fixes", run__id__exact=run.pk),),
+            (changelist_link("usermigration", _("records"), run__id__exact=run.pk),),
+            (changelist_link("migrationbatch", _("batches"), run__id__exact=run.pk),),
+            (changelist_link("runevent", _("events"), run__id__exact=run.pk),),
+            (changelist_link("integrityfix", _("fixes"), run__id__exact=run.pk),),
         )
         return format_html_join(", ", "{}", links)
 
-    @admin.display(description="events")
+    @admin.display(description=gettext_lazy("events"))
     def latest_events(self, run: MigrationRun) -> SafeString | str:
         """Return what happened last, newest first."""
         events = run.events.order_by("-id")[:EVENTS_SHOWN]
@@ -297,7 +304,7 @@ class _OfUserAdmin(_OfRunAdmin):
                 return queryset.filter(**{lookup: int(own)}) if known else queryset.none(), False
         return (queryset.filter(user__in=find_users(term, queryset.db)) if term else queryset), False
 
-    @admin.display(description="user")
+    @admin.display(description=gettext_lazy("user"))
     def username(self, row: Any) -> SafeString:
         """Return the user's name with a link to the user's page."""
         return user_link(row.user)
@@ -307,15 +314,17 @@ class _OfUserAdmin(_OfRunAdmin):
 class UserMigrationAdmin(_OfUserAdmin):
     """What each run did to each user."""
 
-    search_help_text = "The exact username or primary key of a user, or record:ID for the record of a report."
+    search_help_text = gettext_lazy(
+        "The exact username or primary key of a user, run:ID, or record:ID for the record of a report."
+    )
     list_display = ("id", "username", "outcome", "error_class", "of_run", "of_batch", "green", "blue", "red",
                     "mana_credited", "created_at", "shortfall")  # fmt: skip
     list_filter = ("status", ErrorFilter)
 
-    @admin.display(description="status")
+    @admin.display(description=gettext_lazy("status"))
     def outcome(self, record: UserMigration) -> SafeString:
         """Return what the run did."""
-        return status_label(record.status, UserStatus(record.status).label)
+        return status_label(record.status, record.get_status_display())
 
 
 @admin.register(IntegrityFix)
@@ -323,6 +332,6 @@ class IntegrityFixAdmin(_OfUserAdmin):
     """What auto-fix changed."""
 
     row_word = "fix"
-    search_help_text = "The exact username or primary key of a user, or fix:ID."
+    search_help_text = gettext_lazy("The exact username or primary key of a user, run:ID, or fix:ID.")
     list_display = ("id", "username", "check_id", "of_run", "green_change", "blue_change", "red_change", "mana_change",
                     "actor", "created_at")  # fmt: skip

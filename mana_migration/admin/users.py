@@ -16,6 +16,7 @@ from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import format_lazy
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from mana_migration.admin.lists import PageAdmin, name_of, number_html, status_label
@@ -38,8 +39,8 @@ class MigratingUser(_User):  # type: ignore[misc, valid-type]
         proxy = True
         app_label = "mana_migration"
         apps = Apps()
-        verbose_name = "user with migration status"
-        verbose_name_plural = "users with migration status"
+        verbose_name = gettext_lazy("user with migration status")
+        verbose_name_plural = gettext_lazy("users with migration status")
 
 
 _BOUNDED: Final = format_lazy(
@@ -54,7 +55,7 @@ _BOUNDED: Final = format_lazy(
 class StandingFilter(admin.SimpleListFilter):
     """Keeps users of one standing."""
 
-    title = "migration status"
+    title = gettext_lazy("migration status")
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -85,7 +86,9 @@ class MigratingUserAdmin(PageAdmin):
     list_display_links = ("shown_key", "shown_username")
     list_filter = (StandingFilter,)
     search_fields = ("pk",)  # shows the search box; get_search_results does the work
-    search_help_text = "The beginning of a username, a primary key, or record:ID for the record of a report."
+    search_help_text = gettext_lazy(
+        "The beginning of a username, a primary key, or record:ID for the record of a report."
+    )
     sortable_by = ("shown_key",)
     ordering = ("pk",)
 
@@ -120,17 +123,17 @@ class MigratingUserAdmin(PageAdmin):
             return models.Q(**{f"{name}__startswith": term})
         return models.Q(**{f"{name}__gte": term, f"{name}__lt": term + _LAST_CHARACTER})
 
-    @admin.display(description="id", ordering="pk")
+    @admin.display(description=gettext_lazy("id"), ordering="pk")
     def shown_key(self, user: Any) -> str:
         """Return the primary key."""
         return str(user.pk)
 
-    @admin.display(description="username")
+    @admin.display(description=gettext_lazy("username"))
     def shown_username(self, user: Any) -> SafeString:
         """Return the name."""
         return name_of(user)
 
-    @admin.display(description="status")
+    @admin.display(description=gettext_lazy("status"))
     def shown_standing(self, user: Any) -> SafeString:
         """Return where the user stands, and why where the user failed or was skipped."""
         label = status_label(user.found.standing, user.found.standing.label)
@@ -138,7 +141,7 @@ class MigratingUserAdmin(PageAdmin):
             return label
         return format_html('{} <span class="mm-quiet">{}</span>', label, user.found.record.error_class)
 
-    @admin.display(description="green, blue, red", empty_value="-")
+    @admin.display(description=gettext_lazy("green, blue, red"), empty_value="-")
     def shown_wishes(self, user: Any) -> SafeString | None:
         """Return the wishes now, by colour."""
         wallet = user.found.wallet
@@ -148,12 +151,12 @@ class MigratingUserAdmin(PageAdmin):
             "{} / {} / {}", *(number_html(getattr(wallet, colour)) for colour in ("green", "blue", "red"))
         )
 
-    @admin.display(description="mana", empty_value="-")
+    @admin.display(description=gettext_lazy("mana"), empty_value="-")
     def shown_mana(self, user: Any) -> SafeString | None:
         """Return the mana now."""
         return number_html(user.found.wallet.mana) if user.found.wallet else None
 
-    @admin.display(description="record", empty_value="-")
+    @admin.display(description=gettext_lazy("record"), empty_value="-")
     def shown_record(self, user: Any) -> int | None:
         """Return the id of the record that reports show."""
         return user.found.record.pk if user.found.record else None
@@ -171,7 +174,7 @@ class MigratingUserAdmin(PageAdmin):
             raise Http404(f"there is no user {object_id}")
         context = {
             **self.admin_site.each_context(request),
-            "title": "User with migration status",
+            "title": _("User with migration status"),
             "subtitle": None,
             "opts": self.model._meta,
             "user_name": name_of(user),

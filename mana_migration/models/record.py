@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from mana_migration.models.batch import MigrationBatch
 from mana_migration.models.run import MigrationRun
@@ -35,64 +36,93 @@ class UserMigration(models.Model):
     """
 
     user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
     )
     run = models.ForeignKey(
-        MigrationRun, on_delete=models.PROTECT, related_name="records", db_constraint=False, db_index=False
+        MigrationRun,
+        verbose_name=_("run"),
+        on_delete=models.PROTECT,
+        related_name="records",
+        db_constraint=False,
+        db_index=False,
     )
     batch = models.ForeignKey(
-        MigrationBatch, on_delete=models.PROTECT, related_name="records", db_constraint=False, db_index=False
+        MigrationBatch,
+        verbose_name=_("batch"),
+        on_delete=models.PROTECT,
+        related_name="records",
+        db_constraint=False,
+        db_index=False,
     )
-    status = models.CharField(max_length=11, choices=UserStatus)
-    green = models.BigIntegerField(default=0, help_text="Green wishes before.")
-    blue = models.BigIntegerField(default=0, help_text="Blue wishes before.")
-    red = models.BigIntegerField(default=0, help_text="Red wishes before.")
-    mana_before = models.BigIntegerField(default=0, help_text="Mana before.")
-    mana_credited = models.BigIntegerField(default=0, help_text="Mana that the conversion credited.")
+    status = models.CharField(verbose_name=_("status"), max_length=11, choices=UserStatus)
+    green = models.BigIntegerField(verbose_name=_("green"), default=0, help_text=_("Green wishes before."))
+    blue = models.BigIntegerField(verbose_name=_("blue"), default=0, help_text=_("Blue wishes before."))
+    red = models.BigIntegerField(verbose_name=_("red"), default=0, help_text=_("Red wishes before."))
+    mana_before = models.BigIntegerField(verbose_name=_("mana before"), default=0, help_text=_("Mana before."))
+    mana_credited = models.BigIntegerField(
+        verbose_name=_("mana credited"), default=0, help_text=_("Mana that the conversion credited.")
+    )
     error_class = models.CharField(
-        max_length=40, blank=True, default="", db_default="", help_text="Why it failed or was skipped."
+        verbose_name=_("error class"),
+        max_length=40,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Why it failed or was skipped."),
     )
-    error_message = models.TextField(blank=True, default="", db_default="")
-    mark = models.CharField(
+    error_message = models.TextField(verbose_name=_("error message"), blank=True, default="", db_default="")
+    mark = models.CharField(verbose_name=_("mark"),
         max_length=16, default="", db_default="", editable=False,
-        help_text="Short hash of what was written here; shows which record was changed.",
+        help_text=_("Short hash of what was written here; shows which record was changed."),
     )  # fmt: skip
-    created_at = MomentField(db_default=Now(), always_aware=True)
+    created_at = MomentField(verbose_name=_("created at"), db_default=Now(), always_aware=True)
     reversal_run = models.ForeignKey(
         MigrationRun,
+        verbose_name=_("reversal run"),
         null=True,
         blank=True,
         on_delete=models.PROTECT,
         related_name="reversals",
         db_constraint=False,
         db_index=False,
-        help_text="The rollback that reversed it.",
+        help_text=_("The rollback that reversed it."),
     )
-    reversed_at = MomentField(null=True, blank=True, always_aware=True)
+    reversed_at = MomentField(verbose_name=_("reversed at"), null=True, blank=True, always_aware=True)
     reversal_batch = models.ForeignKey(
         MigrationBatch,
+        verbose_name=_("reversal batch"),
         null=True,
         blank=True,
         on_delete=models.PROTECT,
         related_name="reversals",
         db_constraint=False,
         db_index=False,
-        help_text="The batch of that rollback.",
+        help_text=_("The batch of that rollback."),
     )
-    reversal_mark = models.CharField(
+    reversal_mark = models.CharField(verbose_name=_("reversal mark"),
         max_length=16, default="", db_default="", editable=False,
-        help_text="Short hash of what was written of the reversal.",
+        help_text=_("Short hash of what was written of the reversal."),
     )  # fmt: skip
-    mana_debited = models.BigIntegerField(null=True, blank=True, help_text="Mana that the reversal debited.")
+    mana_debited = models.BigIntegerField(
+        verbose_name=_("mana debited"), null=True, blank=True, help_text=_("Mana that the reversal debited.")
+    )
     shortfall = models.BigIntegerField(
+        verbose_name=_("shortfall"),
         null=True,
         blank=True,
-        help_text="Mana already spent when it was reversed: written off, or what a skipped reversal lacks.",
+        help_text=_("Mana already spent when it was reversed: written off, or what a skipped reversal lacks."),
     )
 
     objects: ClassVar[UserMigrationQuerySet] = UserMigrationQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
+        verbose_name = _("user migration")
+        verbose_name_plural = _("user migrations")
         ordering = ("id",)
         constraints = (
             models.UniqueConstraint(fields=["user", "run"], name="mana_migration_one_record_per_run"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from mana_migration.models.run import MigrationRun
 from mana_migration.states import ReportStatus
@@ -13,20 +14,31 @@ from wishes.moments import MomentField
 class ReportFile(models.Model):
     """A report of a run that a page asks for: the request, and its file in the report folder once it is made."""
 
-    run = models.ForeignKey(MigrationRun, on_delete=models.PROTECT, related_name="report_files")
-    kind = models.CharField(max_length=12, help_text="html, json, csv, xlsx, or summary.csv.")
-    again = models.BooleanField(default=False, help_text="The run is checked again for it.")
-    actor = models.CharField(max_length=150, help_text="The staff account that asked for it.")
-    status = models.CharField(max_length=7, choices=ReportStatus, default=ReportStatus.WANTED)
-    name = models.CharField(max_length=200, blank=True, help_text="Its file in the report folder.")
-    written = models.BigIntegerField(default=0, help_text="Bytes written so far.")
-    reason = models.TextField(blank=True, help_text="Why it could not be made.")
-    created_at = MomentField(db_default=Now(), always_aware=True)
+    run = models.ForeignKey(MigrationRun, verbose_name=_("run"), on_delete=models.PROTECT, related_name="report_files")
+    kind = models.CharField(
+        verbose_name=_("kind"), max_length=12, help_text=_("html, json, csv, xlsx, or summary.csv.")
+    )
+    again = models.BooleanField(verbose_name=_("again"), default=False, help_text=_("The run is checked again for it."))
+    actor = models.CharField(
+        verbose_name=_("actor"), max_length=150, help_text=_("The staff account that asked for it.")
+    )
+    status = models.CharField(verbose_name=_("status"), max_length=7, choices=ReportStatus, default=ReportStatus.WANTED)
+    name = models.CharField(
+        verbose_name=_("name"), max_length=200, blank=True, help_text=_("Its file in the report folder.")
+    )
+    written = models.BigIntegerField(verbose_name=_("written"), default=0, help_text=_("Bytes written so far."))
+    reason = models.TextField(verbose_name=_("reason"), blank=True, help_text=_("Why it could not be made."))
+    created_at = MomentField(verbose_name=_("created at"), db_default=Now(), always_aware=True)
     touched_at = MomentField(
-        null=True, always_aware=True, help_text="The latest sign of life of the process that makes it."
+        verbose_name=_("touched at"),
+        null=True,
+        always_aware=True,
+        help_text=_("The latest sign of life of the process that makes it."),
     )
 
     class Meta:
+        verbose_name = _("report file")
+        verbose_name_plural = _("report files")
         ordering = ("-id",)
         indexes = (models.Index(fields=["run", "kind"], name="mana_migration_report_of_run"),)
 

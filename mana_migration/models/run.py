@@ -7,6 +7,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
 from mana_migration.errors import RunNotFoundError
@@ -58,51 +59,82 @@ class MigrationRun(models.Model):
     size; ``mana_migration.engine.totals`` adds the few that are not folded yet.
     """
 
-    kind = models.CharField(max_length=10, choices=RunKind)
-    status = models.CharField(max_length=12, choices=RunStatus, default=RunStatus.RUNNING)
-    options = models.JSONField(default=dict, help_text="What was asked for; never changes.")
-    rates = models.JSONField(default=dict, help_text="Mana per wish of each colour; never changes.")
-    controls = models.JSONField(
-        default=dict, help_text="Batch size, delay and error threshold in force; each change is an event."
+    kind = models.CharField(verbose_name=_("kind"), max_length=10, choices=RunKind)
+    status = models.CharField(verbose_name=_("status"), max_length=12, choices=RunStatus, default=RunStatus.RUNNING)
+    options = models.JSONField(
+        verbose_name=_("options"), default=dict, help_text=_("What was asked for; never changes.")
     )
-    actor = models.CharField(max_length=150, help_text="Who started it: operating-system user or staff account.")
-    host = models.CharField(max_length=255, help_text="The machine that it was started on.")
-    reason = models.TextField(blank=True, help_text="Why it was started, as the operator said.")
+    rates = models.JSONField(
+        verbose_name=_("rates"), default=dict, help_text=_("Mana per wish of each colour; never changes.")
+    )
+    controls = models.JSONField(
+        verbose_name=_("controls"),
+        default=dict,
+        help_text=_("Batch size, delay and error threshold in force; each change is an event."),
+    )
+    actor = models.CharField(
+        verbose_name=_("actor"), max_length=150, help_text=_("Who started it: operating-system user or staff account.")
+    )
+    host = models.CharField(verbose_name=_("host"), max_length=255, help_text=_("The machine that it was started on."))
+    reason = models.TextField(
+        verbose_name=_("reason"), blank=True, help_text=_("Why it was started, as the operator said.")
+    )
     stop_cause = models.CharField(
+        verbose_name=_("stop cause"),
         max_length=16,
         choices=StopCause,
         blank=True,
         default="",
         db_default="",
-        help_text="Why it ended other than by completing; empty: it is open or completed.",
+        help_text=_("Why it ended other than by completing; empty: it is open or completed."),
     )
-    stop_reason = models.TextField(blank=True, help_text="The same in words, as the operator or the check said.")
+    stop_reason = models.TextField(
+        verbose_name=_("stop reason"), blank=True, help_text=_("The same in words, as the operator or the check said.")
+    )
     target_run = models.ForeignKey(
         "self",
+        verbose_name=_("target run"),
         null=True,
         blank=True,
         on_delete=models.PROTECT,
         related_name="rollbacks",
-        help_text="For the rollback of one run: which.",
+        help_text=_("For the rollback of one run: which."),
     )
     expected = models.BigIntegerField(
-        null=True, help_text="Users selected as counted at the start; the progress bar's end."
+        verbose_name=_("expected"),
+        null=True,
+        help_text=_("Users selected as counted at the start; the progress bar's end."),
     )
     baseline = models.JSONField(
-        default=dict, help_text="Sums over all wallets in the snapshot of the pre-check, as text of integers."
+        verbose_name=_("baseline"),
+        default=dict,
+        help_text=_("Sums over all wallets in the snapshot of the pre-check, as text of integers."),
     )
-    cursor = models.CharField(max_length=64, blank=True, help_text="The last user planned; empty: from the start.")
+    cursor = models.CharField(
+        verbose_name=_("cursor"),
+        max_length=64,
+        blank=True,
+        help_text=_("The last user planned; empty: from the start."),
+    )
     passes = models.PositiveSmallIntegerField(
-        default=1, help_text="Passes over the users begun: after the first, those who signed up or were locked."
+        verbose_name=_("passes"),
+        default=1,
+        help_text=_("Passes over the users begun: after the first, those who signed up or were locked."),
     )
-    planned_users = models.BigIntegerField(default=0, help_text="Users put into batches so far.")
-    folded = models.JSONField(default=dict, help_text="Sums over the batches that are folded.")
-    created_at = MomentField(db_default=Now(), always_aware=True)
-    finished_at = MomentField(null=True, blank=True, always_aware=True)
+    planned_users = models.BigIntegerField(
+        verbose_name=_("planned users"), default=0, help_text=_("Users put into batches so far.")
+    )
+    folded = models.JSONField(
+        verbose_name=_("folded"), default=dict, help_text=_("Sums over the batches that are folded.")
+    )
+    created_at = MomentField(verbose_name=_("created at"), db_default=Now(), always_aware=True)
+    finished_at = MomentField(verbose_name=_("finished at"), null=True, blank=True, always_aware=True)
 
     objects: ClassVar[MigrationRunQuerySet] = MigrationRunQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
+        verbose_name = _("migration run")
+        verbose_name_plural = _("migration runs")
         ordering = ("-id",)
         get_latest_by = "id"
         constraints = (
@@ -181,14 +213,16 @@ class MigrationRun(models.Model):
 class RunEvent(models.Model):
     """Who did what to a run, and why."""
 
-    run = models.ForeignKey(MigrationRun, on_delete=models.PROTECT, related_name="events")
-    kind = models.CharField(max_length=20, choices=EventKind)
-    actor = models.CharField(max_length=150, blank=True)
-    message = models.TextField(blank=True)
-    details = models.JSONField(default=dict)
-    created_at = MomentField(db_default=Now(), always_aware=True)
+    run = models.ForeignKey(MigrationRun, verbose_name=_("run"), on_delete=models.PROTECT, related_name="events")
+    kind = models.CharField(verbose_name=_("kind"), max_length=20, choices=EventKind)
+    actor = models.CharField(verbose_name=_("actor"), max_length=150, blank=True)
+    message = models.TextField(verbose_name=_("message"), blank=True)
+    details = models.JSONField(verbose_name=_("details"), default=dict)
+    created_at = MomentField(verbose_name=_("created at"), db_default=Now(), always_aware=True)
 
     class Meta:
+        verbose_name = _("run event")
+        verbose_name_plural = _("run events")
         ordering = ("id",)
 
     def __str__(self) -> str:

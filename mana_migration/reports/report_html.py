@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from django.template.loader import render_to_string
+from django.utils import translation
 from django.utils.html import escape
 from django.utils.timezone import get_current_timezone
 
@@ -87,7 +88,8 @@ def content_security_policy() -> str:
 
 def write(report: AnyReport, stream: BinaryIO) -> None:
     """Write the page; its size has a limit, since it lists at most ``USERS_LISTED`` users."""
-    stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
+    with translation.override(None):  # a report is the same file whoever asks for it
+        stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
 
 
 def context(report: AnyReport) -> dict[str, Any]:

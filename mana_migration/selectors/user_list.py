@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from django.contrib.auth import get_user_model
 from django.db import models
 from django.db.models import Exists, OuterRef, QuerySet
+from django.utils.translation import gettext_lazy as _
 
 from mana_migration.models import UserMigration
 from mana_migration.states import RunKind, UserStatus
@@ -30,17 +31,17 @@ RECORDS_SEARCHED: Final = 20_000
 class Standing(models.TextChoices):
     """Where a user stands."""
 
-    PENDING = "pending", "Pending"
+    PENDING = "pending", _("Pending")
     """Has a wallet that no run has handled."""
-    MIGRATED = "migrated", "Migrated"
+    MIGRATED = "migrated", _("Migrated")
     """Holds mana alone."""
-    FAILED = "failed", "Failed"
+    FAILED = "failed", _("Failed")
     """Could not be converted when last tried."""
-    SKIPPED = "skipped", "Skipped"
+    SKIPPED = "skipped", _("Skipped")
     """Was left out on purpose when last looked at."""
-    ROLLED_BACK = "rolled_back", "Rolled back"
+    ROLLED_BACK = "rolled_back", _("Rolled back")
     """Was converted and has been taken back."""
-    NO_WALLET = "no_wallet", "No wallet"
+    NO_WALLET = "no_wallet", _("No wallet")
     """Has nothing to convert and never touched a wish."""
 
 

@@ -17,9 +17,10 @@ from django.utils.translation import gettext as _
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import MigrationError, for_database
 from mana_migration.reports import downloads, export, report_html
+from mana_migration.selectors.user_counts import user_counts
 from mana_migration.services import report_files
 from mana_migration.services.executors import background
-from mana_migration.services.reporting import run_report
+from mana_migration.services.reporting import run_report, whole_report_to_come
 from mana_migration.states import ReportStatus
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import alias_of, render, snapshot_or_404
@@ -49,8 +50,27 @@ def report(request: HttpRequest, run_id: int) -> HttpResponseBase:
 def download(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
     """Return the report as a file; by POST ask for that of a large run."""
     if kind not in DOWNLOADS:
-        raise Http404(f"there is no report of the kind {kind!r}")
+        raise Http404(_("There is no report of the kind “{kind}”.").format(kind=kind))
     return _report(request, run_id, kind, attached=True)
+
+
+@staff_only()
+def whole(request: HttpRequest) -> HttpResponseBase:
+    """Show the report of the whole migration: one page that is read, printed and signed the morning after."""
+    using = alias_of(request)
+    command = "python manage.py monitor_migration --report --all --export html"
+    total = user_counts(using).total
+    if total.users > IN_REQUEST:
+        context = {"title": _("The whole migration"), "users": total.users, "command": for_database(command, using)}
+        return render(request, "whole.html", context)
+    stream = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))  # noqa: SIM115 (closed by the response)
+    with whole_report_to_come(using) as found:
+        report_html.write(found.whole(), stream)
+    stream.seek(0)
+    response = FileResponse(stream, content_type=downloads.content_type(HTML))
+    response.headers["Content-Security-Policy"] = f"{report_html.content_security_policy()}; frame-ancestors 'none'"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
 
 
 def in_request(kind: str) -> int:
@@ -78,7 +98,7 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
         try:
             stream = report_files.path_of(file).open("rb")
         except FileNotFoundError as error:
-            raise Http404("the file is not in the report folder of this machine") from error
+            raise Http404(_("The file is not in the report folder of this machine.")) from error
         return _served(stream, seen, kind, attached=attached)
     waited = 0.0 if file is None else (datetime.now(UTC) - file.created_at).total_seconds()
     context = {

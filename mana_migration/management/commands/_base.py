@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn, TextIO, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter, OutputWrapper
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+from django.utils import translation
 
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import failures, sessions
@@ -158,7 +159,8 @@ class MigrationCommand(BaseCommand):
         Raises:
             CommandError: it was refused or failed; ``returncode`` is the exit code.
         """
-        with _environment({"NO_COLOR": "1"} if options["no_color"] else {}):
+        # English whatever the site speaks: other programs and runbooks read what a command prints
+        with translation.override(None), _environment({"NO_COLOR": "1"} if options["no_color"] else {}):
             super().execute(*args, **options)
         return self.exit_code
 

@@ -43,6 +43,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "report": ("", ("GET", "HEAD", "POST")),
     "download": ("export_report", ("GET", "HEAD", "POST")),
     "users": ("", ("GET", "HEAD", "POST")),
+    "whole": ("", ("GET", "HEAD")),
     "user": ("", ("GET", "HEAD")),
     "start": ("start_run", ("GET", "HEAD", "POST")),
     "pause": ("pause_run", ("GET", "HEAD", "POST")),
@@ -96,6 +97,7 @@ def address(page: str, village: Village, user: object) -> str:
     arguments: dict[str, list[object]] = {
         "overview": [],
         "users": [],
+        "whole": [],
         "start": [],
         "metrics": [],
         "healthz": [],

@@ -154,3 +154,22 @@ def test_a_report_that_fails_half_way_is_an_error_and_not_half_a_file(
     response = client.get(url("download", make_history().run.pk, "json"))
     assert response.status_code == 500
     assert "Content-Disposition" not in response.headers
+
+
+def test_the_whole_migration_is_one_page_linked_from_the_header(sign_in: SignIn) -> None:
+    history = make_history()
+    client = sign_in()
+    assert f'href="{url("whole")}"' in client.get(url("overview")).content.decode()
+    response = client.get(url("whole"))
+    page = read_file(response).decode()
+    assert response.headers["Content-Security-Policy"].startswith(report_html.content_security_policy())
+    assert f"{history.totals.mana:,}" in page
+
+
+def test_the_whole_migration_of_a_large_site_is_made_in_a_terminal(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_history()
+    monkeypatch.setattr(reports, "IN_REQUEST", 1)
+    page = sign_in().get(url("whole")).content.decode()
+    assert "python manage.py monitor_migration --report --all --export html" in page
