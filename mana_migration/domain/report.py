@@ -51,6 +51,14 @@ class UserDetail(NamedTuple):
 AMOUNTS: Final = ("green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall")
 
 
+class Figure(NamedTuple):
+    """A figure of the database or of this process: what it is, its value (None: not known), and its unit or context."""
+
+    what: str
+    value: int | float | None
+    unit: str
+
+
 class UserDetails(Protocol):
     """All users of a run, read anew at each use, in the order of the records' ids and in constant memory."""
 
@@ -251,6 +259,7 @@ class RunReport:
     shortfall_users: int
     reconciliation: Reconciliation
     validation: ValidationReport | None
+    resources: Sequence[Figure]
     since: datetime | None
     listed: Sequence[StatusSum]
     details: UserDetails
@@ -330,6 +339,7 @@ class WholeReport:
     runs: Sequence[RunEntry]
     acts: Sequence[Act]
     validation: ValidationReport | None
+    resources: Sequence[Figure]
     since: datetime | None
     listed: Sequence[StatusSum]
     details: UserDetails

@@ -58,6 +58,7 @@ def _whole(report: WholeReport) -> dict[str, Any]:
         },
         "integrity": None if report.validation is None else report.validation.as_dict(),
         "listed_since": None if report.since is None else report.since.isoformat(),
+        "resources": [figure._asdict() for figure in report.resources],
         "tables": json.loads(databook(sections(report), lambda _, cell: json_cell(cell)).export("json")),
     }
 
@@ -109,6 +110,7 @@ def _of_run(report: RunReport) -> dict[str, Any]:
             "agreements": [_fields(line) | {"ok": line.ok} for line in books.agreements],
         },
         "integrity": None if report.validation is None else report.validation.as_dict(),
+        "resources": [figure._asdict() for figure in report.resources],
         "tables": json.loads(databook(sections(report), lambda _, cell: json_cell(cell)).export("json")),
     }
 

@@ -87,6 +87,7 @@ def _of_all(report: WholeReport) -> list[Section]:
         _all_runs(report),
         _acts(report),
         _latest(report),
+        _resources(report),
         _listed(report),
     ]
 
@@ -110,6 +111,7 @@ def _of_run(report: RunReport) -> list[Section]:
         _rollbacks(report),
         _shortfalls(report),
         _events(report),
+        _resources(report),
         _listed(report),
     ]
 
@@ -354,6 +356,11 @@ def _shortfalls(report: RunReport) -> Section:
 def _events(report: RunReport) -> Section:
     rows = [(event.at, event.label, one_line(event.message)) for event in report.snapshot.events]
     return Section("events", "Latest events", "", ("time", "event", "message"), rows)
+
+
+def _resources(report: AnyReport) -> Section:
+    note = "The database and this process when the report was made. Where a run is slow, look here first."
+    return Section("resources", "System resources", note, ("what", "value", "unit"), list(report.resources))
 
 
 def _listed(report: AnyReport) -> Section:

@@ -34,6 +34,7 @@ from mana_migration.domain.validation import ValidationReport
 from mana_migration.engine import dialect, totals
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.selectors import record_sums
+from mana_migration.selectors.resources import resources
 from mana_migration.selectors.runs import snapshot_of
 from mana_migration.states import BatchStatus, RunKind, UserStatus
 
@@ -83,6 +84,7 @@ def gather(
         shortfall_users=shortfalls,
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
+        resources=resources(using),
         since=since,
         listed=status_sums(sums if since is None else record_sums.record_sums(connection, run, since).sums),
         details=details,

@@ -25,6 +25,7 @@ from mana_migration.models import IntegrityFix, MigrationRun, RunEvent
 from mana_migration.selectors import record_sums
 from mana_migration.selectors.details import TABLE, final_records
 from mana_migration.selectors.reports import status_sums
+from mana_migration.selectors.resources import resources
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.statistics import statistics
 from mana_migration.states import EventKind, UserStatus
@@ -67,6 +68,7 @@ def gather_whole(
         runs=_runs(using),
         acts=_acts(using),
         validation=validation,
+        resources=resources(using),
         since=since,
         listed=status_sums(record_sums.sums_where(connection, *final_records(using, since)).sums),
         details=details,
