@@ -1,4 +1,4 @@
-"""What a message of several batches did is durable when it is answered; see Note [One flush]."""
+"""Several batches in one message write the same rows as one by one, and are durable when it is answered."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
+from django.db.models import Q
 from django.test.utils import CaptureQueriesContext
 
-from mana_migration.engine import batches, pipeline
+from mana_migration.domain.results import FIGURES
+from mana_migration.engine import batches, conversion, pipeline, reversal
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.engine.conversion import ConversionTerms
-from mana_migration.models import MigrationBatch, MigrationRun
-from mana_migration.states import BatchStatus
-from tests.mana_migration.engine.one_batch import RATES, open_run, plan
+from mana_migration.engine.reversal import ReversalTerms
+from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.states import BatchStatus, RunKind
+from tests.mana_migration.engine.one_batch import RATES, convert, open_run, plan
 from tests.mana_migration.running import balanced, people, planted
 from tests.support.together import together
+from wishes.models import ManaEntry, Wallet
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
@@ -110,3 +114,57 @@ def test_what_is_done_is_durable_also_where_the_last_batch_fails() -> None:
         left = unflushed()
     assert left < NOISE
     assert sorted(done) == [task.batch for task in tasks[:-1]]
+
+
+def written(run: int) -> list[list[tuple[Any, ...]]]:
+    """Return what a run wrote, without moments and numbers of rows."""
+    batches_of_run = MigrationBatch.objects.filter(run=run).order_by("id")
+    figures = ("first_user", "last_user", "status", *FIGURES, "errors", "skips", "worker")
+    return [
+        list(batches_of_run.values_list(*figures)),
+        list(Wallet.objects.order_by("pk").values_list("pk", "green", "blue", "red", "mana", Q(migrated_at=None))),
+        list(ManaEntry.objects.order_by("user_id", "id").values_list("user_id", "amount", "balance_after", "kind")),
+        list(
+            UserMigration.objects.order_by("user_id", "id").values_list(
+                "user_id", "status", "green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall"
+            )
+        ),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["migration", "rollback"])
+def test_both_ways_write_the_same_rows(kind: str) -> None:
+    keys = people(40)
+    Wallet.objects.filter(pk=keys[7]).update(green=-1)
+    if kind == "rollback":
+        convert(open_run(), keys)
+    run = open_run(RunKind(kind))
+    tasks = [
+        Task(part.pk, part.first_user, part.last_user, NAME)
+        for part in (plan(run, keys[at : at + 10]) for at in range(0, 40, 10))
+    ]
+
+    def one(task: Task) -> batches.Handled | None:
+        if kind == "migration":
+            return conversion.convert(connection, ConversionTerms(run=run.pk, rates=RATES), task, LIMITS)
+        return reversal.reverse(connection, ReversalTerms(run=run.pk), task, LIMITS)
+
+    def several(group: list[Task]) -> list[batches.Handled | None]:
+        if kind == "migration":
+            return pipeline.convert_several(connection, ConversionTerms(run=run.pk, rates=RATES), group, LIMITS)
+        return pipeline.reverse_several(connection, ReversalTerms(run=run.pk), group, LIMITS)
+
+    class Undo(Exception):
+        """Ends a transaction that is only looked into."""
+
+    plainly: list[Any] = []
+    with pytest.raises(Undo), transaction.atomic():  # the plain way, and all of it undone
+        for task in tasks:
+            with transaction.atomic():
+                plainly.append(one(task))
+        rows = written(run.pk)
+        raise Undo
+    assert [answer.totals for answer in (*several(tasks[:1]), *several(tasks[1:])) if answer is not None] == [
+        answer.totals for answer in plainly
+    ]
+    assert written(run.pk) == rows
