@@ -18,12 +18,12 @@ reports success.  So a batch is claimed by the one statement only while nothing 
 that it writes, which costs the reading of a few rows of the catalogue; otherwise the statements follow one
 another on a temporary table, and before the transaction ends every record, entry and wallet is compared
 with what was picked.  A difference fails the batch, which is then split down to the user.  On SQLite,
-whose one writer nobody can interfere with, the schema is read before each batch.
+which has one writer at a time, the schema is read before each batch.
 
 # Note [Plans]
 To plan the statement takes longer than to convert fifty users, so it is prepared once a session, with a
 plan for any batch.  A plan that is made while a table is empty must not be one that reads the whole table
-later, nor look up its rows one by one: sequential scans, hash joins and nested loops are switched off for
+later, nor find its rows one by one: sequential scans, hash joins and nested loops are switched off for
 the statement, whose every table is read by a range of keys, in the keys' order, and merged.
 """
 

@@ -4,12 +4,12 @@ See Note [The chain] in ``mana_migration.domain.chain``.
 
 # Note [Linked when folded]
 A digest that needed the one before it would make workers wait for one another.  So a batch's own
-digest is written in its own transaction, and the link by whoever folds it, holding the run's row
+digest is written in its own transaction, and the link by the worker that folds it, holding the run's row
 lock: a few hundred batches at a time, in the order in which they are folded.  When a run is closed
 all its batches are linked.
 
 # Note [Marks]
-A mark is only looked at when a batch's digest does not fit, by the database that wrote it.  A SHA-256
+A mark is only read when a batch's digest does not fit, by the database that wrote it.  A SHA-256
 for each record costs PostgreSQL a twelfth of a conversion; the hash that it finds its own rows by
 (hash indexes and partitions rely on it, so that it outlives a release) costs next to nothing.  SQLite
 has no hash of its own: there, and in records that PostgreSQL wrote before, it is the start of the
@@ -31,6 +31,7 @@ from mana_migration.domain import chain
 from mana_migration.domain.chain import LINKED_FIGURES, MARK_LENGTH, OUTCOMES, Break, Head, Walk
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
+from wishes.sql import block
 
 #: Records read at once, about, and batches at most.
 PAGE_USERS: Final = 4_000
@@ -127,8 +128,14 @@ def write_links(connection: BaseDatabaseWrapper, links: Sequence[tuple[int, int,
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
-                "UPDATE mana_migration_migrationbatch b SET folded = true, number = l.number, link = l.link "
-                "FROM unnest(%s::bigint[], %s::integer[], %s::text[]) AS l(id, number, link) WHERE b.id = l.id",
+                """
+                UPDATE mana_migration_migrationbatch b
+                SET folded = true,
+                    number = l.number,
+                    link = l.link
+                FROM unnest(%s::bigint[], %s::integer[], %s::text[]) AS l(id, number, link)
+                WHERE b.id = l.id
+                """,
                 [[one[0] for one in links], [one[1] for one in links], [one[2] for one in links]],
             )
             return
@@ -157,7 +164,7 @@ def lines_of(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> list[Li
         "r.id, r.user_id, 0 AS reverses, r.run_id, 0 AS origin, r.status, r.green, r.blue, r.red, "
         "r.mana_before, r.mana_credited, r.error_class, CAST(r.user_id AS text) AS key_text, r.mark"
     )
-    taken_back = (
+    reversals = (
         "r.id, r.user_id, 1 AS reverses, r.reversal_run_id, r.run_id AS origin, r.status, r.green, r.blue, r.red, "
         "r.mana_debited, r.shortfall, '', CAST(r.user_id AS text) AS key_text, r.reversal_mark"
     )
@@ -165,7 +172,7 @@ def lines_of(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> list[Li
         (
             _in_batches(connection, own, "r.run_id = b.run_id AND r.batch_id = b.id", len(batches)),
             _in_batches(
-                connection, taken_back, "r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id", len(batches)
+                connection, reversals, "r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id", len(batches)
             ),
         )
     )
@@ -177,16 +184,39 @@ def lines_of(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> list[Li
 
 def _in_batches(connection: BaseDatabaseWrapper, columns: str, condition: str, count: int) -> str:
     """Return the SELECT of records ``r`` of so many batches ``b``, found by the range of keys of each."""
-    first, last = (_key_sql(connection, f"b.{name}") for name in ("first_user", "last_user"))
-    found = f"mana_migration_usermigration r WHERE r.user_id BETWEEN {first} AND {last} AND {condition}"
-    of_batches = f"b.id IN ({', '.join(['%s'] * count)})"
+    parts = {
+        "columns": columns,
+        "first": _key_sql(connection, "b.first_user"),
+        "last": _key_sql(connection, "b.last_user"),
+        "condition": condition,
+        "batches": ", ".join(["%s"] * count),
+    }
     if connection.vendor == "postgresql":
-        # OFFSET 0: batch by batch by the users' keys, whatever the planner thinks of joining by the batch's id
-        return (
-            f"SELECT b.id AS batch, r.* FROM mana_migration_migrationbatch b "
-            f"CROSS JOIN LATERAL (SELECT {columns} FROM {found} OFFSET 0) r WHERE {of_batches}"
+        # OFFSET 0: batch by batch by the users' keys, whatever the planner expects of joining by the batch's id
+        return block(
+            """
+            SELECT b.id AS batch, r.*
+            FROM mana_migration_migrationbatch b
+            CROSS JOIN LATERAL (
+                SELECT {columns}
+                FROM mana_migration_usermigration r
+                WHERE r.user_id BETWEEN {first} AND {last} AND {condition}
+                OFFSET 0
+            ) r
+            WHERE b.id IN ({batches})
+            """,
+            **parts,
         )
-    return f"SELECT b.id AS batch, {columns} FROM mana_migration_migrationbatch b CROSS JOIN {found} AND {of_batches}"
+    return block(
+        """
+        SELECT b.id AS batch, {columns}
+        FROM mana_migration_migrationbatch b
+        CROSS JOIN mana_migration_usermigration r
+        WHERE r.user_id BETWEEN {first} AND {last} AND {condition}
+          AND b.id IN ({batches})
+        """,
+        **parts,
+    )
 
 
 def _key_sql(connection: BaseDatabaseWrapper, column: str) -> str:
@@ -233,11 +263,11 @@ def digest_of(connection: BaseDatabaseWrapper, batch: int) -> str:
     return chain.digest(found.line for found in lines_of(connection, [batch]))
 
 
-def sound_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> set[int]:
+def unchanged_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> set[int]:
     """Return those of these batches whose digest is that of their records as they are now, by PostgreSQL's own SHA-256.
 
-    The lines are put together by the SQL that wrote them; a batch that is not among these is looked
-    at line by line.
+    The lines are put together by the SQL that wrote them; a batch that is not among these is compared
+    line by line.
     """
     status = "CASE r.status " + " ".join(f"WHEN '{status}' THEN '{said}'" for status, said in OUTCOMES.items()) + " END"
     user, wishes = "CAST(r.user_id AS text)", ("r.green", "r.blue", "r.red")
@@ -251,7 +281,7 @@ def sound_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> se
         error="r.error_class",
         user=user,
     )
-    taken_back = reversal_line_sql(
+    reversal = reversal_line_sql(
         "postgresql",
         run="r.reversal_run_id",
         origin="r.run_id",
@@ -260,20 +290,33 @@ def sound_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> se
         shortfall="r.shortfall",
         user=user,
     )
-    first, last = (_key_sql(connection, f"b.{name}") for name in ("first_user", "last_user"))
-    found = f"FROM mana_migration_usermigration r WHERE r.user_id BETWEEN {first} AND {last} AND"
-    lines = (
-        f"SELECT r.user_id, {own} AS line {found} r.run_id = b.run_id AND r.batch_id = b.id UNION ALL "
-        f"SELECT r.user_id, {taken_back} AS line {found} r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id"
+    query = block(
+        """
+        SELECT b.id
+        FROM mana_migration_migrationbatch b
+        CROSS JOIN LATERAL (
+            SELECT {digest} AS digest
+            FROM (
+                SELECT r.user_id, {own} AS line
+                FROM mana_migration_usermigration r
+                WHERE r.user_id BETWEEN {first} AND {last} AND r.run_id = b.run_id AND r.batch_id = b.id
+                UNION ALL
+                SELECT r.user_id, {reversal} AS line
+                FROM mana_migration_usermigration r
+                WHERE r.user_id BETWEEN {first} AND {last}
+                  AND r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id
+            ) l
+        ) d
+        WHERE b.id = ANY(%s) AND d.digest = b.digest
+        """,
+        digest=digest_sql("l.line", order_sql("postgresql", "l.user_id")),
+        own=own,
+        reversal=reversal,
+        first=_key_sql(connection, "b.first_user"),
+        last=_key_sql(connection, "b.last_user"),
     )
-    digest = digest_sql("l.line", order_sql("postgresql", "l.user_id"))
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT b.id FROM mana_migration_migrationbatch b "
-            f"CROSS JOIN LATERAL (SELECT {digest} AS digest FROM ({lines}) l) d "
-            "WHERE b.id = ANY(%s) AND d.digest = b.digest",
-            [list(batches)],
-        )
+        cursor.execute(query, [list(batches)])
         return {batch for (batch,) in cursor.fetchall()}
 
 
@@ -286,14 +329,14 @@ _COLUMNS: Final = ("id", "number", "digest", "link", *LINKED_FIGURES)
 def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
     """Compute the chains of all runs, or of one, anew from what the tables say now.
 
-    A run's walk ends at its first break: what hangs on it is not known to be sound.  ``expected`` is
-    a head that was kept elsewhere, to be looked for among the links.
+    A run's walk ends at its first break: what hangs on it cannot be verified.  ``expected`` is
+    a head that was kept elsewhere, to be found among the links.
     """
     found = Walk()
     runs = MigrationRun.objects.using(using).order_by("pk")
     for each in runs if run is None else runs.filter(pk=run):
         _walk_run(using, each, found, expected)
-    forgotten = sum(_taken_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
+    forgotten = sum(_users_rolled_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
     if found.unseen > forgotten:
         found.breaks.append(
             Break(run, None, None, f"{found.unseen:,} records are gone, and rollbacks deleted {forgotten:,}")
@@ -304,11 +347,11 @@ def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
 
 
 def forgets(run: MigrationRun) -> bool:
-    """Say whether a run deleted the records of those whom it took back."""
+    """Say whether a run deleted the records of the users it rolled back."""
     return run.deletes_records
 
 
-def _taken_back(using: str, run: MigrationRun) -> int:
+def _users_rolled_back(using: str, run: MigrationRun) -> int:
     loose = MigrationBatch.objects.using(using).filter(run=run, folded=False, status=BatchStatus.DONE)
     more: int | None = loose.aggregate(users=models.Sum("rolled_back"))["users"]
     return int(run.folded.get("totals", {}).get("rolled_back", 0)) + (more or 0)
@@ -377,13 +420,13 @@ def lines_by_batch(using: str, page: list[dict[str, Any]]) -> dict[int, list[Lin
 
 
 def _suspects(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]]:
-    """Return the lines of those batches of a page that are to be looked at: on PostgreSQL, where digests differ."""
+    """Return the lines of those batches of a page that must be compared: on PostgreSQL, where digests differ."""
     if not read:
         return {}
-    sound: set[int] = set()
+    unchanged: set[int] = set()
     if connections[using].vendor == "postgresql":
-        sound = sound_batches(connections[using], [batch["id"] for batch in page])
-    return lines_by_batch(using, [batch for batch in page if batch["id"] not in sound])
+        unchanged = unchanged_batches(connections[using], [batch["id"] for batch in page])
+    return lines_by_batch(using, [batch for batch in page if batch["id"] not in unchanged])
 
 
 def _compare(using: str, run: int, batch: dict[str, Any], lines: list[Line], found: Walk) -> Break | None:

@@ -82,7 +82,7 @@ def exact_sum(vendor: str, expression: str) -> str:
     """Return two columns whose combination by ``combine`` is the exact sum of a BIGINT expression.
 
     PostgreSQL sums BIGINT as NUMERIC; SQLite raises "integer overflow", so it sums the upper and
-    the lower 32 bits apart.
+    the lower 32 bits separately.
     """
     if vendor == "postgresql":
         return f"COALESCE(SUM({expression}), 0), 0"
@@ -182,7 +182,7 @@ def read_whole_tables(connection: BaseDatabaseWrapper) -> None:
             cursor.execute(WIDE_PLANS)
 
 
-#: Settings for a block of statements that join whole tables, and for one that looks up the records, the entries and the
+#: Settings for a block of statements that join whole tables, and for one that reads the records, the entries and the
 #: wallets of some users.  Where a table grew since PostgreSQL last analyzed it, as those of a first run did when it is
 #: checked a second after its end, it believes that a range of keys holds a handful of rows, and reads another whole
 #: table once for each of them: 60,000 users took more than three minutes instead of one second.

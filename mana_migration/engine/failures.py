@@ -1,4 +1,4 @@
-"""What a database error means for the work: try again, set apart, or stop."""
+"""What a database error means for the work: try again, isolate the user, wait, or stop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Failure(enum.Enum):
     """What to do about a database error."""
 
     TRANSIENT = "transient"
-    """Somebody else was in the way (deadlock, serialization, lock timeout): the same again, later."""
+    """Another session was in the way (deadlock, serialization, lock timeout): try again later."""
     CONNECTION = "connection"
     """The database is gone for now: wait for it; no user failed."""
     ENVIRONMENT = "environment"
     """The database cannot do the work at all (disk full, read-only, table missing): stop and say so."""
     DATA = "data"
-    """Something about these users: set the guilty one apart."""
+    """Something about these users: isolate the one that causes it."""
 
 
 class NotKeptError(DataError):
@@ -28,7 +28,7 @@ class NotKeptError(DataError):
 
 
 class NothingKeptError(DatabaseError):
-    """The database drops what the run itself needs, whoever the users are."""
+    """The database drops what the run itself needs, for any user."""
 
 
 #: Deadlock, serialization, lock timeout; a prepared statement that another session of a pooler has, or has not; a
@@ -85,8 +85,8 @@ _CLASSES_BY_WORD: Final = {
 }
 
 
-def judge(error: BaseException) -> Failure:
-    """Say what a database error means for the work."""
+def kind_of(error: BaseException) -> Failure:
+    """Return what a database error means for the work."""
     state = driver.sqlstate(error)
     text = str(error)
     if isinstance(error, NothingKeptError):
@@ -99,11 +99,11 @@ def judge(error: BaseException) -> Failure:
         return Failure.ENVIRONMENT
     if isinstance(error, DataError | IntegrityError):
         return Failure.DATA
-    return _judge_words(error, text, of_server=bool(state))
+    return _kind_by_words(error, text, of_server=bool(state))
 
 
-def _judge_words(error: BaseException, text: str, *, of_server: bool) -> Failure:
-    """Judge by the words: SQLite's errors have no codes, nor have those of libpq, which are about the connection."""
+def _kind_by_words(error: BaseException, text: str, *, of_server: bool) -> Failure:
+    """Go by the words: SQLite's errors have no codes, nor have those of libpq, which are about the connection."""
     of_libpq = not of_server and _is_of_libpq(error)
     if of_libpq and any(word in text for word in _REFUSED):
         return Failure.ENVIRONMENT

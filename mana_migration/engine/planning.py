@@ -235,7 +235,7 @@ def spread_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, *, part
         return ["", *(users.to_text(users.from_sql(connection, row[0])) for row in cursor.fetchall())]
 
 
-#: Limits the records ``r`` that are looked at to those of the users of ``keys_between``.
+#: Limits the records ``r`` that are read to those of the users of ``keys_between``.
 RECORDS_BETWEEN: Final = " AND r.user_id BETWEEN %(first)s AND %(last)s"
 
 

@@ -368,7 +368,7 @@ def plan_rollback(
 
 
 def rollback_keys(connection: BaseDatabaseWrapper, terms: ReversalTerms, *, first: str, last: str) -> list[str]:
-    """Return the keys of a range whose conversions are still to be taken back."""
+    """Return the keys of a range whose conversions are still to be reversed."""
     return keys_between(
         connection,
         relation=RECORDS,

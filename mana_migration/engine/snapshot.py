@@ -20,7 +20,7 @@ from django.db import OperationalError, connections, transaction
 
 _Found = TypeVar("_Found")
 
-#: Seconds between two times that a second session is told to end: it may have been between two statements.
+#: Seconds between two attempts to cancel the second session: it may have been between two statements.
 CANCEL_AGAIN: Final = 0.1
 
 

@@ -1,10 +1,10 @@
 """A run's figures: what is folded on the run, plus the few batches that are not folded yet.
 
 # Note [Folding]
-A hundred million users in batches of fifty are two million batches: too many to sum up at every
-look.  Whoever plans the next batches, holding the run's row lock, also adds the figures of the
+A hundred million users in batches of fifty are two million batches: too many to sum up each
+time.  The worker that plans the next batches, holding the run's row lock, also adds the figures of the
 batches done since to ``run.folded`` and marks them.  At any time only the batches of the last
-planning or two are unfolded, so that a run costs the same to look at whatever its size.  Figures
+planning or two are unfolded, so that reading a run costs the same whatever its size.  Figures
 are kept as JSON because sums over users may pass BIGINT, and stay exact there.
 """
 
@@ -27,7 +27,7 @@ from wishes.moments import from_database
 #: Upper bounds, in seconds, of the histogram of batch durations; the last is open.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-#: Batches that whoever looks at the latest reads first, a thousand users at the usual size; then twice as many.
+#: Batches read first to find the latest ones, a thousand users at the usual size; then twice as many.
 PAGE: Final = 20
 
 _COLUMNS = (*FIGURES, "errors", "skips", "started_at", "finished_at", "digest")

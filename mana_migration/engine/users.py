@@ -25,7 +25,7 @@ def from_text(text: str) -> Any:
 
 
 def to_sql(connection: BaseDatabaseWrapper, text: str) -> Any:
-    """Return the parameter for SQL that stands for a user's primary key kept as text."""
+    """Return the parameter for SQL for a user's primary key kept as text."""
     field = _key_field()
     return field.get_db_prep_value(field.to_python(text), connection)
 

@@ -113,7 +113,7 @@ class Watch:
                 trouble = f"the database is back; it was gone from {lost_since}" if lost_since else ""
                 lost_since = ""
             except (DatabaseError, InterfaceError) as error:
-                if failures.judge(error) not in _WAITED_OUT:
+                if failures.kind_of(error) not in _WAITED_OUT:
                     raise
                 lost_since = lost_since or clock(self._now(), self._zone)
                 what = "does not answer" if seen is None else "is lost"

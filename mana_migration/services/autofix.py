@@ -211,7 +211,7 @@ class _Work:
                 try:
                     decided, _ = _patiently(lambda: self._fix_page(check, [key], decide, wait=True))  # noqa: B023
                 except DatabaseError as error:
-                    if failures.judge(error) is not failures.Failure.TRANSIENT:
+                    if failures.kind_of(error) is not failures.Failure.TRANSIENT:
                         raise
                     self._leave(check, key, "another session holds the wallet: give the command again")
                     continue
@@ -282,7 +282,7 @@ def _patiently(work: Callable[[], Any]) -> Any:
         try:
             return work()
         except DatabaseError as error:
-            if failures.judge(error) is not failures.Failure.TRANSIENT or attempt == TRIES:
+            if failures.kind_of(error) is not failures.Failure.TRANSIENT or attempt == TRIES:
                 raise
         time.sleep(wait)
         wait *= 2

@@ -116,7 +116,7 @@ def _rehearse(part: Slice, terms: ConversionTerms, result: Rehearsal, using: str
         try:
             totals, seconds = _in_transaction(part, terms, using)
         except DatabaseError as error:
-            kind = failures.judge(error)
+            kind = failures.kind_of(error)
             if kind is failures.Failure.TRANSIENT and attempt < TRIES:
                 time.sleep(WAIT)
                 continue

@@ -106,7 +106,7 @@ def _execute_one(run: MigrationRun, user: str, handle: HandleUser, using: str) -
         with transaction.atomic(using=using):
             return handle(run, task)
     except DatabaseError as error:
-        if failures.judge(error) is not failures.Failure.DATA:
+        if failures.kind_of(error) is not failures.Failure.DATA:
             raise
         error_class, message = failures.classify(error), failures.describe(error)
         _record(run, task, using, status=UserStatus.FAILED, error_class=error_class, message=message)

@@ -132,7 +132,7 @@ class Follower:
                 current = self._poll()
                 lost = False
             except (DatabaseError, InterfaceError) as error:
-                if failures.judge(error) not in _WAITED_OUT:
+                if failures.kind_of(error) not in _WAITED_OUT:
                     raise
                 if not lost:
                     self._context.notice(f"the database does not answer ({failures.describe(error)}); trying again")

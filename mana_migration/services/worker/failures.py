@@ -58,7 +58,7 @@ class Recovery:
         Returns what was settled with that, None where nothing was.
         """
         using = self._context.using
-        transient = failures.judge(error) is failures.Failure.TRANSIENT
+        transient = failures.kind_of(error) is failures.Failure.TRANSIENT
         with transaction.atomic(using=using, durable=True):
             batch = (
                 MigrationBatch.objects.using(using)
@@ -150,7 +150,7 @@ class Recovery:
         using = self._context.using
         error_class = failures.classify(error)
         status, message = UserStatus.FAILED, failures.describe(error)
-        if failures.judge(error) is failures.Failure.TRANSIENT:
+        if failures.kind_of(error) is failures.Failure.TRANSIENT:
             passes = MigrationRun.objects.using(using).values_list("passes", flat=True).get(pk=self._context.run_id)
             if passes < PATIENT_PASSES:
                 return Totals()

@@ -164,7 +164,7 @@ class Worker:
         try:
             handled = self._context.work.handle(self._context.using, task, self._limits)
         except DatabaseError as error:
-            if failures.judge(error) in _NO_BATCHS:
+            if failures.kind_of(error) in _NO_BATCHS:
                 raise
             self._queue.forget()
             settled = self._recovery.recover(task, error)
@@ -184,7 +184,7 @@ class Worker:
             answers = self._context.work.handle_several(self._context.using, tasks, self._limits)
             again = tasks[len(answers) :]
         except DatabaseError as error:
-            if failures.judge(error) in _NO_BATCHS:
+            if failures.kind_of(error) in _NO_BATCHS:
                 raise
             done = pipeline.done_by(self._context.connection, [task.batch for task in tasks], self.name)
             answers = [done.get(task.batch) for task in tasks]

@@ -35,7 +35,7 @@ class Outage:
             django.db.Error: ``error`` itself, where it is none of the database's state.
         """
         run_id = self._context.run_id
-        verdict = failures.judge(error)
+        verdict = failures.kind_of(error)
         if verdict is failures.Failure.ENVIRONMENT:
             logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=driver.sqlstate(error))
             raise DatabaseUnavailableError(

@@ -12,7 +12,7 @@ from hypothesis.extra.django import TestCase
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import conversion
-from mana_migration.engine.failures import Failure, judge
+from mana_migration.engine.failures import Failure, kind_of
 from mana_migration.models import UserMigration
 from mana_migration.states import UserStatus
 from tests.factories import make_wallets
@@ -174,7 +174,7 @@ def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_split() -> 
     with balanced():
         with pytest.raises(DatabaseError) as caught:
             convert(run, keys)
-        assert judge(caught.value) is Failure.DATA
+        assert kind_of(caught.value) is Failure.DATA
         assert not UserMigration.objects.exists()
         assert all(convert(run, [key]).mana == LIMIT // 10 * 10 for key in keys)
 

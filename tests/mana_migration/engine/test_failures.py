@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
-from mana_migration.engine.failures import Failure, classify, describe, judge
+from mana_migration.engine.failures import Failure, classify, describe, kind_of
 from tests.support.driver import psycopg
 
 CONNECT = 'connection to server at "db.example" (192.0.2.7), port 5432 failed: '
@@ -54,13 +54,13 @@ def of_server(state: str, base: type[psycopg.Error] = psycopg.OperationalError) 
 
 @pytest.mark.parametrize("text", LOST)
 def test_an_error_of_the_connection_is_no_failure_of_anybody(text: str) -> None:
-    assert judge(wrapped(psycopg.OperationalError(text))) is Failure.CONNECTION
+    assert kind_of(wrapped(psycopg.OperationalError(text))) is Failure.CONNECTION
 
 
 def test_a_connection_lost_while_a_result_was_read_is_no_failure_of_anybody() -> None:
     text = "error with status PGRES_TUPLES_OK and no message from the libpq"
-    assert judge(wrapped(psycopg.DatabaseError(text), DatabaseError)) is Failure.CONNECTION
-    assert judge(wrapped(psycopg.InterfaceError("connection already closed"), InterfaceError)) is Failure.CONNECTION
+    assert kind_of(wrapped(psycopg.DatabaseError(text), DatabaseError)) is Failure.CONNECTION
+    assert kind_of(wrapped(psycopg.InterfaceError("connection already closed"), InterfaceError)) is Failure.CONNECTION
 
 
 def test_what_the_driver_says_of_a_closed_port_is_no_failure_of_anybody() -> None:
@@ -68,12 +68,12 @@ def test_what_the_driver_says_of_a_closed_port_is_no_failure_of_anybody() -> Non
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         with pytest.raises(psycopg.OperationalError) as caught:
             psycopg.connect(host="127.0.0.1", port=taken.getsockname()[1], connect_timeout=5)
-    assert judge(wrapped(caught.value)) is Failure.CONNECTION
+    assert kind_of(wrapped(caught.value)) is Failure.CONNECTION
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_server_that_will_not_have_us_is_not_waited_for(text: str) -> None:
-    assert judge(wrapped(psycopg.OperationalError(text))) is Failure.ENVIRONMENT
+    assert kind_of(wrapped(psycopg.OperationalError(text))) is Failure.ENVIRONMENT
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_server_that_will_not_have_us_is_not_waited_for(text: str) -> None:
     ],
 )
 def test_what_the_server_says_is_judged_by_its_code(state: str, expected: Failure) -> None:
-    assert judge(wrapped(of_server(state))) is expected
+    assert kind_of(wrapped(of_server(state))) is expected
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,18 @@ def test_what_the_server_says_is_judged_by_its_code(state: str, expected: Failur
     ],
 )
 def test_what_sqlite_says_is_judged_by_its_words(text: str, expected: Failure) -> None:
-    assert judge(wrapped(sqlite3.OperationalError(text))) is expected
+    assert kind_of(wrapped(sqlite3.OperationalError(text))) is expected
 
 
 @pytest.mark.parametrize("text", ["disk is full", "no such table", "connection refused"])
 def test_words_of_a_constraint_or_a_value_are_not_mistaken_for_the_databases(text: str) -> None:
-    assert judge(IntegrityError(text)) is Failure.DATA
-    assert judge(DataError(text)) is Failure.DATA
+    assert kind_of(IntegrityError(text)) is Failure.DATA
+    assert kind_of(DataError(text)) is Failure.DATA
 
 
 def test_a_batch_that_is_too_large_is_about_its_users() -> None:
     error = DatabaseError("integer overflow in the sums of a batch")
-    assert judge(error) is Failure.DATA
+    assert kind_of(error) is Failure.DATA
     assert classify(error) == "overflow"
 
 

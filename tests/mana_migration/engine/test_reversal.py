@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import reversal
-from mana_migration.engine.failures import Failure, judge
+from mana_migration.engine.failures import Failure, kind_of
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.states import RunKind
 from tests.factories import make_wallets
@@ -174,7 +174,7 @@ def test_sums_beyond_bigint_fail_as_a_whole_so_that_the_batch_can_be_split() -> 
     with balanced():
         with pytest.raises(DatabaseError) as caught:
             reverse(run, keys)
-        assert judge(caught.value) is Failure.DATA
+        assert kind_of(caught.value) is Failure.DATA
         assert all(reverse(run, [key]).rolled_back == 1 for key in keys)
 
 
