@@ -118,8 +118,11 @@ torture: $(VENV)/dev.stamp ## Break everything many times over, for hours, and p
 	@$(BIN)/python -m tests.torture $(ARGS)
 
 .PHONY: mutation
-mutation: $(VENV)/dev.stamp ## Change the code in small ways and see whether the tests notice (ARGS="breaker rates --every 5")
-	@$(BIN)/python scripts/mutation.py $(ARGS)
+mutation: $(VENV)/dev.stamp ## Change the code that moves money in small ways and see whether the tests notice; takes hours
+	@mkdir -p var
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cosmic-ray init cosmic-ray.toml var/mutation.sqlite
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cosmic-ray exec cosmic-ray.toml var/mutation.sqlite
+	$(BIN)/cr-report var/mutation.sqlite
 
 .PHONY: coverage
 coverage: $(VENV)/dev.stamp ## Run all tests on both databases and tell which branches none of them takes
