@@ -135,7 +135,7 @@ coverage: $(VENV)/dev.stamp ## Run all tests on both databases and tell which br
 
 .PHONY: docs
 docs: $(VENV)/dev.stamp ## Build the documentation as a site in docs/_build/html; a warning fails
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	@$(BIN)/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 .PHONY: docs-screenshots
