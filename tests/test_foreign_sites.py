@@ -1,7 +1,7 @@
 """Both apps in sites that are not ours, from the built wheel, each in an environment of its own.
 
 The sites are in tests/foreign_sites; everything is done by processes of theirs, as docs/install-into-your-site.md says.
-"shop" is run with the packages of these tests; with packages of their own all three are run by ``--long``.
+"shop" is run on PostgreSQL with the packages of these tests; ``--long`` runs all three with packages of their own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ ENVIRONMENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "verein": ("verein", (NEWEST, "psycopg[binary]>=3.2")),
     "bare": ("bare", (MIDDLE, "psycopg2-binary>=2.9.10")),
 }
-ALL = [name if name == "shop" else pytest.param(name, marks=pytest.mark.long) for name in ENVIRONMENTS]
+# The tutorial does on SQLite what "shop" does on PostgreSQL.
+QUICK = pytest.param("shop", marks=pytest.mark.postgres)
+ALL = [QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in ENVIRONMENTS if name != "shop")]
 
 
 @pytest.fixture(params=ALL)
