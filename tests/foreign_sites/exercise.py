@@ -120,6 +120,8 @@ def pages() -> None:
             assert response.getvalue()
     run = client.get(f"{here}runs/{record.run_id}/").content.decode()
     assert f"{timezone.localtime(MigrationRun.objects.get(pk=record.run_id).created_at):%Y-%m-%d}" in run
+    german = settings.LANGUAGE_CODE == "de"
+    assert (">Bericht<" in run, 'lang="de"' in run) == (german, german)
     found = client.post(f"{here}users/", {"user": "member15@shop.example"})
     assert found.headers["Location"].startswith(f"{here}users/")
     assert client.post(f"{here}users/{record.user_id}/rollback").status_code == 200
