@@ -56,6 +56,11 @@ class MomentField(_DateTimeField):
         return connection.ops.adapt_datetimefield_value(value)
 
 
+def aware(value: datetime) -> datetime:
+    """Return an instant with its time zone, of a value that a model of the site gives: without one it is local."""
+    return timezone.make_aware(value, timezone.get_default_timezone()) if timezone.is_naive(value) else value
+
+
 def from_database(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
     """Return an instant with its time zone, of a value that a cursor returned."""
     if timezone.is_aware(value):

@@ -21,6 +21,7 @@ from mana_migration.selectors.user_list import Standing, UserStanding, standing_
 from mana_migration.states import RunKind, UserStatus
 from wishes import conf as wishes_conf
 from wishes.models import EntryKind, ManaEntry, Wallet, WishEntry
+from wishes.moments import aware
 from wishes.rates import COLOURS
 
 #: Ledger entries shown, the latest; a busy user has thousands.
@@ -150,8 +151,10 @@ class Explanation:
         """Return all that happened to the user, newest first; what a run booked is part of what it did."""
         found = [moment for episode in self.episodes for moment in _moments(episode)]
         told = {entry.pk for episode in self.episodes for entry in (episode.entry, episode.reversal_entry) if entry}
-        found += [Moment(entry.created_at, "entry", entry=entry) for entry in self.entries if entry.pk not in told]
-        found += [Moment(entry.created_at, "wish_entry", wish_entry=entry) for entry in self.wish_entries]
+        found += [
+            Moment(aware(entry.created_at), "entry", entry=entry) for entry in self.entries if entry.pk not in told
+        ]
+        found += [Moment(aware(entry.created_at), "wish_entry", wish_entry=entry) for entry in self.wish_entries]
         found += [Moment(fix.created_at, "fixed", fix=fix) for fix in self.fixes]
         return sorted(found, key=lambda moment: (moment.at, moment.ledger_id), reverse=True)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.db import connections
-from django.utils import timezone
 
 from mana_migration import conf
 from mana_migration.domain import words
@@ -138,7 +137,7 @@ def require(using: str) -> None:
     if not latest.go:
         missing = ", ".join(item["id"] for item in latest.items if item["answer"] != YES)
         raise NoGoError(f"the latest checklist, {latest.pk}, says no go ({missing}); {cure}")
-    if timezone.now() - latest.created_at > timedelta(hours=hours):
+    if datetime.now(UTC) - latest.created_at > timedelta(hours=hours):
         raise NoGoError(f"the latest checklist, {latest.pk}, is more than {hours} h old; {cure}")
 
 

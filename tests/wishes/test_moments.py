@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.db.models import DateTimeField
 from django.db.models.functions import Now
 from django.test import Client
 from django.utils import timezone
@@ -18,6 +20,7 @@ from mana_migration.services import runs
 from tests.mana_migration.running import migrate, people, roll_back, wallet
 from tests.mana_migration.stories import url
 from tests.support.commands import run_command
+from wishes import services
 from wishes.models import ManaEntry, Wallet
 from wishes.moments import MomentField
 
@@ -40,6 +43,13 @@ def is_now(moment: datetime) -> bool:
 def test_the_columns_are_djangos_own_so_that_no_schema_migration_is_needed() -> None:
     field = MomentField(null=True, always_aware=True)
     assert field.deconstruct()[1:] == ("django.db.models.DateTimeField", [], {"null": True})
+
+
+def test_every_time_of_our_models_is_such_a_field() -> None:
+    models = [model for label in ("wishes", "mana_migration") for model in apps.get_app_config(label).get_models()]
+    times = [field for model in models for field in model._meta.local_fields if isinstance(field, DateTimeField)]
+    assert len(times) > 10
+    assert [str(field) for field in times if not isinstance(field, MomentField)] == []
 
 
 @pytest.mark.parametrize("use_tz", [True, False], ids=["aware", "naive"])
@@ -84,7 +94,9 @@ def test_a_rollback_since_a_moment_takes_what_came_after_it(without_time_zones: 
 
 def test_screens_and_pages_show_local_times(without_time_zones: None, client: Client) -> None:
     (key,) = people(1)
+    services.earn_wishes(key, "red", 1, reference="before")
     run = migrate()["run"]
+    services.earn_mana(key, 5, reference="since")  # a time of the site among those of the run
     hour = f"{timezone.localtime(MigrationRun.objects.get().created_at):%Y-%m-%d %H:}"
     assert hour in run_command("monitor_migration").out
     assert hour in run_command("monitor_migration", "--report").out
