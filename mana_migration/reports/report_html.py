@@ -51,9 +51,9 @@ class Tile:
     tone: str = Tone.PLAIN
 
     @property
-    def long(self) -> bool:
-        """Say whether the figure needs smaller digits."""
-        return len(self.figure) > 11
+    def size(self) -> str:
+        """Return how small the digits have to be for the figure to stay on one line; a broken number is misread."""
+        return "long" if 11 < len(self.figure) <= 18 else "longest" if 18 < len(self.figure) <= 27 else ""
 
 
 @dataclass(frozen=True, slots=True)
