@@ -54,7 +54,7 @@ def forecast(
     with read_only_snapshot(using):
         connection = connections[using]
         open_run = runs.open_run_or_none(using)
-        report = validation.validate(using, phase=PRE, users=options.users)
+        report = validation.validate(using, phase=PRE, users=options.users, quick_first=not validate_only)
         rate, source = expected_rate(using)
         findings = tuple(Finding(check.id, check.severity, check.count) for check in report.checks)
         blocked = _conflict(open_run, options)
