@@ -18,7 +18,7 @@ line's SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -263,11 +263,32 @@ def digest_of(connection: BaseDatabaseWrapper, batch: int) -> str:
     return chain.digest(found.line for found in lines_of(connection, [batch]))
 
 
-def unchanged_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -> set[int]:
-    """Return those of these batches whose digest is that of their records as they are now, by PostgreSQL's own SHA-256.
+#: The runs of whose records each rollback has reversed some, as the records say now.
+Origins = Mapping[int, Sequence[int]]
+
+
+def origins(connection: BaseDatabaseWrapper) -> Origins:
+    """Return by each rollback the runs of whose records it has reversed some, in one pass over the records."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT reversal_run_id, array_agg(DISTINCT run_id)
+            FROM mana_migration_usermigration
+            WHERE reversal_run_id IS NOT NULL
+            GROUP BY reversal_run_id
+            """
+        )
+        return dict(cursor.fetchall())
+
+
+def unchanged_batches(
+    connection: BaseDatabaseWrapper, batches: Sequence[int], reversed_runs: Sequence[int]
+) -> set[int]:
+    """Return those of a run's batches whose digest is that of their records as they are now, by PostgreSQL's SHA-256.
 
     The lines are put together by the SQL that wrote them; a batch that is not among these is compared
-    line by line.
+    line by line.  ``reversed_runs``: the runs of whose records the run has reversed some; those of other runs,
+    of which a long history has many for each user, are not read.
     """
     status = "CASE r.status " + " ".join(f"WHEN '{status}' THEN '{said}'" for status, said in OUTCOMES.items()) + " END"
     user, wishes = "CAST(r.user_id AS text)", ("r.green", "r.blue", "r.red")
@@ -303,7 +324,7 @@ def unchanged_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -
                 UNION ALL
                 SELECT r.user_id, {reversal} AS line
                 FROM mana_migration_usermigration r
-                WHERE r.user_id BETWEEN {first} AND {last}
+                WHERE r.user_id BETWEEN {first} AND {last} AND r.run_id = ANY(%s)
                   AND r.reversal_run_id = b.run_id AND r.reversal_batch_id = b.id
             ) l
         ) d
@@ -316,7 +337,7 @@ def unchanged_batches(connection: BaseDatabaseWrapper, batches: Sequence[int]) -
         last=_key_sql(connection, "b.last_user"),
     )
     with connection.cursor() as cursor:
-        cursor.execute(query, [list(batches)])
+        cursor.execute(query, [list(reversed_runs), list(batches)])
         return {batch for (batch,) in cursor.fetchall()}
 
 
@@ -334,8 +355,9 @@ def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
     """
     found = Walk()
     runs = MigrationRun.objects.using(using).order_by("pk")
+    reversed_by = origins(connections[using]) if connections[using].vendor == "postgresql" else {}
     for each in runs if run is None else runs.filter(pk=run):
-        _walk_run(using, each, found, expected)
+        _walk_run(using, each, found, expected, reversed_by.get(each.pk, ()))
     forgotten = sum(_users_rolled_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
     if found.unseen > forgotten:
         found.breaks.append(
@@ -357,14 +379,14 @@ def _users_rolled_back(using: str, run: MigrationRun) -> int:
     return int(run.folded.get("totals", {}).get("rolled_back", 0)) + (more or 0)
 
 
-def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str) -> None:
+def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str, reversed_runs: Sequence[int]) -> None:
     known = run.folded.get("chain", {})
     head, number = first_link(run), 0
     if expected and head == expected:
         found.met = (run.pk, 0)
     summed = connections[using].vendor == "postgresql"  # there no line is read unless a digest differs
     for page in linked_pages(using, run, users=PAGE_SUMMED if summed else PAGE_USERS):
-        lines = _suspects(using, page, read=not forgets(run))
+        lines = {} if forgets(run) else _suspects(using, page, reversed_runs)
         for batch in page:
             number += 1
             head = chain.next_link(head, number, batch["digest"], batch)
@@ -419,13 +441,11 @@ def lines_by_batch(using: str, page: list[dict[str, Any]]) -> dict[int, list[Lin
     return {batch["id"]: found.get(batch["id"], []) for batch in page}
 
 
-def _suspects(using: str, page: list[dict[str, Any]], *, read: bool) -> dict[int, list[Line]]:
+def _suspects(using: str, page: list[dict[str, Any]], reversed_runs: Sequence[int]) -> dict[int, list[Line]]:
     """Return the lines of those batches of a page that must be compared: on PostgreSQL, where digests differ."""
-    if not read:
-        return {}
     unchanged: set[int] = set()
     if connections[using].vendor == "postgresql":
-        unchanged = unchanged_batches(connections[using], [batch["id"] for batch in page])
+        unchanged = unchanged_batches(connections[using], [batch["id"] for batch in page], reversed_runs)
     return lines_by_batch(using, [batch for batch in page if batch["id"] not in unchanged])
 
 

@@ -106,13 +106,14 @@ def balance_hits_sql(check: str, vendor: str, scope: Scope) -> str:
 # --- Records and their entries ----------------------------------------------------------------------------------------
 
 
-def entry_of_record(vendor: str, kind: str, alias: str) -> str:
+def entry_of_record(vendor: str, kind: str, alias: str, *, by_reference: bool = False) -> str:
     """Return the LEFT JOIN of record ``r`` with its own entry of a kind.
 
     Joined by user: the references are compared only within a user, as a filter, because hashing or sorting texts made
-    of numbers costs twice as much as all the rest.
+    of numbers costs twice as much as all the rest.  ``by_reference``: users have entries of many runs, each of which
+    would be compared with each record.
     """
-    same = "IS NOT DISTINCT FROM" if vendor == "postgresql" else "IS"
+    same = "=" if by_reference else "IS NOT DISTINCT FROM" if vendor == "postgresql" else "IS"
     reference = f"'{kind}:' || r.run_id || ':' || {users.key_sql(vendor, 'r.user_id')}"
     return (
         f"LEFT JOIN wishes_manaentry {alias} ON {alias}.user_id = r.user_id AND {alias}.kind = '{kind}' "

@@ -110,6 +110,16 @@ _TAKEN_BACK: Final = {
 }
 
 
+#: Mass migrations up to which a user is taken to have entries of few runs.
+REPEATED: Final = 3
+
+
+def _mass_migrations(connection: BaseDatabaseWrapper) -> int:
+    selected = "o.options->'users' = '[]'" if connection.vendor == "postgresql" else "o.options->>'$.users' = '[]'"
+    sql = f"SELECT COUNT(*) FROM mana_migration_migrationrun o WHERE o.kind = 'migration' AND {selected}"
+    return int(rows(connection, sql, Scope())[0][0])
+
+
 def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
     """Look at every record beside its entries and its wallet, in one pass; see ``RecordScan``.
 
@@ -119,13 +129,15 @@ def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
     conditions = {"flagged": "w.user_id IS NOT NULL", "mismatched": mismatch_sql(vendor)} | _ENTERED | _TAKEN_BACK
     expressions = _CONVERTED | _REVERSED
     numbers = ", ".join(f"COUNT(*) FILTER (WHERE {condition})" for condition in conditions.values())
+    repeated = scope.entries_after is None and _mass_migrations(connection) > REPEATED
     found = rows(
         connection,
         f"{_terms(connection)} SELECT r.run_id, r.reversal_run_id, r.status, COUNT(*), {numbers}, "
         f"{', '.join(dialect.exact_sum(vendor, expression) for expression in expressions.values())} "
         "FROM mana_migration_usermigration r LEFT JOIN t ON t.id = r.run_id "
-        f"{entry_of_record(vendor, 'conversion', 'e')}{scope.recent('e')} "
-        f"{entry_of_record(vendor, 'reversal', 'v')}{scope.recent('v')} AND r.status = 'rolled_back' "
+        f"{entry_of_record(vendor, 'conversion', 'e', by_reference=repeated)}{scope.recent('e')} "
+        f"{entry_of_record(vendor, 'reversal', 'v', by_reference=repeated)}{scope.recent('v')} "
+        "AND r.status = 'rolled_back' "
         "LEFT JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NOT NULL "
         f"WHERE {_of_run(scope)} GROUP BY r.run_id, r.reversal_run_id, r.status",
         scope,

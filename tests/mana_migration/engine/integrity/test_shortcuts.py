@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from mana_migration import guards
 from mana_migration.domain.validation import POST, PRE
@@ -16,7 +16,7 @@ from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import validation
 from tests.factories import UserFactory
 from tests.support.economy import Economy
-from tests.support.violations import add_entry, duplicate, entry, other_run, record, wallet
+from tests.support.violations import PLANTED, add_entry, duplicate, entry, other_run, record, wallet
 from wishes import guards as wishes_guards
 from wishes.models import ManaEntry
 
@@ -187,3 +187,19 @@ def test_sums_at_other_rates_are_not_compared(economy: Economy) -> None:
     assert number("unbooked_change") == 1
     MigrationRun.objects.filter(pk=economy.record("still").run_id).update(rates={"green": 11, "blue": 100, "red": 1000})
     assert number("unbooked_change") == 0
+
+
+def test_entries_are_found_by_their_reference_where_users_have_many(
+    economy: Economy, monkeypatch: pytest.MonkeyPatch, subtests: Any
+) -> None:
+    for _, name, plant in PLANTED:
+        with subtests.test(name), transaction.atomic():
+            plant(economy)
+            found = []
+            for few in (10**9, -1):
+                monkeypatch.setattr(records, "REPEATED", few)
+                found.append(
+                    [(check.id, check.count) for check in validation.validate(phase=POST, chains=False).checks]
+                )
+            transaction.set_rollback(True)
+            assert found[0] == found[1]
