@@ -30,7 +30,7 @@ def resolve_users(values: Sequence[str], using: str = "default") -> list[str]:
     """
     for value in values:
         if not value.strip():
-            raise UserNotFoundError(f"{value!r} names no user; give a primary key or a username")
+            raise UserNotFoundError(f"no such user: {value!r}; give a primary key or a username")
     keys = _known_keys([key for value in values if (key := _key_of(value, using)) is not None], using)
     names = _keys_by_username([name for value in values if (name := _username_of(value)) is not None], using)
     found: dict[str, None] = {}
@@ -52,10 +52,10 @@ def resolve_users(values: Sequence[str], using: str = "default") -> list[str]:
 
 def _no_such_user(value: str) -> str:
     if value.startswith(PK):
-        return f"there is no user with the primary key {value!r}"
+        return f"no such user: {value!r}; no user has this primary key"
     if value.startswith(USERNAME):
-        return f"there is no user with the username {value!r}"
-    return f"{value!r} names no user: it is neither a primary key nor a username"
+        return f"no such user: {value!r}; no user has this username"
+    return f"no such user: {value!r} is neither a primary key nor a username"
 
 
 def _key_of(value: str, using: str) -> str | None:

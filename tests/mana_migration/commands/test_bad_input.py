@@ -81,7 +81,7 @@ def test_an_unknown_user_is_one_line_and_exit_code_1(
 ) -> None:
     with assert_nothing_changes():
         message = refusal(run_command(command, "--user-id", value, *form))
-    assert "names no user" in message
+    assert "no such user" in message
 
 
 @pytest.mark.parametrize("command", WORKING)

@@ -269,7 +269,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (("--user-id", "nobody"), 1, "there is no user with the username 'nobody'"),
+        (("--user-id", "nobody"), 1, "no such user: 'nobody'"),
         (("--user-id", ""), 2, "empty"),
         (("--run", "99"), 1, "there is no run 99"),
         (("--run", "0"), 2, "whole number"),

@@ -64,7 +64,7 @@ def test_a_username_with_a_prefix_in_it_is_reached_through_the_prefix() -> None:
 @pytest.mark.parametrize("value", ["", " ", "\t"])
 def test_an_empty_value_is_refused(value: str) -> None:
     UserFactory()
-    with pytest.raises(UserNotFoundError, match="names no user"):
+    with pytest.raises(UserNotFoundError, match="no such user"):
         resolve_users([value])
 
 
