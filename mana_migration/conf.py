@@ -66,6 +66,11 @@ def lock_timeout_ms() -> int:
     return _whole("LOCK_TIMEOUT_MS", 1000)
 
 
+def read_only_wait() -> int:
+    """Return how long, in seconds, a run waits for a server that takes no writes, as while it fails over."""
+    return _whole("READ_ONLY_WAIT", 60)
+
+
 def statement_timeout_ms() -> int:
     """Return how long, in milliseconds, one statement of a batch may take; 0 means no limit."""
     return _whole("STATEMENT_TIMEOUT_MS", 60_000)
@@ -125,6 +130,7 @@ READERS: Final[dict[str, Callable[[], Any]]] = {
     "METRICS_ENABLED": metrics_enabled,
     "METRICS_TOKEN": metrics_token,
     "LOCK_TIMEOUT_MS": lock_timeout_ms,
+    "READ_ONLY_WAIT": read_only_wait,
     "STATEMENT_TIMEOUT_MS": statement_timeout_ms,
     "EXECUTOR": executor,
     "CELERY_APP": celery_app,

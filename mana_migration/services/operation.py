@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 
 from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls, RollbackOptions
-from mana_migration.domain.results import RunSummary, Totals
+from mana_migration.domain.results import BatchResult, RunSummary, Totals
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
@@ -24,6 +25,7 @@ from mana_migration.services.migration import MigrationWork
 from mana_migration.services.rollback import Rollback, RollbackWork
 from mana_migration.services.worker.context import Work
 from mana_migration.services.worker.loop import Ending, Worker
+from mana_migration.services.worker.outage import Outage
 from mana_migration.services.worker.throttle import Throttle
 from mana_migration.states import RunStatus, StopCause
 
@@ -131,9 +133,35 @@ def work_on_run(run_id: int, context: RunContext, *, joining: bool = False) -> R
     Raises:
         DatabaseUnavailableError: the database cannot do the work; the run stays open.
     """
-    run = MigrationRun.objects.using(context.using).get(pk=run_id)
-    with logs.written_to(logs.ROLLBACK if run.is_rollback else logs.MIGRATION):
-        return _work_on(run, context, joining=joining)
+    context = replace(context, progress=_Progress(run_id, context.progress))
+    outage = Outage(run_id, context)
+    while True:
+        try:
+            run = MigrationRun.objects.using(context.using).get(pk=run_id)
+            with logs.written_to(logs.ROLLBACK if run.is_rollback else logs.MIGRATION):
+                done = _work_on(run, context, joining=joining)
+        except (DatabaseError, InterfaceError) as error:  # the worker waits by itself; this was before or after it
+            outage.survive(error)
+            if context.stop.requested:
+                raise
+        else:
+            outage.over()
+            return done
+
+
+class _Progress:
+    """A caller's progress function, whose errors are logged and end neither the process nor the run."""
+
+    def __init__(self, run_id: int, report: Callable[[BatchResult], None]) -> None:
+        self._run_id, self._report = run_id, report
+
+    def __call__(self, result: BatchResult) -> None:
+        try:
+            self._report(result)
+        except Exception as error:
+            logs.write(
+                logging.ERROR, "the progress function failed", run=self._run_id, error_class=type(error).__name__
+            )
 
 
 def _work_on(run: MigrationRun, context: RunContext, *, joining: bool) -> RunSummary:

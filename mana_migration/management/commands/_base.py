@@ -89,6 +89,7 @@ class MigrationCommand(BaseCommand):
     """Django's own options, which work and are not listed."""
     examples: tuple[str, ...] = ()
     exit_code = DONE
+    stop: StopFlag | None = None
     dry_run = False
     using = DEFAULT_DB_ALIAS
     verbosity = 1
@@ -186,6 +187,13 @@ class MigrationCommand(BaseCommand):
         except (MigrationError, WishesError, ImproperlyConfigured) as error:
             self._refuse(for_database(str(error), self.using), REFUSED, error)
         except (DatabaseError, InterfaceError) as error:
+            if self.stop is not None and self.stop.signal:  # asked to end while it waited for a lost database
+                self.stderr.write(
+                    f"ended while the database was lost ({failures.describe(error)}): what was committed is kept, the "
+                    "same command resumes an open run"
+                )
+                self.exit_code = 128 + self.stop.signal
+                return
             what = f"the database failed: {failures.describe(error)}"
             self._refuse(f"{what}; what was committed is kept, give the command again", REFUSED, error)
         except Aborted as abort:
@@ -317,7 +325,7 @@ class MigrationCommand(BaseCommand):
 
         ``following``: this process handles no batch, it only follows what others do.
         """
-        flag = StopFlag()
+        flag = self.stop = StopFlag()
 
         def request(number: int, frame: FrameType | None) -> None:
             if flag.requested:

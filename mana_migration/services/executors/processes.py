@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import IO, Final
 
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connections
 
+from mana_migration import conf
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine import totals
 from mana_migration.errors import RunConflictError
@@ -42,6 +44,9 @@ _PIPE: Final = 0
 
 #: Seconds between two polls of what all of them have done, and between two polls whether they have ended.
 POLL_SECONDS, WAIT_STEP = 0.5, 0.1
+
+#: Seconds after which a helper that has not ended is named.
+HANGS_SECONDS: Final = 5.0
 
 
 def is_helper() -> bool:
@@ -131,9 +136,26 @@ class Helpers:
                 self.context.notice(helper.ending)
 
     def wait(self) -> None:
-        """Wait until all have ended."""
-        while any(helper.runs for helper in self.all):
+        """Wait until all have ended; name those that do not, and end them when no statement can take that long."""
+        begun, named = time.monotonic(), False
+        limit = conf.statement_timeout_ms() / 1000 + HANGS_SECONDS
+        while left := [helper for helper in self.all if helper.runs]:
             self.report_endings()
+            waited = time.monotonic() - begun
+            if waited > HANGS_SECONDS and not named:
+                named = True
+                for helper in left:
+                    self.context.notice(
+                        f"worker {helper.number} (process {helper.process.pid}) has not ended: waiting for it, "
+                        f"at most {limit - waited:.0f} s more"
+                    )
+            if waited > limit and conf.statement_timeout_ms():
+                for helper in left:
+                    self.context.notice(f"worker {helper.number} hangs: it is ended, its batch is rolled back")
+                    helper.process.kill()
+                    helper.reported = True
+                    helper.process.wait()
+                continue
             time.sleep(WAIT_STEP)
         self.report_endings()
 
@@ -168,8 +190,12 @@ class JointProgress:
         moment = time.monotonic()
         if moment - self._polled < POLL_SECONDS and not result.waits_for:
             return
-        now = self._read(result.run)
         before = self._seen.get(result.run, Totals())  # a run that the breaker opened meanwhile has a count of its own
+        try:
+            now = self._read(result.run)
+        except (DatabaseError, InterfaceError):  # lost: the worker, which waits for it, reports just that
+            connections[self._context.using].close()
+            now = before
         done, seconds = now.since(before), moment - self._polled
         self._context.progress(BatchResult(result.run, result.batch, done, seconds, result.waits_for))
         self._seen[result.run], self._polled = now, moment

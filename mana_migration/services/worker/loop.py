@@ -97,7 +97,7 @@ class Worker:
         self._context = WorkerContext.of(context, run_id, work)
         self._queue = BatchQueue(self._context, together=pipeline.MOST, controls=controls or Controls())
         self._recovery = Recovery(self._context)
-        self._outage = Outage(self._context)
+        self._outage = Outage(run_id, self._context)
         self._throttle = throttle
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
         self._logged, self._logged_users = time.monotonic(), 0  # when the status was logged last

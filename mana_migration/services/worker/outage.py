@@ -8,24 +8,30 @@ import time
 
 from django.db import DatabaseError, InterfaceError
 
+from mana_migration import conf
+from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine import driver, failures
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import logs, notifications, runs
-from mana_migration.services.worker.context import WorkerContext
+from mana_migration.services.context import RunContext
 from mana_migration.states import EventKind
 
 #: Seconds to wait for a lost database: the first wait, and the longest.
 LOST_FIRST_WAIT, LOST_LONGEST_WAIT = 0.5, 15.0
 
 
-class Outage:
-    """The times that one worker's database could not be worked with."""
+#: The SQLSTATE of a server that takes no writes, as for seconds while it fails over.
+READ_ONLY = "25006"
 
-    def __init__(self, context: WorkerContext) -> None:
-        self._context = context
+
+class Outage:
+    """The times that one process's database could not be worked with."""
+
+    def __init__(self, run_id: int, context: RunContext) -> None:
+        self._run_id, self._context = run_id, context
         self._lost_since: float | None = None
         self._tries = 0
-        self._long_wait = notifications.LongWait(context.run_id, context.using)
+        self._long_wait = notifications.LongWait(run_id, context.using)
 
     def survive(self, error: DatabaseError | InterfaceError) -> None:
         """Wait a while for a lost or busy database, longer each time, but not beyond the asked end.
@@ -34,8 +40,10 @@ class Outage:
             DatabaseUnavailableError: the database cannot do the work at all.
             django.db.Error: ``error`` itself, where it is none of the database's state.
         """
-        run_id = self._context.run_id
+        run_id = self._run_id
         verdict = failures.kind_of(error)
+        if driver.sqlstate(error) == READ_ONLY and self._may_wait_for_writes():
+            verdict = failures.Failure.CONNECTION
         if verdict is failures.Failure.ENVIRONMENT:
             logs.write(logging.ERROR, "the database refuses the work", run=run_id, error_class=driver.sqlstate(error))
             raise DatabaseUnavailableError(
@@ -50,14 +58,22 @@ class Outage:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
                 self._context.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
-                self._context.show_wait("the database is lost: waiting for it")
+                self._show_wait("the database is lost: waiting for it")
         elif self._tries == 1:  # SQLite, while another process writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
-            self._context.show_wait("the database is busy: trying again")
+            self._show_wait("the database is busy: trying again")
         self._long_wait.goes_on(failures.describe(error))
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
         self._tries += 1
         self._context.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)
+
+    def _may_wait_for_writes(self) -> bool:
+        """Say whether a server that takes no writes is still waited for; see ``conf.read_only_wait``."""
+        waited = 0.0 if self._lost_since is None else time.monotonic() - self._lost_since
+        return waited < conf.read_only_wait()
+
+    def _show_wait(self, sentence: str) -> None:
+        self._context.progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence))
 
     def over(self) -> None:
         """Note, once, that a lost database is back; nothing where none was lost."""
@@ -69,7 +85,7 @@ class Outage:
         self._lost_since = None
         self._context.notice(f"the database is back, it was gone for {seconds:.1f} s: resuming")
         runs.add_event(
-            self._context.run_id,
+            self._run_id,
             EventKind.DATABASE_LOST,
             message=f"the database was gone for {seconds:.1f} s",
             details={"seconds": round(seconds, 1)},
