@@ -10,6 +10,19 @@ from mana_migration.engine.failures import NothingKeptError
 from wishes.sql import block
 
 
+def failed_again(connection: BaseDatabaseWrapper, run: int) -> int:
+    """Return how many users failed in a run who had failed for the same class in an earlier one."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT COUNT(*) FROM mana_migration_usermigration r "
+            "WHERE r.run_id = %s AND r.status = 'failed' AND EXISTS (SELECT 1 "
+            "FROM mana_migration_usermigration e WHERE e.user_id = r.user_id AND e.run_id < r.run_id "
+            "AND e.status = 'failed' AND e.error_class = r.error_class)",
+            [run],
+        )
+        return int(cursor.fetchone()[0])
+
+
 def record_problem(
     connection: BaseDatabaseWrapper,
     *,

@@ -85,6 +85,9 @@ def as_lines(
         rows.append(("shortfall", f"{totals.shortfall:,} mana had been spent and is written off"))
     if summary.splits.count:
         rows.append(("splits", split_words(summary.splits)))
+    again = summary.extra.get("failed_again")
+    if again:
+        rows.append(("", f"{again:,} failed again, for the same cause as in an earlier run"))
     yield from (f"  {name:<{width}}{value}" for name, value in rows)
     back = summary.extra.get("rollback")
     if back:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls, RollbackOptions
 from mana_migration.domain.results import BatchResult, RunSummary, Totals
-from mana_migration.engine import totals
+from mana_migration.engine import records, totals
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationRun
 from mana_migration.services import logs, preflight, runs, validation
@@ -243,7 +243,7 @@ def _window(run: MigrationRun, using: str) -> dict[str, Any]:
 def summary(run_id: int, *, using: str, seconds: float, handled: int | None = None) -> RunSummary:
     """Return what a run has done so far; for one that is rolled back, what that did as ``extra["rollback"]``."""
     run = MigrationRun.objects.using(using).get(pk=run_id)
-    extra = {}
+    extra: dict[str, Any] = {}
     if run.status in (RunStatus.ROLLING_BACK, RunStatus.ROLLED_BACK):
         back = MigrationRun.objects.using(using).filter(target_run=run).order_by("-id").first()
         if back is not None:
@@ -257,6 +257,8 @@ def summary(run_id: int, *, using: str, seconds: float, handled: int | None = No
                 "mana": undone.mana,
             }
     figures = totals.folded_figures(run, using)
+    if not run.is_rollback and figures["totals"]["failed"]:
+        extra["failed_again"] = records.failed_again(connections[using], run.pk)
     return RunSummary(
         run=run.pk,
         kind=run.kind,

@@ -137,4 +137,4 @@ def test_ctrl_c_while_the_database_is_lost_ends_with_130_and_the_run_is_resumed(
     site.server.start()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert site.command("migrate_users", "--no-input", "--delay", "0") == 0
+    assert site.command("migrate_users", *SLOW) == 0

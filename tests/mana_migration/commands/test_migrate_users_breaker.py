@@ -149,3 +149,22 @@ def test_users_taken_back_by_the_breaker_migrate_later() -> None:
     assert done["users"]["migrated"] == 60
     kinds = [kind for kind, *_ in entries(keys[-1])]
     assert kinds in (["conversion"], ["conversion", "reversal", "conversion"])
+
+
+def test_users_who_failed_earlier_do_not_keep_the_next_stage_from_starting() -> None:
+    keys = people(120)
+    refuse_records(keys[:8])
+    migrate("--limit", "60", "--error-threshold", "100", code=3)
+    with balanced():
+        second = migrate("--batch-size", "25", code=3)  # 8 of the first 50 attempted fail again
+    assert (second["status"], second["users"]["migrated"], second["users"]["failed"]) == ("completed", 60, 8)
+    assert second["failed_again"] == 8
+
+
+def test_users_who_fail_for_the_first_time_trip_the_breaker_all_the_same() -> None:
+    keys = people(120)
+    refuse_records(keys[:4])
+    migrate("--limit", "60", code=3)
+    cure()
+    refuse_records([*keys[:4], *keys[60:80]])
+    assert migrate("--batch-size", "25", code=4)["status"] == "rolled_back"
