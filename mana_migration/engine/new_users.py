@@ -34,7 +34,7 @@ Field: TypeAlias = "models.Field[Any, Any]"
 class UserTemplate:
     """How a new user's row is made.
 
-    ``condition``: the SQL by which user ``u`` is the one of staging row ``s``.
+    ``user_side`` and ``row_side``: the SQL that is equal where user ``u`` is the one of staging row ``s``.
     ``constants``: values by column that all new users share; ``generated``: fields by the name of
     the staging column that holds each user's own value; ``obstacle``: why no user can be created,
     empty where they can.
@@ -48,19 +48,24 @@ class UserTemplate:
     constants: dict[str, Any] = field(default_factory=dict)
     generated: dict[str, Field] = field(default_factory=dict)
     obstacle: str = ""
-    condition: str = ""
+    user_side: str = ""
+    row_side: str = ""
 
     def matching(self, match: str, connection: BaseDatabaseWrapper) -> UserTemplate:
         """Return the template for exports whose id is this column, ``username`` or ``pk``."""
         if match == "username":
-            condition = f"u.{self.username} = s.username"
-        elif not isinstance(get_user_model()._meta.pk, models.UUIDField):
-            condition = f"CAST(u.{self.key} AS text) = s.username"
-        else:
+            return replace(self, user_side=f"u.{self.username}", row_side="s.username")
+        row_side = "s.username"
+        if isinstance(get_user_model()._meta.pk, models.UUIDField):
             # SQLite keeps a UUID as 32 digits
             digits = "s.username" if connection.features.has_native_uuid_field else "REPLACE(s.username, '-', '')"
-            condition = f"CAST(u.{self.key} AS text) = LOWER({digits})"
-        return replace(self, condition=condition)
+            row_side = f"LOWER({digits})"
+        return replace(self, user_side=f"CAST(u.{self.key} AS text)", row_side=row_side)
+
+    @property
+    def condition(self) -> str:
+        """Return the SQL by which user ``u`` is the one of staging row ``s``."""
+        return f"{self.user_side} = {self.row_side}"
 
     def fresh_values(self, connection: BaseDatabaseWrapper) -> Callable[[], tuple[Any, ...]]:
         """Return a function that makes one user's own values, in the order of ``generated``."""

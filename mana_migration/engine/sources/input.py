@@ -27,6 +27,7 @@ STREAMED: Final = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".yaml", ".yml"
 #: Seconds to wait for the first byte of a named pipe.
 PIPE_PATIENCE: Final = 60.0
 
+_BUFFER: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
 _JUNK: Final = ("__MACOSX/", ".DS_Store")
@@ -40,7 +41,8 @@ class Input:
 
     def __init__(self, stream: Any, name: str, suffix: str, *, file: BinaryIO | None = None) -> None:
         self.name, self.suffix, self.file = name, suffix, file
-        self.stream = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream, 1 << 16)
+        is_plain = file is not None and stream is file and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        self.stream = stream if is_plain else io.BufferedReader(_Whole(stream), _BUFFER)
         self._before = _fingerprint(file)
 
     @contextlib.contextmanager
@@ -77,10 +79,28 @@ class Input:
 
     def close(self) -> None:
         """Close the stream and what it is read from."""
-        if self.stream is not sys.stdin.buffer:
-            self.stream.close()
-            if self.file is not None:
-                self.file.close()
+        self.stream.close()
+        if self.file is not None:
+            self.file.close()
+
+
+class _Whole(io.RawIOBase):
+    """Fill each buffer as far as the stream goes, so that its beginning is more than a pipe's first write."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to the size of the buffer."""
+        size = 0
+        while size < len(buffer) and (data := self._stream.read(len(buffer) - size)):
+            buffer[size : size + len(data)] = data
+            size += len(data)
+        return size
 
 
 @contextlib.contextmanager
@@ -121,7 +141,7 @@ def open_input(address: str) -> Input:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
-        stream = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb")
+        stream = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb", _BUFFER)
     suffix = path.suffix.lower()
     if suffix == ".zip":
         return _zipped(path, stream)

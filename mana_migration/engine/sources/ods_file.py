@@ -115,7 +115,7 @@ class _TableReader:
         self._cells: dict[int, Any] = {}
         self._attributes: dict[str, str] = {}
         self._pieces: list[str] = []
-        self._paragraphs = self._note = 0
+        self._paragraphs = self._note = self._size = 0
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """Take the start of an element."""
@@ -131,7 +131,7 @@ class _TableReader:
         elif name in ("table-cell", "covered-table-cell"):
             self._attributes = _local(attributes)
             self._repeated = int(self._attributes.get("number-columns-repeated", 1))
-            self._pieces, self._paragraphs = [], 0
+            self._pieces, self._paragraphs, self._size = [], 0, 0
         elif name == "annotation":
             self._note += 1
         elif not self._note and name == "p":
@@ -164,8 +164,9 @@ class _TableReader:
 
     def text(self, data: str) -> None:
         """Take text, of paragraphs alone."""
-        if self._inside and self._paragraphs and not self._note and len(self._pieces) < _LONGEST_TEXT:
+        if self._inside and self._paragraphs and not self._note and self._size < _LONGEST_TEXT:
             self._pieces.append(data)
+            self._size += len(data)
 
 
 def _local(attributes: Mapping[str, str]) -> dict[str, str]:

@@ -51,8 +51,8 @@ class SheetSource(LegacySource):
 
     def __init__(self, file: Input, options: SourceOptions) -> None:
         super().__init__()
-        if options.table is not None:
-            raise SourceError(f"{file.name}: a workbook has sheets; name one with --sheet")
+        if options.table is not None and options.sheet is not None:
+            raise SourceError(f"{file.name}: --table means the sheet of a workbook; leave it out beside --sheet")
         self._file, self._options = file, options
         self._latest: dict[int, Any] = {}
         self._header: list[str] = []
@@ -71,7 +71,7 @@ class SheetSource(LegacySource):
             raise
 
     def _choose(self, sheets: Sequence[Sheet]) -> None:
-        name, asked = self._file.name, self._options.sheet
+        name, asked = self._file.name, self._options.sheet or self._options.table
         if not sheets:
             raise SourceError(f"{name} has no sheet with cells")
         if asked is not None and asked != ALL_SHEETS:

@@ -30,7 +30,10 @@ _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _QUOTED: Final = ("'", '"', "|", ">")
 _STRING: Final = "tag:yaml.org,2002:str"
 #: Parts of an entry: far beyond any row.
-_LARGEST_ENTRY: Final = 10_000
+_MOST_PARTS: Final = 10_000
+#: Bytes of an entry, and of one reading.
+LARGEST_ENTRY: Final = 1 << 20
+_CHUNK: Final = 1 << 16
 
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 _TRUTHS: Final = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
@@ -60,7 +63,8 @@ class YamlSource(LegacySource):
             raise SourceError(f"{file.name}: a YAML file has no tables or sheets; leave out --table and --sheet")
         self._file, self._columns = file, options.columns
         file.refuse_binary()
-        self._events: Iterator[Event] = yaml.parse(file.stream, Loader=_LOADER)
+        self._bounded = _Bounded(file)
+        self._events: Iterator[Event] = yaml.parse(self._bounded, Loader=_LOADER)
         self._entries = self._numbered()
         self._latest: Any = None
         self._first = next(self._entries, None)
@@ -98,6 +102,7 @@ class YamlSource(LegacySource):
         else:
             raise SourceError(f"{self._file.name} is empty; export it again")
         while (event := self._next()) is not None and not isinstance(event, SequenceEndEvent):
+            self._bounded.since = 0
             yield getattr(event.start_mark, "line", 0) + 1, self._value(event, [0])
         while (event := self._next()) is not None:
             if isinstance(event, (MappingStartEvent, ScalarEvent, SequenceStartEvent)):
@@ -106,7 +111,7 @@ class YamlSource(LegacySource):
     def _value(self, event: Event | None, size: list[int]) -> Any:
         """Return what an event begins: a mapping, None in the place of other collections and aliases, or a scalar."""
         size[0] += 1
-        if event is None or size[0] > _LARGEST_ENTRY:
+        if event is None or size[0] > _MOST_PARTS:
             raise SourceError(f"{self._file.name}: an entry is larger than any row; give a list of mappings")
         if isinstance(event, ScalarEvent):
             return _scalar(event)
@@ -150,6 +155,26 @@ class YamlSource(LegacySource):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class _Bounded:
+    """Hand out the bytes of a file and refuse an entry that does not end."""
+
+    def __init__(self, file: Input) -> None:
+        self._file = file
+        self.since = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            SourceError: the entry is larger than any row.
+        """
+        if self.since > LARGEST_ENTRY:
+            raise SourceError(f"{self._file.name}: an entry is larger than any row; give a list of mappings")
+        data = self._file.stream.read(min(size, _CHUNK) if size > 0 else _CHUNK)
+        self.since += len(data)
+        return data
 
 
 class _Word(str):

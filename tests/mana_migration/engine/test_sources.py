@@ -759,3 +759,25 @@ def test_the_header_again_is_no_row(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text(LINE + "u1,n,1,2,3,4,f\n" + LINE)
     assert read(path)[1] == (3, Marker.REPEATED_HEADER)
+
+
+def test_a_pipe_that_is_written_in_small_pieces_is_recognised_all_the_same(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.json"
+    os.mkfifo(pipe)
+    text = json.dumps({"exported": "today", "users": [dict(zip(HEADER, ROWS[0], strict=True))]})
+
+    def write() -> None:
+        with pipe.open("w") as file:
+            for character in text:
+                file.write(character)
+                file.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert read(pipe) == [(None, VALUES[0])]
+    writer.join()
+
+
+def test_yaml_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("- " + "x" * (3 << 20))
+    refused(tmp_path / "e.yaml", "larger than any row|first entry is not")
