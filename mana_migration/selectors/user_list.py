@@ -24,7 +24,7 @@ from wishes.models import Wallet
 _User = TypeVar("_User", bound=models.Model)
 
 #: Users and records that a list by standing looks at.
-USERS_SEARCHED: Final = 100_000
+USERS_SEARCHED: Final = 20_000
 RECORDS_SEARCHED: Final = 20_000
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
@@ -55,7 +56,7 @@ class Desk:
             session = client.cookies[settings.SESSION_COOKIE_NAME]
             self._context.add_cookies([{"name": session.key, "value": session.value, "url": site}])
             self.page.goto("/migration/")
-        self.page.get_by_role("heading", name="Mana migration").wait_for()
+        self.page.locator("h1", has_text=re.compile("Mana.migration")).wait_for()  # in either language
 
     def close(self) -> None:
         """Close the window."""

@@ -1,6 +1,7 @@
 """axe on every page, light and dark, wide and narrow; hostile names break nothing."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -65,6 +66,7 @@ def pages(village: Village, run: MigrationRun, users: list[int]) -> list[str]:
         f"/migration/runs/{run.pk}/",
         f"/migration/runs/{village.run.pk}/",
         f"/migration/runs/{village.run.pk}/report",
+        f"/migration/runs/{village.run.pk}/users/",
         "/migration/users/",
         *(f"/migration/users/{user}/" for user in users),
         *(f"{admin}/migratinguser/{user}/change/" for user in users[:2]),
@@ -83,10 +85,17 @@ def pages(village: Village, run: MigrationRun, users: list[int]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("status", "scheme"), [(RunStatus.RUNNING, "light"), (RunStatus.FAILED, "dark")])
-def test_axe_finds_nothing_serious_on_any_page(status: RunStatus, scheme: str, desk: OpenDesk) -> None:
+@pytest.mark.parametrize(
+    ("status", "options"),
+    [
+        (RunStatus.RUNNING, {"color_scheme": "light"}),
+        (RunStatus.FAILED, {"color_scheme": "dark", "locale": "de", "viewport": {"width": 390, "height": 800}}),
+    ],
+    ids=["light, English", "dark, German, phone"],
+)
+def test_axe_finds_nothing_serious_on_any_page(status: RunStatus, options: dict[str, Any], desk: OpenDesk) -> None:
     everything = build(status)
-    sam = desk(*ALL, color_scheme=scheme)
+    sam = desk(*ALL, **options)
     found = {}
     for address in pages(*everything):
         sam.page.goto(address)

@@ -1,22 +1,36 @@
 """A run is started, watched to its end, paused, resumed and rolled back: by clicks alone."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from mana_migration.domain.options import MigrationOptions
 from mana_migration.models import MigrationRun, RunEvent
-from mana_migration.services import runs
-from mana_migration.services.context import current_actor
+from mana_migration.services import operation, runs
+from mana_migration.services.context import RunContext, current_actor
+from mana_migration.services.migration import Migration
 from mana_migration.states import EventKind, RunKind
 from tests.browser.desk import Desk
 from tests.factories import make_wallets
 from wishes.models import Wallet
+from wishes.services import spend_mana
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
-EVERYTHING = ("start_run", "pause_run", "resume_run", "stop_run", "rollback_run", "rollback_user", "export_report")
+EVERYTHING = (
+    "start_run",
+    "pause_run",
+    "resume_run",
+    "stop_run",
+    "rollback_run",
+    "rollback_user",
+    "export_report",
+    "change_migrationrun",
+)
 
 OpenDesk = Callable[..., Desk]
 StartWorker = Callable[[], "subprocess.Popen[bytes]"]
@@ -72,10 +86,16 @@ def test_a_whole_life_of_a_run(desk: OpenDesk, worker: StartWorker) -> None:
 
     confirm(page, "Resume", "the backup is done")
     expect(page.get_by_text(f"Run {run.pk} is running again.")).to_be_visible()
-    pace(run.pk, delay=0, batch_size=200)
+    page.get_by_role("link", name="Change settings").click()
+    page.get_by_label("Batch size").fill("200")
+    page.get_by_label("Delay between batches").fill("0")
+    page.get_by_label("Reason").fill("the night is long enough")
+    page.locator(".mm-buttons button").click()
+    expect(page.get_by_text("are changed, from its next batch on")).to_be_visible()
     expect(page.locator(".mm-headline").get_by_text("Completed")).to_be_visible(timeout=60_000)
     expect(page.get_by_text("All integrity checks passed").first).to_be_visible()
     assert handled(page) == 600
+    expect(page.locator(".chart-shade-paused").first).to_be_attached()
     assert Wallet.objects.filter(migrated_at__isnull=True).count() == 0
 
     confirm(page, "Roll back", "wrong rates")
@@ -111,35 +131,89 @@ def test_a_stopped_run_keeps_what_it_did(desk: OpenDesk, worker: StartWorker) ->
     assert 0 < handled(page) < 150
 
 
-def test_a_user_is_found_explained_and_rolled_back(desk: OpenDesk, worker: StartWorker) -> None:
+def test_support_answers_a_question_about_an_order(desk: OpenDesk) -> None:
     wallets = make_wallets([(3, 2, 1)] * 3)
+    migration = operation.execute(Migration(MigrationOptions()), RunContext())
+    spend_mana(wallets[0].pk, amount=1000, reference="shop:order-4711")
     page = desk(*EVERYTHING).page
-    confirm(page, "Start a migration", "go")
-    worker()
-    expect(page.locator(".mm-headline").get_by_text("Completed")).to_be_visible(timeout=60_000)
-    page.locator(".breadcrumbs").get_by_role("link", name="Mana migration").click()
-    page.get_by_label("Find a user").fill(wallets[0].user.get_username())
+    page.get_by_label("Find a user").fill("4711")
     page.get_by_role("button", name="Find").click()
     expect(page.get_by_role("heading", name=f"User {wallets[0].pk}")).to_be_visible()
-    expect(page.get_by_text("1,230 mana after the conversion")).to_be_visible()
     assert wallets[0].user.get_username() not in page.url
-    confirm(page, "Roll back this user", "asked for it")
+    timeline = page.locator(".mm-timeline > li")
+    expect(timeline).to_have_count(2)
+    expect(timeline.first).to_contain_text("-1,000 mana")
+    expect(timeline.last).to_contain_text(f"Migration {migration.run}")
+    page.get_by_role("button", name="Copy").click()
+    assert "shop:order-4711" in page.locator("#summary").input_value()
+
+    page.get_by_role("link", name="Roll back this user").click()
+    page.get_by_label("Reason").fill("ticket 17")
+    page.get_by_role("button", name="Roll back user").click()
+    expect(page.get_by_label("stay migrated: nothing is changed")).to_be_focused()  # nothing is chosen for the agent
+    page.get_by_label("stay migrated: nothing is changed").check()
+    page.get_by_role("button", name="Roll back user").click()
+    expect(page.locator(".messagelist .warning")).to_contain_text("Nothing was changed")
+    page.go_back()
+    expect(page.get_by_label("Reason")).to_have_value("ticket 17")  # the back button loses nothing
+    page.reload()
+    page.get_by_label("are rolled back; the missing mana is written off").check()
+    page.get_by_label("Reason").fill("ticket 17")
+    page.get_by_role("button", name="Roll back user").click()
     expect(page.get_by_text(f"User {wallets[0].pk} is rolled back")).to_be_visible()
-    expect(page.get_by_text("What a conversion would credit")).to_be_visible()
+    expect(timeline.first).to_contain_text("ticket 17")
 
 
-def test_a_report_is_read_and_downloaded(desk: OpenDesk, worker: StartWorker) -> None:
+def test_staff_go_from_an_error_to_its_users_and_try_them_again(desk: OpenDesk) -> None:
     make_wallets([(3, 2, 1)] * 30)
+    failing = make_wallets([(-4, 0, 0)] * 2)
+    users = tuple(str(wallet.pk) for wallet in failing)
+    failed = operation.execute(Migration(MigrationOptions(users=users)), RunContext())
+    page = desk(*EVERYTHING, "view_usermigration").page
+    expect(page.locator(".mm-counts")).to_contain_text("2 failed")
+    page.goto(f"/migration/runs/{failed.run}/")
+    page.get_by_role("link", name="Show users").click()
+    expect(page.get_by_role("link", name=f"User {failing[0].pk}")).to_be_visible()
+    page.go_back()
+    page.get_by_role("link", name="Retry these").click()
+    expect(page.get_by_text("Nothing has changed since they failed")).to_be_visible()
+    page.get_by_label("Fix errors that can be fixed first").check()
+    expect(page.get_by_text("Nothing has changed since they failed")).to_have_count(0)  # the preview follows the form
+    page.get_by_label("Reason").fill("corrected")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_text("2 migrated, 0 failed, 0 skipped")).to_be_visible()
+    expect(page.locator(".mm-counts")).to_contain_text("0 failed")
+
+
+def test_an_auditor_prints_a_report_and_checks_its_totals(desk: OpenDesk, tmp_path: Path) -> None:
+    make_wallets([(3, 2, 1)] * 30)
+    make_wallets([(-4, 0, 0)] * 2)
+    done = operation.execute(Migration(MigrationOptions(skip_invalid=True)), RunContext())
     page = desk(*EVERYTHING).page
-    confirm(page, "Start a migration", "go")
-    worker()
-    expect(page.locator(".mm-headline").get_by_text("Completed")).to_be_visible(timeout=60_000)
+    page.goto(f"/migration/runs/{done.run}/")
     for kind in ("html", "json", "csv", "xlsx", "summary.csv"):
         with page.expect_download() as waiting:
             page.get_by_role("link", name=kind, exact=True).click()
-        name = waiting.value.suggested_filename
-        assert name.startswith("migration-report-")
-        assert name.endswith(kind)
+        assert waiting.value.suggested_filename.endswith(kind)
         assert waiting.value.path().stat().st_size > 100
     page.get_by_role("link", name="Report", exact=True).click()
-    expect(page.get_by_text("36,900").first).to_be_visible()
+    sheets = printed(page, tmp_path)
+    assert "36,900" in sheets[0]  # 30 users of 1,230 mana: the totals are on the first sheet
+    text = " ".join("".join(sheets).split())
+    assert text.index("negative_balance") < text.index("Reconciliation")  # problems before successes
+    assert "The list is printed where it is open on the screen." in text
+    page.get_by_text("Show the list").click()
+    assert len(printed(page, tmp_path)) > len(sheets)
+    page.go_back()
+    page.get_by_role("link", name="Report of the whole migration").click()
+    assert "36,900" in printed(page, tmp_path)[0]
+
+
+def printed(page: Page, folder: Path) -> list[str]:
+    """Return the text of each A4 sheet that the page is printed on."""
+    page.pdf(path=folder / "page.pdf", format="A4")
+    reader = shutil.which("pdftotext")
+    if reader is None:
+        pytest.skip("pdftotext (Debian: poppler-utils) reads what was printed")
+    done = subprocess.run([reader, "-layout", folder / "page.pdf", "-"], capture_output=True, text=True, check=True)
+    return done.stdout.rstrip("\f").split("\f")
