@@ -18,11 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mana_migration.services import operation
-from mana_migration.services.context import RunContext, current_actor
-from mana_migration.services.migration import Migration
-from mana_migration.services.rollback import Rollback
-
 PROJECT = Path(__file__).resolve().parent.parent
 IMAGES = PROJECT / "docs" / "images"
 USERS = 10_000
@@ -130,7 +125,9 @@ def spend() -> None:
 def take_back() -> None:
     """Take one user back who asked for it, and try another who cannot be converted."""
     from mana_migration.domain.options import RollbackOptions
-    from mana_migration.services.context import Actor
+    from mana_migration.services import operation
+    from mana_migration.services.context import Actor, RunContext
+    from mana_migration.services.rollback import Rollback
     from wishes.models import Wallet
 
     manage("migrate_users", "--user-id", "player-00004", "--no-input")  # has a negative balance
@@ -143,8 +140,9 @@ def open_second_part() -> int:
     """Open a run that takes about a minute, with something to see among its events."""
     from mana_migration.domain.options import Controls, MigrationOptions
     from mana_migration.services import runs
-    from mana_migration.services.context import Actor
+    from mana_migration.services.context import Actor, RunContext
     from mana_migration.services.executors import background
+    from mana_migration.services.migration import Migration
 
     olga = Actor("olga", "web-1")
     options = MigrationOptions(skip_invalid=True, controls=Controls(batch_size=40, delay=0.15))
@@ -160,6 +158,7 @@ def photograph(chromium: str, site: str) -> None:
 
     from mana_migration.models import MigrationRun
     from mana_migration.services import runs
+    from mana_migration.services.context import current_actor
     from wishes.models import ManaEntry
 
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
