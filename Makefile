@@ -138,6 +138,13 @@ docs: $(VENV)/dev.stamp ## Build the documentation as a site in docs/_build/html
 	@$(BIN)/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+.PHONY: messages
+messages: $(VENV)/dev.stamp ## Collect the texts of pages, admin and models for the German catalogue and compile it (needs GNU gettext)
+	@for app in mana_migration wishes; do \
+	  (cd $$app && PYTHONSAFEPATH=1 $(abspath $(BIN))/python -m django makemessages -l de --no-location --no-obsolete) || exit 1; done
+	@for folder in mana_migration/locale wishes/locale locale; do \
+	  msgfmt -o $$folder/de/LC_MESSAGES/django.mo $$folder/de/LC_MESSAGES/django.po; done
+
 .PHONY: docs-screenshots
 docs-screenshots: $(VENV)/dev.stamp ## Take the pictures of the pages in docs/ again (needs Chromium)
 	@$(BIN)/python scripts/docs_screenshots.py
