@@ -8,8 +8,8 @@ transaction.
 
 # Note [When a batch ends]
 PostgreSQL performs the writes of a ``WITH`` after all else, unless a part of the statement reads their
-rows, which costs more than a microsecond a user; and of several it begins with the one that was written
-last.  So the batch's own row is the first of them, and the clock that it reads is that of the end.  A
+rows, which is slower; and of several it begins with the one that was written last.  So the batch's own
+row is the first of them, and the clock that it reads is that of the end.  A
 batch begins when it is claimed: PostgreSQL's time of a statement is that at which the message arrived.
 
 # Note [What is kept]
@@ -21,7 +21,7 @@ with what was picked.  A difference fails the batch, which is then split down to
 which has one writer at a time, the schema is read before each batch.
 
 # Note [Plans]
-To plan the statement takes longer than to convert fifty users, so it is prepared once a session, with a
+To plan the statement takes as long as to convert a small batch, so it is prepared once a session, with a
 plan for any batch.  A plan that is made while a table is empty must not be one that reads the whole table
 later, nor find its rows one by one: sequential scans, hash joins and nested loops are switched off for
 the statement, whose every table is read by a range of keys, in the keys' order, and merged.

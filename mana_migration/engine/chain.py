@@ -10,7 +10,7 @@ all its batches are linked.
 
 # Note [Marks]
 A mark is only read when a batch's digest does not fit, by the database that wrote it.  A SHA-256
-for each record costs PostgreSQL a twelfth of a conversion; the hash that it finds its own rows by
+for each record would slow conversions on PostgreSQL; the hash that it finds its own rows by
 (hash indexes and partitions rely on it, so that it outlives a release) costs next to nothing.  SQLite
 has no hash of its own: there, and in records that PostgreSQL wrote before, it is the start of the
 line's SHA-256.

@@ -1,11 +1,11 @@
 """What differs between the two databases, in one place.
 
 # Note [One statement, two databases]
-The work on a batch is written once, as fragments that read a relation called ``picked``.  On
-PostgreSQL they become one statement, ``WITH picked AS (...), p1 AS (INSERT ...), p2 AS (UPDATE ...)
-SELECT ... FROM picked``: one round trip, one snapshot, rows locked in key order as they are picked.
-SQLite knows no data-modifying CTEs; there ``picked`` is a temporary table and the same fragments
-follow one another inside the same IMMEDIATE transaction, which has no second writer anyway.
+Writes over the same rows are written once, as statements that read a relation called ``picked``.  On
+PostgreSQL they become one statement, ``WITH picked AS (...), write_1 AS (INSERT ...), write_2 AS
+(UPDATE ...) SELECT ... FROM picked``: one round trip, one snapshot, rows locked in key order as they
+are picked.  SQLite has no data-modifying ``WITH``; there ``picked`` is a temporary table and the same
+statements follow one another in the same IMMEDIATE transaction, which has no second writer.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def exact_sum(vendor: str, expression: str) -> str:
 
 
 def combine(vendor: str, first: Any, second: Any) -> int:
-    """Return the exact integer that the two columns of ``exact_sum`` stand for."""
+    """Return the exact integer that the two columns of ``exact_sum`` make."""
     return int(first) if vendor == "postgresql" else (int(first) << 32) + int(second)
 
 
@@ -138,11 +138,7 @@ class SetStatement:
         table = self._table
         for write, values in zip(self._writes, writes, strict=True):
             cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {write}", values)
-        return self.read(cursor, self._result)
-
-    def read(self, cursor: CursorWrapper, sql: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a SELECT over what was picked last; SQLite only, where it is still there."""
-        cursor.execute(f"WITH picked AS (SELECT * FROM {self._table}) {sql}")
+        cursor.execute(f"WITH picked AS (SELECT * FROM {table}) {self._result}")
         return list(cursor.fetchall())
 
 
@@ -167,8 +163,8 @@ def read_by_key(connection: BaseDatabaseWrapper) -> None:
             cursor.execute(settings_sql(KEYED_PLANS))
 
 
-#: Settings for a few statements that each read whole tables.  Compiling their many expressions costs more than it saves
-#: (at a million users a second and a half of ten), and 4 MB, the usual work_mem, is soon spilled to files.
+#: Settings for a few statements that each read whole tables.  Compiling their many expressions costs more than it
+#: saves, and 4 MB, the usual work_mem, is soon spilled to files.
 WIDE_PLANS: Final = (
     "SELECT set_config('jit', 'off', true), "
     "set_config('work_mem', GREATEST(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true)"
@@ -185,7 +181,7 @@ def read_whole_tables(connection: BaseDatabaseWrapper) -> None:
 #: Settings for a block of statements that join whole tables, and for one that reads the records, the entries and the
 #: wallets of some users.  Where a table grew since PostgreSQL last analyzed it, as those of a first run did when it is
 #: checked a second after its end, it believes that a range of keys holds a handful of rows, and reads another whole
-#: table once for each of them: 60,000 users took more than three minutes instead of one second.
+#: table once for each of them.
 JOINED_WHOLE: Final = ("enable_nestloop",)
 JOINED_BY_KEY: Final = ("enable_seqscan", "enable_hashjoin", "enable_material")
 

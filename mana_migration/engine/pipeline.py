@@ -4,19 +4,19 @@ Without it each batch is ``with transaction.atomic()`` around ``conversion.conve
 ``reversal.reverse``, with the same rows as the result.  ``MOST = 1`` turns it off.
 
 # Note [Several in a message]
-An answer to a message takes as long as the work on a dozen users, so that small batches gain a fifth
-when several go in one message.  Each of them is a transaction of its own all the same, between its
+The answer to a message takes as long as the work on a few users, so that small batches are faster when
+several go in one message.  Each of them is a transaction of its own all the same, between its
 ``BEGIN`` and ``COMMIT``: an error undoes the batch that it comes from, leaves those before it done and
 those after it untouched.  The last statement returns which of them this worker did, with their figures.
 
 # Note [One flush]
-A commit waits until the disk has the write-ahead log, which costs a small batch up to a seventh of its
-time.  Of several in a message only the last one waits: what it waits for is all that was logged before
-it, the others' commits included.  So when a message is answered everything that it did is durable, as if
-each had waited; and where the last one had nothing to commit, or an error cut the message short, one more
-write follows that waits.  Until then others may see a conversion, for about a tenth of a second, that a
-crash of the server would undo, whole; what they commit themselves comes after it in the log and outlives
-no crash that it does not.
+A commit waits until the disk has the write-ahead log, which a small batch notices.  Of several in a
+message only the last one waits: what it waits for is all that was logged before it, the others' commits
+included.  So when a message is answered everything that it did is durable, as if each had waited; and
+where the last one had nothing to commit, or an error cut the message short, one more write follows that
+waits.  Until then others may see a conversion, for about a tenth of a second, that a crash of the server
+would undo, whole; what they commit themselves comes after it in the log and outlives no crash that it
+does not.
 """
 
 from __future__ import annotations
