@@ -93,8 +93,10 @@ def create_run(
                 expected=expected,
                 baseline=dict(baseline or {}),
                 folded=totals.empty(),
-                finished_at=None if status.is_open else datetime.now(UTC),
+                finished_at=None if status.is_open else Now(),
             )
+            if run.finished_at is not None:
+                run.refresh_from_db(using=using, fields=["finished_at"])  # the database's own time
             add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
             logs.write(logging.INFO, f"run {run.pk}: {_asked(run)}", run=run.pk, kind=str(kind), users=expected)
     except IntegrityError as error:
@@ -206,7 +208,7 @@ def change_status(
             run.stop_cause, run.stop_reason = cause, reason
         ends = not target.is_open
         if ends and run.finished_at is None:
-            run.finished_at = datetime.now(UTC)
+            run.finished_at = max(database_now(using), run.created_at)  # its clock may have been set back
         run.save(using=using, update_fields=["status", "stop_cause", "stop_reason", "finished_at"])
         if ends:
             cancel_planned(run, using)

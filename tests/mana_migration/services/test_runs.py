@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -213,3 +214,19 @@ def test_events_are_recorded_for_every_status_that_people_ask_about(status: RunS
                 assert count == (1 if status is RunStatus.CHECKING else 2)
                 transaction.set_rollback(True)
     assert connection.in_atomic_block
+
+
+def test_a_run_that_is_created_closed_does_not_end_before_it_begins() -> None:
+    run = open_run(status=RunStatus.COMPLETED)
+    kept = MigrationRun.objects.get(pk=run.pk)
+    assert kept.finished_at is not None
+    assert kept.finished_at >= kept.created_at
+    assert run.finished_at == kept.finished_at
+
+
+def test_a_run_does_not_end_before_it_begins_where_the_databases_clock_is_set_back() -> None:
+    run = open_run()
+    MigrationRun.objects.update(created_at=timezone.now() + timedelta(hours=1))
+    runs.stop_run(run.pk, actor=OLGA, reason="r", using="default")
+    run.refresh_from_db()
+    assert run.finished_at == run.created_at
