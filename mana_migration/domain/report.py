@@ -108,6 +108,8 @@ class BatchLine:
 class Performance:
     """How fast the run was; durations are seconds per batch, None where no batch was done.
 
+    A batch's duration is that of the attempt that succeeded: ``failed_attempts`` counts the others, whose time is part
+    of ``outside`` (seconds of the run, without pauses, beyond those of its batches; 0 where several worked at once).
     ``progress`` is (time, users handled so far) at equal distances, ``users_per_minute`` the rate
     between its points.
     """
@@ -117,6 +119,8 @@ class Performance:
     p95: float | None
     longest: float | None
     mean: float | None
+    failed_attempts: int
+    outside: float
     progress: Sequence[tuple[datetime, int]]
     users_per_minute: Sequence[tuple[datetime, float]]
     slowest: Sequence[BatchLine]

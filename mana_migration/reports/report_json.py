@@ -83,6 +83,8 @@ def _of_run(report: RunReport) -> dict[str, Any]:
         "performance": {
             "batches": speed.batches,
             "batch_seconds": {"p50": speed.p50, "p95": speed.p95, "max": speed.longest, "mean": speed.mean},
+            "failed_attempts": speed.failed_attempts,
+            "seconds_beyond_batches": round(speed.outside, 3),
             "progress": [{"at": at.isoformat(), "users": users} for at, users in speed.progress],
             "users_per_minute": [
                 {"at": at.isoformat(), "users_per_minute": round(rate, 1)} for at, rate in speed.users_per_minute

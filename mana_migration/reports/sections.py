@@ -270,9 +270,15 @@ def _performance(report: RunReport) -> Section:
         ("95 % of batches within, seconds", _rounded(speed.p95)),
         ("longest batch, seconds", _rounded(speed.longest)),
         ("mean batch, seconds", _rounded(speed.mean)),
+        ("attempts that failed", speed.failed_attempts),
+        ("seconds beyond the batches", _rounded(speed.outside, 3)),
         ("users per minute on average", _rounded(seen.progress.rate_average, 1)),
     ]
-    return Section("performance", "Performance", "", ("what", "value"), [row for row in rows if row[1] is not None])
+    note = (
+        "A batch's duration is that of the attempt that succeeded. Failed attempts, planning, waiting and the checks "
+        "at the end are beyond the batches."
+    )
+    return Section("performance", "Performance", note, ("what", "value"), [row for row in rows if row[1] is not None])
 
 
 def _durations(report: RunReport) -> Section:

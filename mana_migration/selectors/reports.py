@@ -136,7 +136,7 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
     """Read every batch once; only their durations, eight bytes each, stay in memory."""
     durations, spread = array("d"), _Spread(seen.started_at, seen.last_progress, seen.batches)
     slowest: list[tuple[float, int, BatchLine]] = []
-    last = 0
+    last = failed_attempts = 0
     while True:
         batches = MigrationBatch.objects.using(using).filter(run_id=run.pk, status=BatchStatus.DONE, pk__gt=last)
         rows = list(
@@ -147,6 +147,7 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
         for key, users, failed, attempts, started, finished in rows:
             seconds = _seconds(started, finished)
             durations.append(seconds)
+            failed_attempts += attempts
             spread.add(finished, users)
             if len(slowest) < SLOWEST or seconds > slowest[0][0]:
                 entry = (seconds, -key, BatchLine(key, users, failed, attempts, started, seconds))
@@ -161,6 +162,8 @@ def _performance(run: MigrationRun, seen: RunSnapshot, using: str) -> Performanc
         p95=_percentile(ordered, 95),
         longest=ordered[-1] if ordered else None,
         mean=sum(ordered) / len(ordered) if ordered else None,
+        failed_attempts=failed_attempts,
+        outside=max(0.0, seen.worked - sum(ordered)),
         progress=spread.series(),
         users_per_minute=rates_over_time(seen.started_at, spread.series()),
         slowest=[line for _, _, line in sorted(slowest, reverse=True)],

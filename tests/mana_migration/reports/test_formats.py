@@ -21,7 +21,7 @@ from mana_migration.reports.sections import SPREADSHEET_NOTE, sections
 from mana_migration.selectors.details import RunDetails
 from mana_migration.services.reporting import run_report
 from tests.factories import WalletFactory, make_wallets
-from tests.mana_migration.history import after, make_history, rewrite_records
+from tests.mana_migration.history import after, done, make_batch, make_history, make_run, rewrite_records
 from tests.mana_migration.reports.pages import Page
 from tests.mana_migration.running import cure, keys_of, migrate, refuse_records, roll_back
 from tests.support.commands import PROJECT
@@ -407,3 +407,11 @@ def test_more_users_than_a_sheet_holds_go_on_in_the_next(small: int) -> None:
     found = [[row[0] for row in book[name].iter_rows(min_row=2, values_only=True)] for name in names]
     assert found == [[1, 2, 3], [4, 5, 6], [7]]
     assert all(book[name].cell(1, 1).value == "record" for name in names)
+
+
+def test_the_time_of_failed_attempts_is_part_of_the_performance() -> None:
+    run = make_run(finished_at=after(60))
+    make_batch(run, done(5), seconds=2, attempts=3)
+    told = as_json(run.pk)
+    jsonschema.validate(told, SCHEMA)
+    assert (told["performance"]["failed_attempts"], told["performance"]["seconds_beyond_batches"]) == (3, 58.0)
