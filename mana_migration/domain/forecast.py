@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import Totals
+from mana_migration.domain.validation import FixReport
 
 #: What is said where only those who failed earlier were asked for.
 NONE_FAILED: Final = "no user who failed in an earlier run is left to migrate"
@@ -57,7 +58,8 @@ class Forecast:
     ``expected_seconds``: how long it would take at ``rate`` users per second, which ``rate_source``
     explains; ``seconds``: what the forecast itself took.  ``goes_on_with``: the open run that the same
     command would resume; ``takes_back``: the run that it rolls back, whose breaker tripped: then no user
-    is converted, and the figures are 0.
+    is converted, and the figures are 0.  ``fixes``: what auto-fix
+    would do, None where it was not asked for.
     """
 
     options: MigrationOptions
@@ -73,6 +75,7 @@ class Forecast:
     goes_on_with: int | None = None
     takes_back: int | None = None
     warnings: tuple[str, ...] = ()
+    fixes: FixReport | None = None
 
     def promise(self) -> dict[str, Any]:
         """Return what is binding: options, rates, findings, users and sums."""

@@ -249,13 +249,16 @@ class ValidationReport:
 class FixReport:
     """What auto-fix did, or would do: findings fixed and left by check.
 
-    ``after`` is the newest integrity fix there was before.
+    ``after`` is the newest integrity fix there was before; ``users`` how many wallets it changed, by
+    ``changes`` of green, blue, red and mana in all.
     """
 
     fixed_by_check: Mapping[str, int] = field(default_factory=dict)
     left_by_check: Mapping[str, int] = field(default_factory=dict)
     dry_run: bool = False
     after: int = 0
+    users: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fixed(self) -> int:
@@ -266,6 +269,17 @@ class FixReport:
     def left(self) -> int:
         """Findings looked at and left, over all checks."""
         return sum(self.left_by_check.values())
+
+
+def remaining(found: Mapping[str, int], fixes: FixReport) -> dict[str, int]:
+    """Return the findings by check that are left once these fixes are made; none is 0."""
+    left = {check: number - fixes.fixed_by_check.get(check, 0) for check, number in found.items()}
+    return {check: number for check, number in left.items() if number > 0}
+
+
+def by_check(found: Mapping[str, int]) -> str:
+    """Write findings by check in a line: ``overflow 1, negative_balance 20``."""
+    return ", ".join(f"{check} {number:,}" for check, number in found.items())
 
 
 def errors_in_words(findings: int) -> str:

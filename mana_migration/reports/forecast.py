@@ -9,7 +9,7 @@ from typing import Any
 
 from mana_migration.domain.forecast import NONE_FAILED, Forecast, UserForecast
 from mana_migration.domain.results import RunSummary
-from mana_migration.domain.validation import BY_ID, ERROR
+from mana_migration.domain.validation import BY_ID, ERROR, FixReport
 from mana_migration.domain.words import counted
 from mana_migration.reports import summary
 from mana_migration.reports.progress import duration
@@ -20,6 +20,9 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
     return summary.as_json(_as_summary(forecast)) | {
         "rates": forecast.rates,
         "blocked": forecast.blocked,
+        "fixes": None
+        if forecast.fixes is None
+        else {"users": forecast.fixes.users, "by_check": dict(forecast.fixes.fixed_by_check), **forecast.fixes.changes},
         "warnings": list(forecast.warnings),
         "goes_on_with": forecast.goes_on_with,
         "takes_back": forecast.takes_back,
@@ -79,8 +82,47 @@ def _findings(forecast: Forecast) -> Iterator[str]:
         yield f"  warning: {sentence}"
 
 
+def verdict_lines(forecast: Forecast) -> Iterator[str]:
+    """Yield whether the run would start, how many users it would handle, and what auto-fix would cost."""
+    totals = forecast.totals
+    if forecast.blocked:
+        yield f"REFUSED: {forecast.blocked}"
+    elif _has_nothing_to_do(forecast):
+        what = NONE_FAILED if forecast.options.retry_failed else "no user is left to be migrated"
+        yield f"NOTHING TO DO: {what}; the same command would open no run"
+    elif forecast.goes_on_with is not None:
+        yield f"RESUMES: the same command resumes run {forecast.goes_on_with}"
+    else:
+        yield "STARTS: nothing blocks the run"
+    left_out = [
+        f"{number:,} would {what}" for number, what in ((totals.failed, "fail"), (totals.skipped, "be skipped"))
+    ]
+    rest = "".join(f", {part}" for part in left_out if not part.startswith("0 "))
+    yield f"Plan: {totals.migrated:,} of {counted(totals.selected, 'user')} to migrate{rest}"
+    if forecast.fixes is not None:
+        yield f"Auto-fix would change {fixes_line(forecast.fixes)}"
+
+
+def fixes_line(fixes: FixReport) -> str:
+    """Write what auto-fix costs: ``2 users: 35 green of debt cancelled, 2,500 mana written off``."""
+    parts = [
+        f"{amount:,} {colour} of debt cancelled" if amount > 0 else f"{-amount:,} {colour} removed"
+        for colour, amount in fixes.changes.items()
+        if colour != "mana" and amount
+    ]
+    mana = fixes.changes.get("mana", 0)
+    if mana:
+        parts.append(f"{-mana:,} mana written off" if mana < 0 else f"{mana:,} mana added")
+    return counted(fixes.users, "user") + (f": {', '.join(parts)}" if parts else "")
+
+
+def _has_nothing_to_do(forecast: Forecast) -> bool:
+    return forecast.goes_on_with is None and not forecast.totals.selected
+
+
 def as_lines(forecast: Forecast) -> Iterator[str]:
-    """Yield what would happen, for a terminal."""
+    """Yield what would happen, for a terminal: the verdict first."""
+    yield from verdict_lines(forecast)
     yield from summary.as_lines(_as_summary(forecast))
     rates = forecast.rates
     yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
@@ -99,11 +141,7 @@ def as_lines(forecast: Forecast) -> Iterator[str]:
         yield "largest conversions (user by primary key):"
     for row in forecast.largest:
         yield f"  user {row.user}: {row.green:,} green, {row.blue:,} blue, {row.red:,} red = {row.mana:,} mana"
-    if forecast.blocked:
-        yield f"the run would be refused: {forecast.blocked}"
-    elif forecast.options.retry_failed and forecast.goes_on_with is None and not forecast.totals.selected:
-        yield f"{NONE_FAILED}: the same command would open no run"
-    else:
+    if not forecast.blocked and not _has_nothing_to_do(forecast):
         yield "next: the same command without --dry-run"
 
 

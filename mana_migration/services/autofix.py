@@ -182,13 +182,16 @@ class _Work:
         self._on_finding, self._explain = on_finding, explain
         self._fixed: Counter[str] = Counter()
         self._left: Counter[str] = Counter()
+        self._users: set[str] = set()
+        self._changes: Counter[str] = Counter()
         self._held: list[tuple[str, list[str], Decide]] = []
         newest = IntegrityFix.objects.using(using).order_by("-pk").values_list("pk", flat=True).first()
         self._after = newest or 0
 
     def report(self) -> FixReport:
         """Return what was done."""
-        return FixReport(dict(self._fixed), dict(self._left), self._dry_run, self._after)
+        fixed, left, changes = dict(self._fixed), dict(self._left), dict(self._changes)
+        return FixReport(fixed, left, self._dry_run, self._after, len(self._users), changes)
 
     def take(self, check: str, keys: Sequence[str], decide: Decide) -> None:
         """Fix these users; those whose wallets another session holds are put off."""
@@ -235,8 +238,12 @@ class _Work:
     def _note(self, check: str, decided: Decided) -> None:
         for key, (state, decision) in decided.items():
             if isinstance(decision, Repair):
+                change = _Change(key, check, state, decision)
                 self._fixed[check] += 1
-                self._report(_finding(_Change(key, check, state, decision), dry_run=self._dry_run))
+                self._users.add(key)
+                for name, amount in change.changes.items():
+                    self._changes[name] += amount
+                self._report(_finding(change, dry_run=self._dry_run))
             elif decision is not repairs.NOTHING_WRONG:
                 self._left[check] += 1
                 if self._explain:

@@ -12,7 +12,7 @@ from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, Larg
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.domain.results import RollbackForecast, Totals
-from mana_migration.domain.validation import PRE, blocking
+from mana_migration.domain.validation import PRE, FixReport, ValidationReport
 from mana_migration.engine import conversion, reversal
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
@@ -75,7 +75,10 @@ def forecast(
                 for row in conversion.each(connection, terms, selected_users=named, limit=limit, fixed=fixed):
                     on_user(UserForecast(*row))
         if goes_on_with is None and not blocked:  # an open run has passed these checks
-            blocked = _other_rates(rates, using) or _obstacles(findings, options)
+            blocked = _other_rates(rates, using)
+    fixes = None
+    if goes_on_with is None and not blocked and not options.users:
+        blocked, fixes = _obstacles(options, rates, report, using)
     return Forecast(
         options=options,
         rates=rates.as_dict(),
@@ -90,6 +93,7 @@ def forecast(
         goes_on_with=None if goes_on_with is None else goes_on_with.pk,
         takes_back=takes_back,
         warnings=tuple(preflight.warnings(using)),
+        fixes=fixes,
     )
 
 
@@ -106,12 +110,16 @@ def _conflict(open_run: MigrationRun | None, options: MigrationOptions) -> str:
     return ""
 
 
-def _obstacles(findings: tuple[Finding, ...], options: MigrationOptions) -> str:
-    """Return why error-level findings would refuse a run; empty where they would not."""
-    errors = sum(finding.count for finding in findings if finding.severity == "error")
-    if not errors or options.skip_invalid or options.auto_fix or options.users:
-        return ""
-    return f"{blocking(errors)}: use --auto-fix to correct them or --skip-invalid to leave those users out"
+def _obstacles(
+    options: MigrationOptions, rates: Rates, report: ValidationReport, using: str
+) -> tuple[str, FixReport | None]:
+    """Return why error-level findings would refuse a run, empty where they would not; and what auto-fix would do."""
+    left, fixes = {check.id: check.count for check in report.checks if check.blocks}, None
+    if options.auto_fix:
+        fixes, left = migration.forecast_fixes(options, rates, report, using=using)
+    if not left or options.skip_invalid:
+        return "", fixes
+    return migration.describe_findings(options, left), fixes
 
 
 def _other_rates(rates: Rates, using: str) -> str:

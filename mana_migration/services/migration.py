@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.db import connections, transaction
@@ -12,7 +13,7 @@ from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NONE_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.domain.validation import FixReport, blocking
+from mana_migration.domain.validation import Finding, FixReport, ValidationReport, blocking, by_check, remaining
 from mana_migration.domain.words import counted
 from mana_migration.engine import conversion, pipeline, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
@@ -21,7 +22,7 @@ from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, checklist, closing, runs, selected_users, validation
+from mana_migration.services import autofix, checklist, closing, logs, preflight, runs, selected_users, validation
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
@@ -177,20 +178,11 @@ class Migration:
         failed = _failed_before(options, rates, using) if options.retry_failed else None
         report = validation.precheck(using)
         fixes = None
-        errors, broken = report.error_count, report.broken
         if options.auto_fix and report.error_count:
-            select = _selection(options, rates, using)
-            fixes = _fix(context, select=select)
+            _refuse_findings(options, forecast_fixes(options, rates, report, using=using)[1])  # before any is fixed
+            fixes = _fix(context, select=_selection(options, rates, using))
             report = validation.precheck(using)
-            errors, broken = report.error_count, report.broken
-            if select is not None:  # what is wrong with other users does not concern this run
-                left = autofix.remaining([check.id for check in report.checks if check.blocks], select, using=using)
-                errors, broken = sum(left.values()), ", ".join(f"{check} {found:,}" for check, found in left.items())
-        if errors and not options.skip_invalid:
-            raise FindingsError(
-                f"{blocking(errors)} ({broken}); see validate_migration --pre-migration, then use "
-                "--auto-fix to correct them or --skip-invalid to leave those users out"
-            )
+        _refuse_findings(options, _errors(options, rates, report, using))
         run = runs.create_run(
             using=using,
             kind=RunKind.MIGRATION,
@@ -264,6 +256,48 @@ def terms_of_request(
     )
 
 
+def forecast_fixes(
+    options: MigrationOptions, rates: Rates, report: ValidationReport, *, using: str
+) -> tuple[FixReport, dict[str, int]]:
+    """Return what auto-fix would do for a run with these options, and which findings would block the run all the same.
+
+    Nothing is written.
+    """
+    select = _selection(options, rates, using)
+    fixes = autofix.fix_all(using=using, actor="", users=options.users, select=select, dry_run=True)
+    return fixes, remaining(_errors(options, rates, report, using), fixes)
+
+
+def fix_findings(options: MigrationOptions, context: RunContext) -> FixReport:
+    """Correct the findings that have one right answer, of the users that a run with these options selects; log each.
+
+    Raises:
+        PreflightError, DatabaseUnavailableError: the database is not fit.
+    """
+    preflight.check(context.using)
+    return _fix(context, options.users, _selection(options, wishes_conf.rates(), context.using))
+
+
+def _errors(options: MigrationOptions, rates: Rates, report: ValidationReport, using: str) -> dict[str, int]:
+    """Return the error-level findings that concern a run: those of all users, or with auto-fix of whom it selects."""
+    found = {check.id: check.count for check in report.checks if check.blocks}
+    select = _selection(options, rates, using) if options.auto_fix and found else None
+    return found if select is None else autofix.remaining(list(found), select, using=using)
+
+
+def _refuse_findings(options: MigrationOptions, found: Mapping[str, int]) -> None:
+    if found and not options.skip_invalid:
+        raise FindingsError(describe_findings(options, found))
+
+
+def describe_findings(options: MigrationOptions, found: Mapping[str, int]) -> str:
+    """Say which findings block a run, and what to do about them."""
+    cure = "--skip-invalid leaves those users out"
+    if not options.auto_fix:
+        cure = f"--auto-fix corrects what has one right answer, {cure}"
+    return f"{blocking(sum(found.values()))} ({by_check(found)}); validate_migration --pre-migration lists them, {cure}"
+
+
 def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.Select | None:
     """Return what keeps, of some users, those whom a run with these options selects; None where it selects all."""
     if options.cohort is None and options.limit is None and not options.retry_failed:
@@ -274,11 +308,17 @@ def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.S
 
 def _fix(context: RunContext, users: Sequence[str] = (), select: autofix.Select | None = None) -> FixReport:
     """Correct the findings that have one right answer, of selected users, of those a run selects, or of all."""
-    fixes = autofix.fix_all(using=context.using, actor=context.actor.name, users=users, select=select)
+    fixes = autofix.fix_all(
+        using=context.using, actor=context.actor.name, users=users, select=select, on_finding=_log_fix
+    )
     context.notice(
         f"auto-fix corrected {counted(fixes.fixed, 'finding')}; the values before and after are kept as integrity fixes"
     )
     return fixes
+
+
+def _log_fix(finding: Finding) -> None:
+    logs.write(logging.INFO, f"auto-fix: {finding.reason}", check=finding.check, record=finding.record)
 
 
 def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.reports.forecast import UserList
 from mana_migration.selectors.users import resolve_users
-from mana_migration.services import checklist, dry_run, logs, plans, rehearsal, statements
+from mana_migration.services import checklist, dry_run, logs, migration, plans, rehearsal, statements
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
@@ -99,6 +100,7 @@ class Command(RunCommand):
             promise = plans.read(options["plan"])
             asked = plans.options_of(promise, asked)
             plans.verify(promise, asked, using=self.using)
+        self.confirm_fixes(asked, options)
         with self.working(options, verb="migrated") as context:
             try:
                 done = self.execute_operation(Migration(asked, options["reason"]), context, options)
@@ -115,8 +117,30 @@ class Command(RunCommand):
             local.work_as_helper(RunContext(using=self.using, stop=stop, notice=self.notice))
         return DONE
 
+    def fix_only(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
+        """Correct what can be proved, then show what is left; no user is migrated."""
+        self.confirm_fixes(asked, options)
+        with self.stop_on_signals() as stop:
+            fixes = migration.fix_findings(asked, RunContext(using=self.using, stop=stop, notice=self.notice))
+        found = dry_run.forecast(replace(asked, auto_fix=False), using=self.using, validate_only=True)
+        values = {"fixed": dict(fixes.fixed_by_check), **forecast_report.as_json(found)}
+        self.print_result(values, forecast_report.findings_lines(found))
+        return PARTLY if found.blocked or left_behind(found.totals) else DONE
+
+    def confirm_fixes(self, asked: MigrationOptions, options: dict[str, Any]) -> None:
+        """Show on a terminal what auto-fix would change, and ask before balances change."""
+        if not asked.auto_fix or options["no_input"] or not (sys.stdin is not None and sys.stdin.isatty()):
+            return
+        found = dry_run.forecast(asked, using=self.using, validate_only=True)
+        if found.blocked or found.fixes is None or not found.fixes.users:
+            return  # the run is refused before anything is fixed, or nothing is
+        question = f"Auto-fix would change {forecast_report.fixes_line(found.fixes)}. Change them?"
+        self.confirm(question, options, on_no="not confirmed: nothing was changed")
+
     def look_ahead(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
-        """Show the statements that would be sent, or what would happen."""
+        """Show the statements that would be sent, or what would happen; fix if that alone was asked for."""
+        if options["validate_only"] and asked.auto_fix and not options["dry_run"]:
+            return self.fix_only(asked, options)
         if options["show_sql"]:
             return self.print_sql(statements.migration_script(asked, self.using))
         return self.forecast(asked, options)
