@@ -52,7 +52,7 @@ def test_lines_tell_rates_duration_findings_and_the_largest() -> None:
 
 def test_a_blocked_run_is_told_with_the_way_out_instead_of_the_next_step() -> None:
     text = lines(replace(TOLD, blocked="1,234 findings: use --auto-fix"))
-    assert text.endswith("the run would be refused: 1,234 findings: use --auto-fix")
+    assert text.startswith("REFUSED: 1,234 findings: use --auto-fix\n")
     assert "next:" not in text
 
 

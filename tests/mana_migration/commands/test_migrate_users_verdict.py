@@ -1,0 +1,73 @@
+"""The verdict of a dry run comes first and is the run's own; auto-fix changes nothing in a run that is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from mana_migration.models import IntegrityFix, MigrationRun
+from tests.factories import make_wallets
+from tests.mana_migration.running import migrate, refusal
+from tests.support.commands import run_command
+from tests.support.oracle import assert_nothing_changes
+from wishes.models import Wallet
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OVERFLOW = (0, 0, 2**63 - 1)
+
+
+def dirty(*, overflow: bool = True) -> None:
+    """Create five users, a debt, mana without entries and, if asked, a balance beyond the limit."""
+    make_wallets([(5, 0, 0)] * 5 + [(-35, 0, 0), (0, 0, 0, 2500)] + [OVERFLOW] * overflow)
+
+
+def head(*argv: str, lines: int = 3) -> list[str]:
+    return run_command("migrate_users", "--dry-run", *argv).out.splitlines()[:lines]
+
+
+def test_a_refused_run_is_foretold_with_its_cost_and_changes_nothing() -> None:
+    dirty()
+    with assert_nothing_changes():
+        assert head("--auto-fix") == [
+            "REFUSED: 1 error-level finding blocks the run (overflow 1); "
+            "validate_migration --pre-migration lists them, --skip-invalid leaves those users out",
+            "Plan: 7 of 8 users to migrate, 1 would fail",
+            "Auto-fix would change 2 users: 35 green of debt cancelled, 2,500 mana written off",
+        ]
+        assert "blocks the run (overflow 1)" in refusal(run_command("migrate_users", "--auto-fix"))
+    assert not IntegrityFix.objects.exists()
+
+
+def test_a_run_that_auto_fix_makes_possible_starts() -> None:
+    dirty(overflow=False)
+    assert head("--auto-fix")[:2] == ["STARTS: nothing blocks the run", "Plan: 7 of 7 users to migrate"]
+    assert migrate("--auto-fix")["users"]["migrated"] == 7
+
+
+def test_what_is_wrong_with_other_users_does_not_block_a_stage() -> None:
+    make_wallets([(5, 0, 0)] * 3 + [OVERFLOW])
+    (first, *_) = head("--auto-fix", "--limit", "3")
+    assert first == "STARTS: nothing blocks the run"
+    assert migrate("--auto-fix", "--limit", 3)["users"]["migrated"] == 3
+
+
+def test_an_empty_site_and_an_open_run_have_verdicts_of_their_own() -> None:
+    assert head(lines=1) == ["NOTHING TO DO: no user is left to be migrated; the same command would open no run"]
+    make_wallets([(5, 0, 0)])
+    run = MigrationRun.objects.create(kind="migration", status="running", rates={"green": 10, "blue": 100, "red": 1000})
+    assert head(lines=1) == [f"RESUMES: the same command resumes run {run.pk}"]
+    MigrationRun.objects.update(status="paused")
+    assert head(lines=1)[0].startswith(f"REFUSED: run {run.pk} is paused")
+
+
+def test_validate_only_with_auto_fix_fixes_records_and_validates_again() -> None:
+    dirty()
+    result = run_command("migrate_users", "--validate-only", "--auto-fix")
+    assert result.code == 3
+    assert result.out.splitlines()[0].startswith("auto-fix corrected 2 findings")
+    assert "1 error-level finding" in result.out
+    assert IntegrityFix.objects.values("user").distinct().count() == 2
+    assert not Wallet.objects.filter(green__lt=0).exists()
+    assert not Wallet.objects.filter(migrated_at__isnull=False).exists()
+    Wallet.objects.filter(red__gt=0).update(red=0)
+    assert run_command("migrate_users", "--validate-only", "--auto-fix").code == 0
