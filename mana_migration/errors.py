@@ -69,11 +69,15 @@ class FindingsError(MigrationError):
     """Error-level findings block a run."""
 
 
-class NothingToMigrateError(MigrationError):
-    """No user is selected by the options; nothing is wrong, so commands end with 0."""
+class NothingToDoError(MigrationError):
+    """There is nothing to do, which is a success: no run is opened, and commands end with 0."""
 
 
-class NothingToRollBackError(MigrationError):
+class NothingToMigrateError(NothingToDoError):
+    """No user is selected by the options."""
+
+
+class NothingToRollBackError(NothingToDoError):
     """The selection holds no conversion that could be reversed."""
 
 

@@ -157,7 +157,8 @@ class RollbackForecast:
 
     ``shortfalls``: the largest, as (record id, mana credited, mana lacking); ``stops_run``: the open
     migration that would be stopped first; ``seconds``: what the forecast took.  ``blocked``: why the
-    rollback would be refused now; ``goes_on_with``: the open rollback that the same command would resume.
+    rollback would be refused now, or with ``nothing_to_do`` why it would open no run; ``goes_on_with``:
+    the open rollback that the same command would resume.
     """
 
     totals: Totals
@@ -167,3 +168,4 @@ class RollbackForecast:
     blocked: str = ""
     goes_on_with: int | None = None
     warnings: tuple[str, ...] = ()
+    nothing_to_do: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 from mana_migration.domain.options import CELERY, RollbackOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.domain.words import counted
-from mana_migration.errors import RunConflictError, UsageError
+from mana_migration.errors import NothingToDoError, RunConflictError, UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand, run_code
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports import summary as summary_report
@@ -18,7 +18,7 @@ from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery, local
 from mana_migration.services.operation import Operation
 from mana_migration.services.rollback import Rollback
-from mana_migration.states import Action, RunStatus
+from mana_migration.states import Action, RunKind, RunStatus
 
 #: What ``control_migration`` changes a run by.
 CONTROLS = {Action.PAUSE: runs.pause_run, Action.RESUME: runs.resume_run, Action.STOP: runs.stop_run}
@@ -37,6 +37,11 @@ class RunCommand(MigrationCommand):
             yield RunContext(
                 using=self.using, stop=stop, progress=progress, expecting=progress.expect, notice=self.notice
             )
+
+    def print_nothing(self, nothing: NothingToDoError, kind: RunKind) -> int:
+        """Print why there is nothing to do, which is a success."""
+        self.print_result(summary_report.nothing_json(kind), (str(nothing),))
+        return DONE
 
     def execute_operation(self, asked: Operation, context: RunContext, options: Mapping[str, Any]) -> RunSummary:
         """Do what is asked for, by this machine's processes or by Celery's workers."""
@@ -88,7 +93,8 @@ class RunCommand(MigrationCommand):
             forecast = dry_run.forecast_rollback(asked, using=self.using)
         if forecast is not None and options["dry_run"]:
             self.print_result(rollback_report.forecast_json(forecast), rollback_report.forecast_lines(forecast))
-            return PARTLY if forecast.totals.skipped or forecast.blocked else DONE
+            refused = forecast.blocked and not forecast.nothing_to_do
+            return PARTLY if forecast.totals.skipped or refused else DONE
         if forecast is not None and forecast.blocked and forecast.totals.selected:  # before the question
             raise RunConflictError(forecast.blocked)
         if forecast is not None and forecast.totals.selected:
@@ -100,7 +106,10 @@ class RunCommand(MigrationCommand):
                 on_no="not confirmed: nothing was changed",
             )
         with self.working(options, verb="rolled back") as context:
-            done = self.execute_operation(Rollback(asked), context, options)
+            try:
+                done = self.execute_operation(Rollback(asked), context, options)
+            except NothingToDoError as nothing:
+                return self.print_nothing(nothing, RunKind.ROLLBACK)
         return self.print_run(context.stop, done, following=options["executor"] == CELERY, mass=not asked.users)
 
 

@@ -47,13 +47,9 @@ def as_json(summary: RunSummary, counts: UserCounts | None = None) -> dict[str, 
     }
 
 
-def nothing_json() -> dict[str, Any]:
-    """Return the same object where no user was there to migrate and no run was opened."""
-    return as_json(
-        RunSummary(
-            run=None, kind=RunKind.MIGRATION, dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0
-        )
-    )
+def nothing_json(kind: str = RunKind.MIGRATION) -> dict[str, Any]:
+    """Return the same object where there was nothing to do and no run was opened."""
+    return as_json(RunSummary(run=None, kind=kind, dry_run=False, status="nothing_to_do", totals=Totals(), seconds=0.0))
 
 
 def as_lines(

@@ -184,7 +184,8 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
             except RunConflictError as error:
                 blocked = str(error)
         some = rollback.any_migrated(options, using) if options.users else whole.selected
-        if not blocked and goes_on_with is None and not some:
+        nothing_to_do = not blocked and goes_on_with is None and not some
+        if nothing_to_do:
             blocked = rollback.nothing_to_roll_back(options)
         return RollbackForecast(
             whole,
@@ -194,4 +195,5 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
             blocked,
             goes_on_with,
             warnings,
+            nothing_to_do,
         )

@@ -166,7 +166,7 @@ class Migration:
         """Check everything that must hold before and open a run; no user is converted yet.
 
         Raises:
-            NothingToMigrateError: only users who failed earlier were to be converted, and there are none.
+            NothingToMigrateError: no user is left whom these options select.
             FindingsError: error-level findings block the run.
             RunConflictError: another mass run is open, or the rates differ from those of live conversions.
         """
@@ -177,6 +177,8 @@ class Migration:
         refuse_other_rates(rates, using)
         failed = _failed_before(options, rates, using) if options.retry_failed else None
         report = validation.precheck(using)
+        if not planning.plan_migration(connections[using], terms_of_request(options, rates), after="", size=1, limit=1):
+            raise NothingToMigrateError(f"{describe_nothing(report, using)}: no run was opened, nothing was changed")
         fixes = None
         if options.auto_fix and report.error_count:
             _refuse_findings(options, forecast_fixes(options, rates, report, using=using)[1])  # before any is fixed
@@ -332,6 +334,18 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
     if not users:
         raise NothingToMigrateError(f"{NONE_FAILED}: no run was opened, nothing was changed")
     return users
+
+
+def describe_nothing(report: ValidationReport, using: str) -> str:
+    """Say why there is no user to migrate."""
+    left, migrated = report.totals.get("unmigrated", 0), report.totals.get("migrated", 0)
+    if left:
+        return "no user is left whom these options select"
+    if not migrated:
+        return "there is no user to migrate"
+    run = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION, finished_at__isnull=False).first()
+    finished = "" if run is None else f"; run {run.pk} finished {timezone.localtime(run.finished_at):%Y-%m-%d %H:%M}"
+    return f"{'the only user is' if migrated == 1 else f'all {migrated:,} users are'} migrated{finished}"
 
 
 def refuse_other_rates(rates: Rates, using: str) -> None:

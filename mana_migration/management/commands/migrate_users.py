@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
-from mana_migration.errors import NothingToMigrateError
+from mana_migration.errors import NothingToDoError
 from mana_migration.management.commands._base import DONE, PARTLY, left_behind, signal_code
 from mana_migration.management.migration_options import (
     add_checklist_options,
@@ -25,13 +25,13 @@ from mana_migration.management.run_command import RunCommand
 from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
-from mana_migration.reports import summary as summary_report
 from mana_migration.reports.forecast import UserList
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import checklist, dry_run, logs, migration, plans, rehearsal, statements
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
+from mana_migration.states import RunKind
 
 
 class Command(RunCommand):
@@ -104,9 +104,8 @@ class Command(RunCommand):
         with self.working(options, verb="migrated") as context:
             try:
                 done = self.execute_operation(Migration(asked, options["reason"]), context, options)
-            except NothingToMigrateError as nothing:
-                self.print_result(summary_report.nothing_json(), (str(nothing),))
-                return DONE
+            except NothingToDoError as nothing:
+                return self.print_nothing(nothing, RunKind.MIGRATION)
         if promise is not None:
             done = plans.with_drift(done, promise)
         return self.print_run(context.stop, done, following=options["executor"] == CELERY, mass=not asked.users)
