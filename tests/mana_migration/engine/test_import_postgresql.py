@@ -170,3 +170,20 @@ def test_text_beyond_ascii_arrives(server: str) -> None:
     table = f"CREATE TABLE users AS SELECT 'J\u00fcrgen' AS id, {names}, false AS legacy_migration_completed"
     with legacy_database(server, sql=table) as address, open_source(address, columns=COLUMNS) as source:
         assert [values[0] for _, values in source.rows()] == ["J\u00fcrgen"]
+
+
+@pytest.mark.django_db
+def test_the_old_ledger_is_read_from_the_same_snapshot(server: str) -> None:
+    ledger = """
+        CREATE TABLE transactions (user_id uuid, transaction_category text, mana_amount integer);
+        INSERT INTO transactions SELECT id, 'migration', 50 FROM users
+        WHERE legacy_migration_completed AND (mana_balance > 0 OR telegram_id % 2 = 0);
+    """
+    with legacy_database(server, users=2_000, dirty=True, sql=ledger) as address:
+        unpaid = "legacy_migration_completed AND mana_balance = 0 AND green_balance + blue_balance + red_balance > 0"
+        counts = dict(legacy_rows(address, f"SELECT telegram_id % 2, count(*) FROM users WHERE {unpaid} GROUP BY 1"))
+        done = bring_in(address, ledger="transactions", skip_bad_rows=True)
+    assert done.ledger is not None
+    assert done.ledger["paid_and_spent"] == counts[0]
+    assert done.reasons == {"never_paid": counts[1]}
+    assert_books_balance(orphans=list(Wallet.objects.filter(mana=500, migrated_at=None).values_list("pk", flat=True)))
