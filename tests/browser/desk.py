@@ -9,9 +9,12 @@ from axe_playwright_python.sync_playwright import Axe
 from django.conf import settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from django.test import Client
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
 
 from tests.mana_migration.stories import make_staff
+
+
+expect.set_options(timeout=20_000)  # a busy machine answers later
 
 
 class Desk:
@@ -56,7 +59,7 @@ class Desk:
             session = client.cookies[settings.SESSION_COOKIE_NAME]
             self._context.add_cookies([{"name": session.key, "value": session.value, "url": site}])
             self.page.goto("/migration/")
-        self.page.locator("h1", has_text=re.compile("Mana.migration")).wait_for()  # in either language
+        self.page.locator("h1", has_text=re.compile("mana.migration", re.IGNORECASE)).wait_for()  # in either language
 
     def close(self) -> None:
         """Close the window."""
