@@ -18,7 +18,7 @@ line's SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
@@ -347,16 +347,19 @@ def unchanged_batches(
 _COLUMNS: Final = ("id", "number", "digest", "link", *LINKED_FIGURES)
 
 
-def walk(using: str, *, run: int | None = None, expected: str = "") -> Walk:
+def walk(
+    using: str, *, run: int | None = None, expected: str = "", step: Callable[[str], None] = lambda what: None
+) -> Walk:
     """Compute the chains of all runs, or of one, anew from what the tables say now.
 
     A run's walk ends at its first break: what hangs on it cannot be verified.  ``expected`` is
-    a head that was kept elsewhere, to be found among the links.
+    a head that was kept elsewhere, to be found among the links.  ``step``: called with each run that is read next.
     """
     found = Walk()
     runs = MigrationRun.objects.using(using).order_by("pk")
     reversed_by = origins(connections[using]) if connections[using].vendor == "postgresql" else {}
     for each in runs if run is None else runs.filter(pk=run):
+        step(f"chain of run {each.pk}")
         _walk_run(using, each, found, expected, reversed_by.get(each.pk, ()))
     forgotten = sum(_users_rolled_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
     if found.unseen > forgotten:

@@ -30,12 +30,13 @@ from mana_migration.domain.validation import (
 )
 from mana_migration.engine import chain, dialect, sessions
 from mana_migration.engine.integrity import wallets
-from mana_migration.engine.integrity.counting import Counts, Look, count, look_at
+from mana_migration.engine.integrity.counting import Counts, Look, Step, count, look_at
 from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import IntegrityFix, MigrationRun, RunEvent
+from mana_migration.services.context import ignore
 from mana_migration.states import EventKind
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -60,6 +61,7 @@ def validate(
     chains: bool = True,
     chain_head: str = "",
     quick_first: bool = False,
+    step: Step = ignore,
 ) -> ValidationReport:
     """Run the checks of a phase in one read-only snapshot.
 
@@ -77,6 +79,7 @@ def validate(
         chain_head: a head of a chain that was kept elsewhere, which must be among the links.
         quick_first: read the ledger since the run, or the latest pre-check, began; see Note [Suspicion first] in
             ``engine.integrity.quick``.
+        step: called with what is read next, in words.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -89,8 +92,8 @@ def validate(
             dialect.read_whole_tables(connections[using])
         scope = Scope(users=tuple(users), run=run)
         look = look_at(using, connections[using], phase, scope, _terms(using, run), quick_first=quick_first)
-        found = count(look)
-        walk = chain.walk(using, run=run, expected=chain_head) if chains else None
+        found = count(look, step)
+        walk = chain.walk(using, run=run, expected=chain_head, step=step) if chains else None
         if walk is not None:
             _count_breaks(found, walk)
         if on_finding is not None:

@@ -9,6 +9,7 @@ The users of a small run are looked at directly, and found in the range of keys 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from django.contrib.auth import get_user_model
@@ -23,6 +24,14 @@ from mana_migration.engine.integrity.scope import Scope, rows
 from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.models import MigrationRun
+
+Step = Callable[[str], None]
+"""Takes what is read next, in words."""
+
+
+def _silent(what: str) -> None:
+    """Do nothing."""
+
 
 #: A run that handled less than one in so many wallets is small: Note [Everybody first].
 SMALL_RUN = 10
@@ -94,15 +103,19 @@ def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope,
     return scope, int(handled)
 
 
-def count(look: Look) -> Counts:
-    """Count the findings of every check of the phase, and sum up what was looked at."""
+def count(look: Look, step: Step = _silent) -> Counts:
+    """Count the findings of every check of the phase, and sum up what was looked at.
+
+    ``step``: called with what is read next.
+    """
     with dialect.joined(look.connection, dialect.JOINED_WHOLE if look.whole else dialect.JOINED_BY_KEY):
-        return _count(look)
+        return _count(look, step)
 
 
-def _count(look: Look) -> Counts:
+def _count(look: Look, step: Step) -> Counts:
     connection, scope = look.connection, look.scope
     since = _sums_from(look)
+    step("wallets and ledger")
     sums = ledger_sums(connection, after=since.entries) if look.whole else None
     wide = Scope() if look.whole else scope
     scan = wallets.scan(connection, look.terms, wide)
@@ -117,6 +130,7 @@ def _count(look: Look) -> Counts:
     elif not (look.quick and sums is not None and _agrees(look, found, sums, since)):
         entries = None if sums is None else sums.entries
         found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=look.phase == PRE, entries=entries)
+    step("records")
     if look.phase == PRE:
         found.numbers["migration_inconsistency"] = _count_flags(look, found)
     else:

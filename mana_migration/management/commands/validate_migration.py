@@ -110,6 +110,13 @@ class Command(MigrationCommand):
             "(default: no file).",
         )
 
+    def show_step(self, what: str) -> None:
+        """Say on a terminal what is read next; on a large database each part takes a while."""
+        stream = self.progress_stream
+        if stream.isatty():
+            stream.write(f"\r\x1b[Kreading {what} …")
+            stream.flush()
+
     def run(self, **options: Any) -> int:
         """Fix if asked to, validate, show."""
         phase, using = asked_phase(options), options["database"]
@@ -134,7 +141,10 @@ class Command(MigrationCommand):
                 all_hits=options["all_hits"],
                 fixes=fixes,
                 chain_head=options["chain_head"] or "",
+                step=self.show_step,
             )
+            if self.progress_stream.isatty():
+                self.progress_stream.write("\r\x1b[K")
             for sink in sinks:
                 sink.end(report)
         log(report)
