@@ -13,7 +13,6 @@ from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, 
 
 from tests.mana_migration.stories import make_staff
 
-
 expect.set_options(timeout=20_000)  # a busy machine answers later
 
 
