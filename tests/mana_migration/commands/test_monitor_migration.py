@@ -290,7 +290,8 @@ def test_a_report_without_validation_says_so_in_every_format(tmp_path: Path) -> 
     with CaptureQueriesContext(connection) as queries:
         for format_ in ("json", "csv", "html", "xlsx"):
             monitor("--export", format_, "--no-validation", "--output", tmp_path / f"without.{format_}")
-    assert not any("LEFT JOIN" in query["sql"] for query in queries)  # nobody's wallet was held against the ledger
+    read = [query["sql"] for query in queries if "pg_stat_activity" not in query["sql"]]
+    assert not any("LEFT JOIN" in sql for sql in read)  # nobody's wallet was held against the ledger
     assert json.loads((tmp_path / "without.json").read_text())["integrity"] is None
     assert "integrity,1,all checks,findings,not made\n" in (tmp_path / "without-summary.csv").read_text()
     assert "Not checked for this report." in (tmp_path / "without.html").read_text()
@@ -353,7 +354,10 @@ def test_the_files_are_the_same_whether_or_not_a_second_session_gathers_the_summ
     assert checked_by == ["beside", "MainThread"]
     assert [thread.name for thread in threading.enumerate()] == names
     assert (tmp_path / "beside.csv").read_bytes() == (tmp_path / "after.csv").read_bytes()
-    summaries = [(tmp_path / f"{name}-summary.csv").read_text().splitlines() for name in ("beside", "after")]
+    summaries = [
+        [line for line in (tmp_path / f"{name}-summary.csv").read_text().splitlines() if line[:10] != "resources,"]
+        for name in ("beside", "after")
+    ]
     differ = {one.split(",")[2] for one, other in zip(*summaries, strict=True) if one != other}
     assert differ <= {"report made", "seconds", "seconds without pauses"}
     assert any(line.startswith("integrity,") and not line.endswith(",0") for line in summaries[0])
