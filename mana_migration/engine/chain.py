@@ -29,7 +29,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain import chain
 from mana_migration.domain.chain import LINKED_FIGURES, MARK_LENGTH, OUTCOMES, Break, Head, Walk
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun
 from mana_migration.states import BatchStatus
 from wishes.sql import block
 
@@ -366,9 +366,24 @@ def walk(
         found.breaks.append(
             Break(run, None, None, f"{found.unseen:,} records are gone, and rollbacks deleted {forgotten:,}")
         )
+    if run is None:
+        _walk_fixes(using, found)
     if expected and found.met is None:
         found.breaks.append(Break(run, None, None, f"no batch has the link {expected}, which was given as a head"))
     return found
+
+
+def _walk_fixes(using: str, found: Walk) -> None:
+    """Compute the links of the integrity fixes anew; those made before there were any come first and have none."""
+    link = ""
+    for fix in IntegrityFix.objects.using(using).order_by("pk").iterator(chunk_size=PAGE_USERS):
+        if not (fix.link or link):
+            continue
+        link = chain.next_fix_link(link, fix.said())
+        if fix.link != link:
+            said = f"integrity fix {fix.pk} is not what was written, or one before it was added or removed"
+            found.breaks.append(Break(fix.run_id, None, None, said))
+            return
 
 
 def forgets(run: MigrationRun) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
+from mana_migration import guards as migration_guards
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.validation import Finding, FixReport
 from mana_migration.engine import planning
@@ -520,3 +521,40 @@ def test_a_fix_that_the_database_does_not_keep_is_an_error_and_changes_nothing(f
         assert IntegrityFix.objects.count() == fixes
     else:
         assert balances(wallet) == expected
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        "UPDATE mana_migration_integrityfix SET mana_change = mana_change + 1 WHERE id = {first}",
+        "UPDATE mana_migration_integrityfix SET actor = 'someone else' WHERE id = {first}",
+        "DELETE FROM mana_migration_integrityfix WHERE id = {first}",
+        "INSERT INTO mana_migration_integrityfix (check_id, user_id, before, after, green_change, blue_change, "
+        "red_change, mana_change, actor, created_at) SELECT check_id, user_id, before, after, 0, 0, 0, 0, actor, "
+        "created_at FROM mana_migration_integrityfix WHERE id = {first}",
+    ],
+    ids=["changed", "actor", "deleted", "forged"],
+)
+def test_a_fix_that_was_changed_deleted_or_forged_past_the_guards_is_named(tamper: str) -> None:
+    dirty(6)
+    fix()
+    assert findings_now() == {}
+    first = IntegrityFix.objects.order_by("pk")[0].pk
+
+    def write() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(tamper.format(first=first))
+
+    migration_guards.uninstall(connection)
+    write()
+    migration_guards.install(connection)
+    assert findings_now() == {"digest_mismatch": 1}
+
+
+@pytest.mark.parametrize("write", ["UPDATE {table} SET actor = 'x'", "DELETE FROM {table}"])
+def test_a_fix_is_never_changed_or_deleted(write: str) -> None:
+    WalletFactory(green=-1)
+    fix()
+    refused = pytest.raises(DatabaseError, match=r"never changed|never deleted")
+    with refused, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(write.format(table="mana_migration_integrityfix"))
