@@ -124,8 +124,13 @@ class Worker:
 
     def _session_name(self) -> str:
         """Return what this worker is called in the database's list of sessions."""
-        run = runs.get_run(self._context.run_id, using=self._context.using)
-        return f"{'rollback' if run.is_rollback else 'migrate'} run {run.pk}, worker {self._context.number}"
+        try:
+            kind = (
+                "rollback" if runs.get_run(self._context.run_id, using=self._context.using).is_rollback else "migrate"
+            )
+        except (DatabaseError, InterfaceError):  # the loop itself waits for a lost database
+            kind = "work on"
+        return f"{kind} run {self._context.run_id}, worker {self._context.number}"
 
     def _run(self) -> Ending:
         while True:
