@@ -51,7 +51,7 @@ def test_kills_at_random_moments_leave_the_books_balanced_and_the_job_resumable(
 
 def test_the_same_command_goes_on_with_the_rollback_of_a_run_whose_breaker_tripped_and_says_so(bench: Benches) -> None:
     # the exit code of the command given again is 4, as that of the undisturbed one
-    bench("breaker").kill_at("services.migration.trip commit", AFTER)
+    bench("breaker").kill_at("services.operation.trip commit", AFTER)
 
 
 def test_a_trial_notices_a_lost_balance(bench: Benches, lab: Lab) -> None:
