@@ -163,6 +163,7 @@ def test_no_name_of_a_user_appears_anywhere(logs: Path) -> None:
                 "findings",
                 "largest",
                 "blocked",
+                "fixes",
                 "warnings",
                 "goes_on_with",
                 "takes_back",

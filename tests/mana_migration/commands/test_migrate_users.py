@@ -85,7 +85,7 @@ def test_migrating_twice_converts_once() -> None:
     with balanced():
         migrate()
         second = migrate()
-    assert (second["users"]["selected"], second["status"]) == (0, "completed")
+    assert (second["run"], second["status"]) == (None, "nothing_to_do")
     assert entries(key) == [("conversion", 1230, 1230)]
     assert records(key) == [("migrated", "")]
 
@@ -107,9 +107,19 @@ def test_a_user_without_a_wallet_has_nothing_to_migrate_and_stops_nobody() -> No
         assert migrate()["users"]["selected"] == 2
 
 
-def test_a_site_without_users_is_migrated_at_once() -> None:
-    done = migrate()
-    assert (done["status"], done["users"]["selected"], done["users_per_minute"]) == ("completed", 0, 0)
+def test_a_site_without_users_has_nothing_to_do() -> None:
+    with assert_nothing_changes():
+        done = run_command("migrate_users")
+    assert (done.code, done.out) == (0, "there is no user to migrate: no run was opened, nothing was changed\n")
+
+
+def test_a_command_given_again_after_its_end_says_which_run_migrated_all() -> None:
+    people(2)
+    run = migrate()["run"]
+    with assert_nothing_changes():
+        again = run_command("migrate_users")
+    assert again.code == 0
+    assert again.out.startswith(f"all 2 users are migrated; run {run} finished ")
 
 
 def test_the_rates_of_the_settings_are_frozen_on_the_run(settings: Any) -> None:
@@ -370,9 +380,9 @@ def test_retry_failed_opens_no_run_where_nobody_failed(also: tuple[str, ...]) ->
         "no user who failed in an earlier run is left to migrate: no run was opened, nothing was changed\n"
     )
     assert (found["run"], found["status"], found["users"]["selected"]) == (None, "nothing_to_do", 0)
-    assert (dry.code, dry.out.splitlines()[-1]) == (
+    assert (dry.code, dry.out.splitlines()[0]) == (
         0,
-        "no user who failed in an earlier run is left to migrate: the same command would open no run",
+        "NOTHING TO DO: no user who failed in an earlier run is left to migrate; the same command would open no run",
     )
 
 

@@ -89,7 +89,7 @@ def test_a_dry_run_says_that_the_open_run_would_refuse_these_options(
         told_ = run_command("migrate_users", "--dry-run", *argv)
         message = refusal(run_command("migrate_users", *argv))
     assert told_.code == 3
-    assert told_.out.splitlines()[-1] == f"the run would be refused: {message.removeprefix('CommandError: ').strip()}"
+    assert told_.out.splitlines()[0] == f"REFUSED: {message.removeprefix('CommandError: ').strip()}"
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,7 @@ def test_bad_controls_are_refused(open_run: MigrationRun, argv: tuple[str, ...])
 
 
 def test_a_closed_run_cannot_be_controlled() -> None:
+    people(1)
     run = migrate()["run"]
     with assert_nothing_changes():
         refused = refusal(run_command("migrate_users", "--pause", run))
@@ -260,6 +261,7 @@ def test_a_closed_run_cannot_be_controlled() -> None:
 
 @pytest.mark.parametrize("argv", [("--pause",), ("--resume",), ("--stop",), ("--set", "delay=1")], ids=" ".join)
 def test_without_an_open_run_there_is_nothing_to_control_and_the_latest_is_named(argv: tuple[str, ...]) -> None:
+    people(1)
     run = migrate()["run"]
     with assert_nothing_changes():
         refused = refusal(run_command("migrate_users", *argv))

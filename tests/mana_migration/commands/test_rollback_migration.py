@@ -255,22 +255,23 @@ def test_a_repeated_rollback_says_that_there_is_nothing_to_do(migrated: list[Any
     roll_back(*argv)
     with assert_nothing_changes():
         result = run_command("rollback_migration", "--no-input", "--format", "json", *argv)
-    assert result.code == 1
-    assert "nothing to roll back: " in json.loads(result.out)["error"]["message"]
+    assert result.code == 0
+    assert (json.loads(result.out)["run"], json.loads(result.out)["status"]) == (None, "nothing_to_do")
 
 
 def test_nothing_is_taken_back_where_nobody_was_migrated() -> None:
     key = people(2)[0]
     with assert_nothing_changes():
         for argv in (("--all",), ("--user-id", f"pk:{key}")):
-            assert "nothing was changed" in refusal(run_command("rollback_migration", *argv, "--no-input"))
+            done = run_command("rollback_migration", *argv, "--no-input")
+            assert (done.code, "nothing was changed" in done.out) == (0, True)
 
 
-def test_a_refused_rollback_does_not_stop_the_open_migration() -> None:
+def test_a_rollback_of_nothing_does_not_stop_the_open_migration() -> None:
     run = MigrationRun.objects.create(kind="migration", status="running", rates={"green": 10, "blue": 100, "red": 1000})
     people(1)
     with assert_nothing_changes():
-        refusal(run_command("rollback_migration", "--all", "--no-input"))
+        assert run_command("rollback_migration", "--all", "--no-input").code == 0
     assert status(run.pk) == "running"
 
 
@@ -332,21 +333,21 @@ def test_a_dry_run_says_which_run_it_would_stop_and_does_not_ask(migrated: list[
 
 
 @pytest.mark.parametrize("argv", [("--all",), ("--run",), ("--since", "2024-01-01"), ("--user-id",)])
-def test_a_dry_run_with_nothing_to_take_back_says_that_it_would_be_refused_and_why(
+def test_a_dry_run_with_nothing_to_roll_back_says_so_as_the_rollback_does(
     migrated: list[Any], argv: tuple[str, ...]
 ) -> None:
     run = MigrationRun.objects.get().pk
     roll_back("--all")
     argv += {"--run": (str(run),), "--user-id": (f"pk:{migrated[0]}",)}.get(argv[0], ())
     with assert_nothing_changes():
-        told_ = roll_back(*argv, "--dry-run", code=3)
+        told_ = roll_back(*argv, "--dry-run")
         text = run_command("rollback_migration", *argv, "--dry-run")
     assert told_["blocked"].startswith("nothing to roll back: ")
-    assert text.code == 3
-    assert text.out.splitlines()[-1] == f"the rollback would be refused: {told_['blocked']}"
-    for no_input in ((), ("--no-input",)):  # what is asked before a question is asked, and the rollback itself
-        refused = run_command("rollback_migration", *argv, *no_input)
-        assert (refused.code, told_["blocked"] in refused.err) == (1, True)
+    assert text.code == 0
+    assert text.out.splitlines()[-1] == told_["blocked"]
+    for no_input in ((), ("--no-input",)):  # what is found before a question is asked, and by the rollback itself
+        done = run_command("rollback_migration", *argv, *no_input)
+        assert (done.code, told_["blocked"] in done.out) == (0, True)
 
 
 def test_a_dry_run_lists_the_largest_shortfalls_by_record(migrated: list[Any]) -> None:
