@@ -157,17 +157,17 @@ def test_validate_only_is_content_with_a_clean_database() -> None:
 
 @pytest.mark.postgres
 def test_postgresql_itself_refuses_to_write_in_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mana_migration.services import validation
+    from mana_migration.engine import conversion
 
     people(2)
-    original = validation.precheck
+    original = conversion.forecast
 
-    def writing(using: str) -> Any:
+    def writing(*args: Any, **options: Any) -> Any:
         with connection.cursor() as cursor:
             cursor.execute("UPDATE wishes_wallet SET green = green + 1")
-        return original(using)
+        return original(*args, **options)
 
-    monkeypatch.setattr(validation, "precheck", writing)
+    monkeypatch.setattr(conversion, "forecast", writing)
     with assert_nothing_changes():
         result = run_command("migrate_users", "--dry-run")
     assert result.code == 1
