@@ -130,8 +130,7 @@ def test_a_refusal_names_the_database_that_its_advice_is_for() -> None:
     MigrationRun.objects.using(THERE).filter(kind="migration").update(status="paused", finished_at=None)
     refused = run("migrate_users", "--database", THERE)
     assert refused.code == 1
-    assert "control_migration resume" in refused.err
-    assert f"--database {THERE}" in refused.err
+    assert f"control_migration --database {THERE} resume" in refused.err
     assert run("migrate_users", "--delay", "0").code == 0  # the other one is free
 
 
