@@ -87,7 +87,7 @@ def test_a_signal_ends_the_command_after_its_batch_and_the_same_command_goes_on(
     assert result.code == code
     assert "finishing the current batch" in result.err
     assert f"run {MigrationRun.objects.get().pk} (migration): interrupted; what was done is kept" in result.out
-    assert "next: the same command goes on with run" in result.out
+    assert "next: the same command resumes run" in result.out
     (opened,) = MigrationRun.objects.all()
     assert opened.status == "running"
     assert "interrupted" in events(opened.pk)
