@@ -227,7 +227,7 @@ class MigrationMachine(RuleBasedStateMachine):
             refused(RunConflictError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         eligible = self.eligible(options)
-        if options.retry_failed and self.open is None and not eligible:
+        if self.open is None and not eligible:
             refused(NothingToMigrateError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         negative = [one for one in self.people if one.negative and not one.migrated]
