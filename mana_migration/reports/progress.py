@@ -87,9 +87,8 @@ class ProgressDisplay:
         elif moment - self._last_line >= LINE_EVERY and not self._waits_for:  # which has a line of its own
             self._last_line = moment
             of = f" of {self._expected:,}" if self._expected else ""
-            with contextlib.suppress(BrokenPipeError):  # the reader is gone; the work continues
-                self._stream.write(f"{self._verb} {self.totals.selected:,}{of}: {self._figures(moment)}\n")
-                self._stream.flush()
+            self._stream.write(f"{self._verb} {self.totals.selected:,}{of}: {self._figures(moment)}\n")
+            self._stream.flush()
 
     def _figures(self, moment: float) -> str:
         since = max(self._begun, moment - RATE_WINDOW)

@@ -12,7 +12,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from itertools import pairwise
 from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
@@ -25,7 +25,7 @@ from django.utils import translation
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import failures, sessions
 from mana_migration.errors import MigrationError, NotConfirmedError, UsageError, for_database
-from mana_migration.management.streams import forget_readers
+from mana_migration.management.streams import OutputLostError, OutputStream, occupy_closed_descriptors
 from mana_migration.reports import summary
 from mana_migration.reports.progress import ProgressDisplay
 from mana_migration.selectors.statistics import user_counts
@@ -38,7 +38,7 @@ DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
 
 EXIT_CODES: Final = """exit codes:
   0  done
-  1  refused or failed
+  1  refused or failed; or done, but its output could not be written
   2  bad usage
   3  done, but some users failed or were blocked, or error-level findings remain
   4  breaker tripped, run rolled back
@@ -60,13 +60,6 @@ class Aborted(KeyboardInterrupt):
 def error_json(message: str, code: int, name: str) -> dict[str, Any]:
     """Return the object that ``--format json`` prints where a command is refused or fails."""
     return {"error": {"class": name, "message": message, "exit_code": code}}
-
-
-def _refuse_usage(parser: CommandParser, message: str) -> NoReturn:
-    """End with one line; the usage alone would be twenty."""
-    if "--format=json" in sys.argv or ("--format", "json") in pairwise(sys.argv):  # what else they say is not known
-        sys.stdout.write(f"{json.dumps(error_json(message, USAGE, 'UsageError'))}\n")
-    parser.exit(USAGE, f"{parser.prog}: {message} (--help lists the options)\n")
 
 
 class MigrationCommand(BaseCommand):
@@ -95,6 +88,11 @@ class MigrationCommand(BaseCommand):
     verbosity = 1
     _shown: ProgressDisplay | None = None
 
+    def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, **options: Any) -> None:
+        out = OutputStream(stdout or sys.stdout, raises=True)
+        errors = OutputStream(stderr or sys.stderr, raises=False)
+        super().__init__(cast("TextIO", out), cast("TextIO", errors), **options)
+
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
         examples = "\n".join(f"  {prog_name} {example}" for example in self.examples)
@@ -106,7 +104,7 @@ class MigrationCommand(BaseCommand):
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.description = textwrap.fill(self.help, width=80)
         if parser.called_from_command_line:
-            parser.error = functools.partial(_refuse_usage, parser)  # type: ignore[method-assign]
+            parser.error = functools.partial(self._refuse_usage, parser)  # type: ignore[method-assign]
         return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -160,6 +158,9 @@ class MigrationCommand(BaseCommand):
         Raises:
             CommandError: it was refused or failed; ``returncode`` is the exit code.
         """
+        for name in ("stdout", "stderr"):
+            if options.get(name):
+                options[name] = OutputStream(options[name], raises=name == "stdout")
         # English whatever the site speaks: other programs and runbooks read what a command prints
         with translation.override(None), _environment({"NO_COLOR": "1"} if options["no_color"] else {}):
             super().execute(*args, **options)
@@ -180,7 +181,7 @@ class MigrationCommand(BaseCommand):
                 logs.show(self.progress_stream)
             with sessions.named(self.session_name(options)):
                 self.exit_code = self.run(**options)
-        except BrokenPipeError:  # monitor_migration --report | head
+        except (BrokenPipeError, OutputLostError):  # of a report: monitor_migration --report | head
             self.exit_code = DONE
         except UsageError as error:
             self._refuse(for_database(str(error), self.using), USAGE, error)
@@ -204,14 +205,37 @@ class MigrationCommand(BaseCommand):
             self.exit_code = 128 + signal.SIGINT
         finally:
             notifications.flush()
+            self._account_for_output()
             if log is not None:
                 self._log_end(sys.exception())
                 if log.lost_lines and self.needs_log:
                     self.stderr.write(f"{log.lost_lines:,} log lines could not be written to {log.folder}")
             logs.release()
-            with suppress(BrokenPipeError):
-                self.stdout.flush()
-            forget_readers()
+
+    def _account_for_output(self) -> None:
+        """Flush what was printed; where some was lost, say so, and let no exit code say that all is done."""
+        lost = self._lost_output()
+        for name, why in lost.items():
+            self.stderr.write(f"{name} could not be written ({why}): output is lost; what was committed is kept")
+            logs.write(logging.WARNING, f"{name} could not be written: output is lost", reason=why)
+        if lost and self.exit_code == DONE:
+            self.exit_code = REFUSED
+
+    def _lost_output(self) -> dict[str, str]:
+        """Flush both streams; return the names of those that lost something, with the reason."""
+        lost = {}
+        for name, stream in (("standard output", self.stdout), ("standard error", self.stderr)):
+            with suppress(BrokenPipeError, OutputLostError):
+                stream.flush()
+            if why := str(getattr(stream, "failure", "")):
+                lost[name] = why
+        return lost
+
+    def _refuse_usage(self, parser: CommandParser, message: str) -> NoReturn:
+        """End with one line; the usage alone would be twenty."""
+        if "--format=json" in sys.argv or ("--format", "json") in pairwise(sys.argv):  # what else they say is not known
+            self.print_json(error_json(message, USAGE, "UsageError"))
+        parser.exit(USAGE, f"{parser.prog}: {message} (--help lists the options)\n")
 
     def _refuse(self, message: str, code: int, error: Exception) -> NoReturn:
         """End with one line on stderr, and with an object on stdout where JSON was asked for."""
@@ -234,9 +258,17 @@ class MigrationCommand(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from the command line and end the process with the exit code."""
-        super().run_from_argv(argv)
-        if self.exit_code:
-            sys.exit(self.exit_code)
+        occupy_closed_descriptors()
+        try:
+            with redirect_stdout(cast("TextIO", getattr(self.stdout, "_out", self.stdout))):  # --help is argparse's
+                super().run_from_argv(argv)
+            code: Any = self.exit_code
+        except SystemExit as end:
+            code = end.code
+        if self._lost_output() and not code:  # of --help, which does not get as far as handle
+            code = REFUSED
+        if code:
+            sys.exit(code)
 
     @property
     def progress_stream(self) -> TextIO:
@@ -261,11 +293,9 @@ class MigrationCommand(BaseCommand):
             self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
 
     def put(self, text: str, *, ending: str | None = None, stream: OutputWrapper | None = None) -> None:
-        """Print on stdout, or elsewhere; where the reader is gone, as after head(1), the work continues."""
-        try:
+        """Print on stdout, or elsewhere; where the reader is gone or the disk is full, the work continues."""
+        with suppress(BrokenPipeError, OutputLostError):
             (stream or self.stdout).write(text, ending=ending)
-        except BrokenPipeError:
-            forget_readers()
 
     def print_json(self, values: Mapping[str, Any]) -> None:
         """Print the one JSON object of ``--format json``."""
@@ -333,7 +363,7 @@ class MigrationCommand(BaseCommand):
             flag.request(number)
             if following:
                 return
-            with suppress(RuntimeError, BrokenPipeError):  # the signal came while a line was being written
+            with suppress(RuntimeError):  # the signal came while a line was being written
                 self.stderr.write("finishing the current batch; press Ctrl-C again to abort")
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
