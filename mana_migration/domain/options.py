@@ -216,6 +216,24 @@ class MigrationOptions:
             "plan_digest": self.plan_digest,
         }
 
+    def require_valid(self) -> None:
+        """Refuse values of types and sizes that the command line would not let through.
+
+        Raises:
+            UsageError: an option has one.
+        """
+        flags = ("skip_invalid", "retry_failed", "auto_fix", "auto_rollback")
+        wrong = {name for name in flags if not isinstance(getattr(self, name), bool)}
+        for name, most in (("limit", 2**63 - 1), ("cohort", 10_000)):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and 1 <= value <= most):
+                wrong.add(name)
+        if not isinstance(self.plan_digest, str):
+            wrong.add("plan_digest")
+        if wrong:
+            name = min(wrong)
+            raise UsageError(f"{name} {str(getattr(self, name))[:50]!r} is not a value that this option can have")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], controls: Mapping[str, Any]) -> MigrationOptions:
         """Build options from what ``as_dict`` returned and the controls kept beside it."""

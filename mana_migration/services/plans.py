@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from mana_migration.domain.forecast import Forecast, digest
-from mana_migration.domain.options import MigrationOptions
+from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.errors import RunConflictError, SourceError
 from mana_migration.files import write_new_file
+from mana_migration.selectors.users import resolve_users
 from mana_migration.services import dry_run, runs
 
 #: The version of the file's shape.
 VERSION: Final = 1
+
+#: Bytes of a plan, at most: a thousand selected users take a fraction of it.
+LARGEST: Final = 1_000_000
 
 
 def save(path: Path, told: Forecast) -> str:
@@ -36,17 +40,48 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         SourceError: the file cannot be read, is no plan, or was changed since it was written.
     """
+    no_plan = f"{path} is no plan: write one with migrate_users --dry-run --save-plan FILE"
     try:
-        document = json.loads(path.read_text())
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+        document = json.loads(content) if len(content) <= LARGEST else {}
         promise = document["promise"]
-        kept, version = document["digest"], document["mana_migration_plan"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{path} is no plan: write one with migrate_users --dry-run --save-plan FILE") from error
+        kept, version, found = document["digest"], document["mana_migration_plan"], digest(promise)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SourceError(no_plan) from error
     if version != VERSION:
         raise SourceError(f"{path} is a plan of version {version!r}, not {VERSION}: save it again")
-    if digest(promise) != kept:
+    if found != kept:
         raise SourceError(f"{path} was changed since it was written: save the plan again")
+    if not _is_promise(promise):
+        raise SourceError(no_plan)
     return dict(promise)
+
+
+def _is_promise(promise: object) -> bool:
+    """Say whether this has the keys and the types of a promise; its options and controls are read in ``options_of``."""
+    return (
+        isinstance(promise, dict)
+        and all(isinstance(promise.get(name), dict) for name in ("options", "controls"))
+        and promise["controls"].keys() >= Controls().as_dict().keys()
+        and isinstance(promise["controls"].get("until", ""), str)
+        and isinstance(users := promise["options"].get("users"), list)
+        and all(isinstance(key, str) for key in users)
+        and _are_counts(promise.get("rates"), "green", "blue", "red")
+        and _are_counts(promise.get("users"), "selected", "migrated", "skipped", "failed")
+        and _are_counts(promise.get("wishes"), "green", "blue", "red")
+        and _are_counts(promise.get("findings"))
+        and type(promise.get("mana")) is int
+    )
+
+
+def _are_counts(values: object, *names: str) -> bool:
+    """Say whether these are whole numbers under exactly these names, or under any where none is given."""
+    return (
+        isinstance(values, dict)
+        and all(type(value) is int for value in values.values())
+        and (not names or set(values) == set(names))
+    )
 
 
 def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOptions:
@@ -54,8 +89,10 @@ def options_of(promise: dict[str, Any], asked: MigrationOptions) -> MigrationOpt
 
     Raises:
         RunConflictError: an option was asked for that is not the plan's.
+        UsageError: the plan's own options have values that they cannot have.
     """
     planned = MigrationOptions.from_dict(promise["options"], promise["controls"])
+    planned.require_valid()
     default = MigrationOptions()
     wrong = [
         name
@@ -78,10 +115,12 @@ def verify(promise: dict[str, Any], options: MigrationOptions, *, using: str) ->
 
     Raises:
         RunConflictError: they have.
+        UserNotFoundError: a user of the plan does not exist.
     """
     open_run = runs.open_run_or_none(using)
     if open_run is not None and open_run.migration_options.plan_digest == options.plan_digest:
         return  # it was verified when the run was opened; since then the run itself has changed the findings
+    resolve_users([f"pk:{key}" for key in options.users], using)
     now = dry_run.forecast(options, using=using, validate_only=True).promise()
     for name in ("rates", "findings"):
         if now[name] != promise[name]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mana_migration.domain.forecast import digest
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.errors import ReportError, RunConflictError, SourceError
 from mana_migration.services import dry_run, operation, plans
@@ -15,6 +17,8 @@ from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.migration import Migration
 from tests.factories import WalletFactory
 from tests.mana_migration.running import balanced, people
+from tests.support.commands import run_command
+from tests.support.oracle import assert_nothing_changes
 from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db
@@ -98,7 +102,19 @@ def test_the_drift_is_told_figure_by_figure(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"promise": 1, "digest": 2, "mana_migration_plan": 3}', "\ufffe"]
+    "content",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"promise": 1, "digest": 2, "mana_migration_plan": 3}',
+        "\ufffe",
+        "[" * 10_000,
+        '{"promise": ' + '{"a": ' * 10_000 + "1" + "}" * 10_001,
+        " " * (plans.LARGEST + 1),
+        '{"promise": ' + "9" * 5_000 + "}",
+    ],
+    ids=lambda content: content[:20],
 )
 def test_anything_else_is_no_plan(tmp_path: Path, content: str) -> None:
     (tmp_path / "plan").write_text(content)
@@ -110,3 +126,47 @@ def test_bytes_that_are_no_text_are_no_plan(tmp_path: Path) -> None:
     (tmp_path / "plan").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SourceError, match="is no plan"):
         plans.read(tmp_path / "plan")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/null", "/"])
+def test_what_has_no_end_is_no_plan(device: str) -> None:
+    with pytest.raises(SourceError, match="is no plan"):
+        plans.read(Path(device))
+
+
+FOREIGN = (None, 1, "a", [], {"a": {}})
+FORGED: list[tuple[tuple[str, ...], Any]] = [
+    *(
+        ((name,), value)
+        for name in ("options", "controls", "rates", "findings", "users", "wishes")
+        for value in FOREIGN
+    ),
+    *((("options", name), value) for name in ("limit", "cohort") for value in ("5", 1.5, True, [], 0, 10**30)),
+    *(
+        (("options", name), value)
+        for name in ("skip_invalid", "auto_fix", "auto_rollback")
+        for value in ("no", 1, None)
+    ),
+    *((("options", "users"), value) for value in ("ab", 5, None, [1], [None], ["99999"], ["nobody"], [""], ["\x00"])),
+    *((("controls", name), value) for name in ("batch_size", "delay", "until") for value in ({}, [1], True, -1, "x")),
+    *((("controls", "error_threshold"), value) for value in ({}, [1], True, -1, "NaN")),
+    *(((name, "red"), value) for name in ("rates", "wishes") for value in ("1000", None, 1.5, True)),
+    (("users", "migrated"), "2"),
+    (("findings", "overflow"), "2"),
+    (("mana",), "2"),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), FORGED)
+def test_a_forged_plan_is_refused_in_one_line(path: Path, where: tuple[str, ...], value: object) -> None:
+    document = json.loads(path.read_text())
+    place = document["promise"]
+    for name in where[:-1]:
+        place = place[name]
+    place[where[-1]] = value
+    document["digest"] = digest(document["promise"])
+    path.write_text(json.dumps(document))
+    with assert_nothing_changes():
+        result = run_command("migrate_users", "--plan", path, "--no-input")
+    assert result.code in (1, 2)
+    assert result.err.count("\n") == 1, result.err
