@@ -38,8 +38,10 @@ def forecast_lines(forecast: RollbackForecast, *, headline: str = "") -> Iterato
         yield "  largest shortfalls:"
     for record, credited, lacking in forecast.shortfalls:
         yield f"    record {record}: {credited:,} mana credited, {lacking:,} of it already spent"
-    if forecast.blocked:
-        yield forecast.blocked if forecast.nothing_to_do else f"the rollback would be refused: {forecast.blocked}"
+    if forecast.nothing_to_do:
+        yield f"{forecast.blocked}; nothing would be changed"
+    elif forecast.blocked:
+        yield f"the rollback would be refused: {forecast.blocked}"
 
 
 def _as_summary(forecast: RollbackForecast) -> RunSummary:

@@ -42,11 +42,11 @@ def test_a_plan_is_saved_killed_on_the_way_and_executed_with_its_drift(tmp_path:
     assert_books_balance(expected=before)
 
 
-def test_a_plan_that_was_executed_has_nothing_to_do(tmp_path: Path) -> None:
+def test_a_plan_does_not_run_twice_as_promised(tmp_path: Path) -> None:
     people(3)
     plan = tmp_path / "plan.json"
     run("migrate_users", "--dry-run", "--save-plan", plan)
     assert run("migrate_users", "--plan", plan).code == 0
     again = run("migrate_users", "--plan", plan)
     assert again.code == 0
-    assert again.out.startswith("all 3 users are migrated; ")
+    assert "all 3 users are migrated" in again.out
