@@ -222,14 +222,12 @@ class MigrationOptions:
         Raises:
             UsageError: an option has one.
         """
-        flags = ("skip_invalid", "retry_failed", "auto_fix", "auto_rollback")
-        wrong = {name for name in flags if not isinstance(getattr(self, name), bool)}
+        kinds = dict.fromkeys(("skip_invalid", "retry_failed", "auto_fix", "auto_rollback"), bool)
+        wrong = {name for name, kind in {**kinds, "plan_digest": str}.items() if type(getattr(self, name)) is not kind}
         for name, most in (("limit", 2**63 - 1), ("cohort", 10_000)):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 1 <= value <= most):
                 wrong.add(name)
-        if not isinstance(self.plan_digest, str):
-            wrong.add("plan_digest")
         if wrong:
             name = min(wrong)
             raise UsageError(f"{name} {str(getattr(self, name))[:50]!r} is not a value that this option can have")
