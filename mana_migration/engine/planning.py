@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -172,18 +173,53 @@ def insert_batches_sql(vendor: str) -> str:
 
 
 def plan_migration(
-    connection: BaseDatabaseWrapper, terms: ConversionTerms, *, after: str, size: int, limit: int
+    connection: BaseDatabaseWrapper,
+    terms: ConversionTerms,
+    *,
+    after: str,
+    size: int,
+    limit: int,
+    never_failed: bool = False,
 ) -> list[Slice]:
-    """Cut the next users that the migration still has to handle."""
-    return slices(
+    """Cut the next users that the migration still has to handle.
+
+    ``never_failed`` leaves out those who failed in an earlier run: no slice has one of them between its ends.
+    """
+    fresh = f"NOT {failed_before_sql(terms)}" if never_failed else ""
+    found = slices(
         connection,
         relation=WALLETS,
-        condition=lambda within: selection_sql(terms, within=within),
+        condition=lambda within: all_of(selection_sql(terms, within=within), fresh),
         parameters={},
         after=after,
         size=size,
         limit=limit,
     )
+    if not (never_failed and found and _failed_keys(connection, terms, found[0].first, found[-1].last)):
+        return found
+    return [piece for part in found for piece in _around_failed(connection, terms, part)]
+
+
+def _failed_keys(connection: BaseDatabaseWrapper, terms: ConversionTerms, first: str, last: str) -> list[str]:
+    """Return the keys of a range that the migration still has to handle and who failed in an earlier run."""
+    return keys_between(
+        connection,
+        relation=WALLETS,
+        condition=all_of(selection_sql(terms, within=RECORDS_BETWEEN), failed_before_sql(terms)),
+        parameters={},
+        first=first,
+        last=last,
+    )
+
+
+def _around_failed(connection: BaseDatabaseWrapper, terms: ConversionTerms, part: Slice) -> list[Slice]:
+    """Cut a slice into those before, between and after the users who failed in an earlier run."""
+    failed = set(_failed_keys(connection, terms, part.first, part.last))
+    if not failed:
+        return [part]
+    keys = migration_keys(connection, terms, first=part.first, last=part.last)
+    pieces = [list(group) for out, group in groupby(keys, key=failed.__contains__) if not out]
+    return [Slice(piece[0], piece[-1], len(piece)) for piece in pieces]
 
 
 def selected_among(

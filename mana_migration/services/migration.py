@@ -42,9 +42,15 @@ class MigrationWork:
         """Return the work on an open migration."""
         return cls(terms_of(run), run.migration_options.limit)
 
-    def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
-        """Cut the next users that are still to be converted."""
-        return planning.plan_migration(connections[using], self.terms, after=after, size=size, limit=limit)
+    def plan(self, using: str, *, after: str, size: int, limit: int, first_pass: bool) -> list[Slice]:
+        """Cut the next users that are still to be converted.
+
+        In the first pass of a run of so many users, those who failed earlier do not take the place of others.
+        """
+        never_failed = first_pass and self.limit is not None and not self.terms.retry_failed
+        return planning.plan_migration(
+            connections[using], self.terms, after=after, size=size, limit=limit, never_failed=never_failed
+        )
 
     def keys(self, using: str, *, first: str, last: str) -> list[str]:
         """Return the keys of a range that are still to be converted."""

@@ -45,7 +45,7 @@ class RollbackWork:
         options = run.rollback_options
         return cls(terms_of(options, run.pk), throttled=not options.emergency)
 
-    def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
+    def plan(self, using: str, *, after: str, size: int, limit: int, first_pass: bool) -> list[Slice]:
         """Cut the next users whose conversions are still to be reversed."""
         return reversal.plan_rollback(connections[using], self.terms, after=after, size=size, limit=limit)
 

@@ -30,8 +30,8 @@ class Work(Protocol):
     def throttled(self) -> bool:
         """Whether it waits between batches, as the controls say."""
 
-    def plan(self, using: str, *, after: str, size: int, limit: int) -> list[Slice]:
-        """Cut the next users after a key into slices; empty: from the start."""
+    def plan(self, using: str, *, after: str, size: int, limit: int, first_pass: bool) -> list[Slice]:
+        """Cut the next users after a key into slices; empty: from the start, for the first time or once more."""
 
     def keys(self, using: str, *, first: str, last: str) -> list[str]:
         """Return the keys from ``first`` to ``last`` that are still to be handled, in order."""

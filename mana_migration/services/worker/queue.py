@@ -188,10 +188,11 @@ class BatchQueue:
             room = min(room, work.limit - run.planned_users)
         totals.fold(run, using)
         found: list[Slice] = []
-        fresh = run.cursor == ""
+        first_pass = run.passes == 1
+        fresh = run.cursor == "" and not (first_pass and work.limit is not None)  # whose first pass leaves users out
         if room > 0:
             dialect.read_by_key(self._context.connection)
-            found = work.plan(using, after=run.cursor, size=size, limit=room)
+            found = work.plan(using, after=run.cursor, size=size, limit=room, first_pass=first_pass)
         planning.write_batches(self._context.connection, run.pk, found)
         totals.count_planned(run, len(found))
         again = False

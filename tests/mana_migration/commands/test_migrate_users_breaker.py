@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.db import connection
 
@@ -18,6 +20,7 @@ from tests.mana_migration.running import (
     status,
     wallet,
 )
+from tests.support.commands import run_command
 from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db
@@ -168,3 +171,20 @@ def test_users_who_fail_for_the_first_time_trip_the_breaker_all_the_same() -> No
     cure()
     refuse_records([*keys[:4], *keys[60:80]])
     assert migrate("--batch-size", "25", code=4)["status"] == "rolled_back"
+
+
+def test_users_who_failed_earlier_come_last_so_that_stages_reach_all_others() -> None:
+    keys = people(100)
+    failing = [*keys[:6], keys[31], keys[47]]  # more than a stage takes, at the start of the keys' order
+    refuse_records(failing)
+    stages = []
+    with balanced():
+        migrate("--limit", "10", "--error-threshold", "100", code=3)
+        while Wallet.objects.filter(migrated_at=None).count() > len(failing):
+            stage = ("--limit", "10", "--batch-size", "4", "--error-threshold", "100", "--delay", "0")
+            done = json.loads(run_command("migrate_users", *stage, "--format", "json").out)
+            stages.append((done["users"]["selected"], done.get("failed_again", 0)))
+    assert set(stages[:-1]) == {(10, 0)}
+    assert set(Wallet.objects.filter(migrated_at=None).values_list("pk", flat=True)) == set(failing)
+    cure()
+    assert migrate("--limit", "10")["users"]["migrated"] == len(failing)
