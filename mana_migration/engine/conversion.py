@@ -315,7 +315,8 @@ def _would_pick(
     named = f" AND w.user_id IN ({', '.join(f'%({name})s' for name in parameters)})" if parameters else ""
     wallets = f"SELECT w.user_id, {colours}, {mana} FROM wishes_wallet w WHERE {selection_sql(terms)}{named}"
     if limit is not None:
-        wallets += " ORDER BY w.user_id LIMIT %(most)s"
+        # as they are planned: those who failed earlier last
+        wallets += f" ORDER BY CASE WHEN {failed_before_sql(terms)} THEN 1 ELSE 0 END, w.user_id LIMIT %(most)s"
         parameters["most"] = limit
     return picked_sql(connection.vendor, terms, f"({wallets}) w", "1 = 1", locked=False), parameters
 
