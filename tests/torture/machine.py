@@ -231,17 +231,21 @@ class MigrationMachine(RuleBasedStateMachine):
             refused(NothingToMigrateError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         negative = [one for one in self.people if one.negative and not one.migrated]
+        repaired: list[Person] = []
         if options.auto_fix and self.open is None:
             for one in negative:
-                for colour in WORTH:
-                    one.held[colour] = max(0, one.held[colour])
-            negative = []
+                one.fixed = {colour: one.held[colour] for colour in WORTH if one.held[colour] < 0}
+                for colour in one.fixed:
+                    one.held[colour] = 0
+            repaired, negative = negative, []
         if negative and not options.skip_invalid and self.open is None:
             refused(FindingsError, lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)))
             return
         done = operation.execute(Migration(options), RunContext(actor=ACTOR))
         assert done.status == "completed", done
         assert done.run is not None
+        for one in repaired:
+            one.fixed_by = done.run
         for one in in_order(eligible)[: options.limit]:
             if not one.negative:
                 one.convert(done.run, self.steps)
@@ -385,6 +389,8 @@ class MigrationMachine(RuleBasedStateMachine):
             return
         options = MigrationOptions(controls=Controls(batch_size=size, delay=0.0))
         eligible = self.eligible(options)
+        if self.open is None and not eligible:
+            return
         crashed = crash(lambda: operation.execute(Migration(options), RunContext(actor=ACTOR)), position, after=after)
         run = self.open[0].pk if self.open is not None else self.latest_migration()
         reached = self.adopt(lambda one: one.convert(run, self.steps), eligible)

@@ -22,6 +22,9 @@ class Person:
     by_run: int = 0
     moment: int = 0
     """When: the number of the model's step."""
+    fixed: dict[str, int] = field(default_factory=dict)
+    """The negative amounts that a run's auto-fix has set to 0; taken back with the run's conversion."""
+    fixed_by: int = 0
     failed: bool = False
     """Some run has failed this user, and its record is still there."""
 
@@ -61,6 +64,10 @@ class Person:
         self.held["mana"] -= self.credit - lacking
         for colour, amount in self.taken.items():
             self.held[colour] += amount
+        if self.fixed_by == self.by_run:
+            for colour, amount in self.fixed.items():
+                self.held[colour] += amount
+            self.fixed = {}
         self.taken = None
         return lacking
 
@@ -79,7 +86,7 @@ class Person:
         return True
 
     def copy(self) -> "Person":
-        return replace(self, held=dict(self.held), taken=None if self.taken is None else dict(self.taken))
+        return replace(self, held=dict(self.held), fixed=dict(self.fixed), taken=None if self.taken is None else dict(self.taken))
 
 
 @dataclass(frozen=True)
