@@ -93,10 +93,11 @@ def _several(
 ) -> list[Handled | None]:
     """Handle batches of the same worker and kind in one message, where this session has their statements prepared.
 
-    Otherwise only the first of them is handled, which prepares them.
+    Otherwise only the first of them is handled, which prepares them; also where the site has attached something of
+    its own, for then each batch is compared with what was kept of it.
     """
     message = statements.message(tasks[0], limits)
-    if connection.in_atomic_block or message.name not in session_of(connection).known:
+    if connection.in_atomic_block or statements.compares or message.name not in session_of(connection).known:
         with transaction.atomic(using=connection.alias, durable=True):
             return [statements.run(connection, tasks[0], parameters, limits)]
     *work, _ = message.executes

@@ -200,6 +200,7 @@ class Worker:
         self._queue.put_back(again)
         if not handled and not again:
             self._queue.found_taken()
+            self._alone = max(self._alone, 1)  # sent alone, a batch finds out what else may be in its way
             return None
         if len(handled) + len(again) < len(tasks):
             self._queue.in_company = True

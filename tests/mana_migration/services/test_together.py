@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import DatabaseError, OperationalError, connection
@@ -120,8 +121,8 @@ def test_a_bad_user_among_several_batches_costs_no_other_and_each_batch_is_told_
     assert work.handled == 100
 
 
-def test_after_a_failure_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "ALONE_AFTER_TROUBLE", 4)
+@mock.patch.object(loop, "ALONE_AFTER_TROUBLE", 4)
+def test_after_a_failure_batches_go_one_by_one() -> None:
     keys = people(100)
     with balanced(), planted([keys[7]]), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
@@ -129,6 +130,29 @@ def test_after_a_failure_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) 
     trouble = sizes.index(8)  # the message that met the user
     assert set(sizes[trouble + 1 : trouble + 5]) == {1}
     assert max(sizes[trouble + 5 :]) > 1
+
+
+def test_a_trigger_that_the_site_attaches_in_the_middle_of_a_run_does_not_keep_it_waiting() -> None:
+    people(100)
+    run, attached = open_run(5), []
+
+    def attach(result: BatchResult) -> None:
+        if not attached:
+            attached.append(result.batch)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "CREATE FUNCTION sites() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
+                    "CREATE TRIGGER sites BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION sites()"
+                )
+
+    try:
+        with balanced(), CaptureQueriesContext(connection) as queries:
+            assert make_worker(run, progress=attach).run() is Ending.DONE
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION IF EXISTS sites() CASCADE")
+    assert converted() == 100
+    assert sum(messages(queries)) < 20  # the rest went one after another, and was compared
 
 
 def test_each_batch_of_a_message_took_its_own_time() -> None:
@@ -294,16 +318,16 @@ def test_work_that_is_to_wait_goes_one_by_one(delay: Any, monkeypatch: pytest.Mo
     assert converted() == 60
 
 
-def test_large_batches_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "SECONDS", 0)
+@mock.patch.object(pipeline, "SECONDS", 0)
+def test_large_batches_go_one_by_one() -> None:
     people(60)
     with balanced(), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
     assert set(messages(queries)) == {1}
 
 
-def test_a_new_worker_begins_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "ALONE_AT_FIRST", 20)
+@mock.patch.object(loop, "ALONE_AT_FIRST", 20)
+def test_a_new_worker_begins_one_by_one() -> None:
     people(100)
     with balanced(), CaptureQueriesContext(connection) as queries:
         make_worker(open_run(5)).run()
