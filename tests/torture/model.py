@@ -86,7 +86,9 @@ class Person:
         return True
 
     def copy(self) -> "Person":
-        return replace(self, held=dict(self.held), fixed=dict(self.fixed), taken=None if self.taken is None else dict(self.taken))
+        return replace(
+            self, held=dict(self.held), fixed=dict(self.fixed), taken=None if self.taken is None else dict(self.taken)
+        )
 
 
 @dataclass(frozen=True)
