@@ -115,6 +115,8 @@ def _sender(connection: Any, queries: list[tuple[str, Any]]) -> Callable[[], Non
     def send() -> None:
         with connection.cursor() as cursor:
             for sql, params in queries:
+                if sql.lstrip().upper().startswith("SET TRANSACTION"):
+                    connection.rollback()  # it must be a transaction's first statement
                 if sql.lstrip().upper().startswith(("SELECT", "WITH", "SET")):
                     cursor.execute(sql, params)
                     if cursor.description is not None:
@@ -177,8 +179,9 @@ def export(stage: Stage, sizes: Sizes) -> Iterator[Row]:
     run = str(_migrate_all(stage, sizes.users))
     queries = _queries_of(lambda: _report(int(run)))
     columns = (
-        "id, run_id, status, green, blue, red, mana_before, mana_credited, error_class, reversal_run_id, "
-        "mana_debited, shortfall"
+        "id, run_id, status, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS+00:00'), "
+        "green, blue, red, mana_before, mana_credited, NULLIF(error_class, ''), NULLIF(error_message, ''), "
+        "reversal_run_id, reversed_at, mana_debited, shortfall"
     )
     with (
         tempfile.TemporaryDirectory(prefix="export-") as folder,
