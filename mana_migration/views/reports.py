@@ -25,7 +25,7 @@ from mana_migration.states import ReportStatus
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import alias_of, render, snapshot_or_404
 
-#: Users up to which a report is made inside a request: about half a second.  A spreadsheet takes ten times as long.
+#: Users up to which a report is made inside a request; chosen, not measured.  A spreadsheet takes ten times as long.
 IN_REQUEST: Final = 20_000
 IN_REQUEST_XLSX: Final = 2_000
 
