@@ -122,7 +122,7 @@ def test_a_stopped_run_keeps_what_it_did(desk: OpenDesk, worker: StartWorker) ->
     page.get_by_role("button", name="Start the migration").click()
     expect(page.get_by_text("a worker process takes it up")).to_be_visible()
     run = MigrationRun.objects.get()
-    pace(run.pk, delay=0.3, batch_size=5)
+    pace(run.pk, delay=1.0, batch_size=5)
     worker()
     expect(page.locator(".mm-cards dd").first).not_to_have_text("0", timeout=60_000)
     confirm(page, "Stop", "enough for today")
