@@ -6,6 +6,7 @@ A small run's is made in the request.  That of a larger one is asked for, made b
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import BinaryIO, Final, cast
 
@@ -14,7 +15,6 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, Ht
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.errors import MigrationError, for_database
 from mana_migration.reports import downloads, export, report_html
 from mana_migration.selectors.user_counts import user_counts
@@ -63,14 +63,12 @@ def whole(request: HttpRequest) -> HttpResponseBase:
     if total.users > IN_REQUEST:
         context = {"title": _("The whole migration"), "users": total.users, "command": for_database(command, using)}
         return render(request, "whole.html", context)
-    stream = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))  # noqa: SIM115 (closed by the response)
-    with whole_report_to_come(using) as found:
-        report_html.write(found.whole(), stream)
-    stream.seek(0)
-    response = FileResponse(stream, content_type=downloads.content_type(HTML))
-    response.headers["Content-Security-Policy"] = f"{report_html.content_security_policy()}; frame-ancestors 'none'"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+
+    def write(stream: BinaryIO) -> None:
+        with whole_report_to_come(using) as found:
+            report_html.write(found.whole(), stream)
+
+    return _served(_written(write), HTML)
 
 
 def in_request(kind: str) -> int:
@@ -89,8 +87,14 @@ def _ask(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
 
 def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> HttpResponseBase:
     seen = snapshot_or_404(request, run_id)
+    name = export.default_name(seen.run, kind, seen.taken_at, timezone.get_current_timezone()) if attached else None
     if seen.totals.selected <= in_request(kind):
-        return _served(_written(request, seen, kind), seen, kind, attached=attached)
+
+        def write(stream: BinaryIO) -> None:
+            with run_report(alias_of(request), seen.run, again=request.GET.get("again") == "on") as found:
+                downloads.write(found, kind, stream)
+
+        return _served(_written(write), kind, name)
     if request.method == "POST":
         return _ask(request, run_id, kind)
     file = report_files.latest(seen.run, kind, using=alias_of(request))
@@ -99,7 +103,7 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
             stream = report_files.path_of(file).open("rb")
         except FileNotFoundError as error:
             raise Http404(_("The file is not in the report folder of this machine.")) from error
-        return _served(stream, seen, kind, attached=attached)
+        return _served(stream, kind, name)
     waited = 0.0 if file is None else (datetime.now(UTC) - file.created_at).total_seconds()
     context = {
         "title": _("Report of run {run}").format(run=seen.run),
@@ -117,11 +121,11 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
     return render(request, "report_file.html", context)
 
 
-def _served(stream: BinaryIO, seen: RunSnapshot, kind: str, *, attached: bool) -> FileResponse:
+def _served(stream: BinaryIO, kind: str, name: str | None = None) -> FileResponse:
+    """Return a report: as a file with this name, or as a page with its own policy."""
     response = FileResponse(stream, content_type=downloads.content_type(kind))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    if attached:
-        name = export.default_name(seen.run, kind, seen.taken_at, timezone.get_current_timezone())
+    if name:
         response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     else:
         policy = f"{report_html.content_security_policy()}; frame-ancestors 'none'"
@@ -129,13 +133,12 @@ def _served(stream: BinaryIO, seen: RunSnapshot, kind: str, *, attached: bool) -
     return response
 
 
-def _written(request: HttpRequest, seen: RunSnapshot, kind: str) -> BinaryIO:
+def _written(write: Callable[[BinaryIO], object]) -> BinaryIO:
     """Write the report aside first: a failure half-way is an error page and not half a file."""
     # Closed by the response. A spooled file has all of a binary file's methods, but not its type.
     stream = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=IN_MEMORY))  # noqa: SIM115
     try:
-        with run_report(alias_of(request), seen.run, again=request.GET.get("again") == "on") as found:
-            downloads.write(found, kind, stream)
+        write(stream)
     except BaseException:
         stream.close()
         raise
