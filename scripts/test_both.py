@@ -19,9 +19,6 @@ RESULTS = var() / "tests"
 NO_TESTS = 5  # pytest's exit code when the arguments select no test on this database
 #: Left out of PostgreSQL's run and done by one of their own: together about an eighth of both.
 APART = ("tests/benchmarks", "tests/journeys/test_bank.py", "tests/torture/test_doubles.py")
-#: Celery's workers are processes of their own on the same SQLite file: late in one long run of everything they met
-#: "disk I/O error" there, for a reason not found yet; in a run of their own they never did.
-WITH_WORKERS = "tests/mana_migration/test_tasks.py"
 
 Process = subprocess.Popen[str]
 
@@ -73,14 +70,13 @@ def main(arguments: list[str]) -> int:
     left_out = [] if chosen else [f"--ignore={path}" for path in APART]
     running = {
         "postgres": start("postgres", "postgres", [*left_out, *arguments], shown=True),
-        "sqlite": start("sqlite", "sqlite", [*([] if chosen else [f"--ignore={WITH_WORKERS}"]), *arguments]),
+        "sqlite": start("sqlite", "sqlite", arguments),
     }
     try:
         if not chosen:
             while all(process.poll() is None for process in running.values()):
                 time.sleep(0.2)
             running["postgres-apart"] = start("postgres-apart", "postgres", [*arguments, *APART])
-            running["sqlite-apart"] = start("sqlite-apart", "sqlite", [*arguments, WITH_WORKERS])
         codes = [process.wait() for process in running.values()]
     finally:  # Ctrl-C has reached them as well; they tidy up
         for process in running.values():

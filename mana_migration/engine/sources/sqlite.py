@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -26,9 +28,8 @@ class SqliteSource(LegacySource):
         self._address, self._owner = address, connection is None
         path = _path(address)
         self._path = path
-        with reading(path), path.open("rb") as file:
-            if not file.read(1):
-                raise SourceError(f"{path} is empty; give the file of the legacy database")
+        with reading(path):
+            _check(path)
         self._connection = connection or _connect(path)
         try:
             self._open(parts, options)
@@ -95,6 +96,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     # text that is not UTF-8 makes its row a bad one, not the file
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return connection
+
+
+def _check(path: Path) -> None:
+    """Refuse what is no readable file with anything in it, without opening it.
+
+    It may be the site's own database, and to close any descriptor of it drops all locks that this process has on it.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError
+    if not os.access(path, os.R_OK):
+        raise PermissionError
+    if not found.st_size:
+        raise SourceError(f"{path} is empty; give the file of the legacy database")
 
 
 def _path(address: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +245,10 @@ def test_a_constraint_that_rows_break_is_not_installed_and_the_rows_are_the_reas
 def test_a_table_of_sqlite_without_its_constraints_is_found_out_and_repaired(
     table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # not a copy of the file: to close it would drop the locks of every other connection that this process has to it
+    own = str(tmp_path / "own.sqlite3")
+    execute(f"VACUUM INTO '{own}'")
     connection.close()
-    own = shutil.copy(connection.settings_dict["NAME"], tmp_path)
     monkeypatch.setitem(connection.settings_dict, "NAME", own)
     name, constraints = table._meta.db_table, {constraint.name for constraint in table._meta.constraints}
     execute(f"ALTER TABLE {name} RENAME TO w_old")
