@@ -27,7 +27,8 @@ _CHUNK: Final = 8 << 10
 _OVERLAP: Final = 4_096
 _DEEPEST: Final = 1_000
 _ENDLESS_NUMBER: Final = re.compile(rb"[0-9]{4000}").search
-_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+#: An escape that is whole: the last of a window may not be.
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|[^u])", re.DOTALL)
 #: Bytes of an escape such as \\ud83d.
 _ESCAPE_LENGTH: Final = 6
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]").search
@@ -300,6 +301,7 @@ def _keys(start: bytes) -> dict[str, str]:
 
 def _has_half_pair(window: bytes, *, at_end: bool) -> bool:
     """Say whether an escape is half a surrogate pair, as far as both its neighbours are in the window."""
+    window = window.lstrip(b"\\")  # of an escape that is cut, and was seen whole in the window before
     high = -1
     for found in _ESCAPE.finditer(window):
         code = int(found[1] or b"0", 16)

@@ -694,12 +694,16 @@ def test_json_that_no_row_is_made_of_is_refused(tmp_path: Path, text: str, match
     refused(tmp_path / "e.json", match)
 
 
-@given(st.integers(0, 9_000))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
-def test_a_surrogate_pair_is_one_character_wherever_it_is_cut(tmp_path: Path, shift: int) -> None:
-    entry = dict(zip(HEADER, ["\U0001f680\U0001f680", "x" * shift, 1, 2, 3, 4, False], strict=True))
-    (tmp_path / "e.json").write_text(json.dumps([entry | {"name": "x" * shift}, entry]))
-    assert [values[0] for _, values in read(tmp_path / "e.json")] == ["\U0001f680\U0001f680"] * 2
+@pytest.mark.parametrize("boundary", [4_096, 8_192])  # of what is looked at together
+@pytest.mark.parametrize("key", ["\U0001f680\U0001f680", "CORP\\ud83d"], ids=["pairs", "backslash"])
+def test_a_surrogate_pair_is_one_character_wherever_it_is_cut(tmp_path: Path, key: str, boundary: int) -> None:
+    path = tmp_path / "e.json"
+    entry = dict(zip(HEADER, [key, "n", 1, 2, 3, 4, False], strict=True))
+    text = json.dumps([entry, entry])
+    for cut in range(-1, len(json.dumps(key)) + 1):
+        shift = boundary - text.index(json.dumps(key)) - cut
+        path.write_text(text.replace("[", "[" + " " * shift, 1).ljust(10_000))
+        assert [values[0] for _, values in read(path)] == [key, key], cut
 
 
 def test_json_keeps_the_array_under_a_key(tmp_path: Path) -> None:
