@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import pytest
 
+from mana_migration.domain import options
 from mana_migration.domain.options import Controls
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
@@ -16,19 +17,40 @@ from mana_migration.states import EventKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, migrate, refusal, roll_back, told
 from tests.support.commands import run_command
+from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Clock(datetime):
+    """A clock that is three hours later from the sixth look on: any window of two hours is over after a few batches."""
+
+    looks = 0
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        cls.looks += 1
+        found = super().now(tz)
+        return found if cls.looks <= 5 else found + timedelta(hours=3)
+
+
+@pytest.fixture
+def soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a window of two hours end after a few batches, however fast the machine is."""
+    monkeypatch.setattr(Clock, "looks", 0)
+    monkeypatch.setattr(options, "datetime", Clock)
 
 
 def window_events(run: int) -> int:
     return MigrationRun.objects.get(pk=run).events.filter(kind=EventKind.WINDOW_OVER).count()
 
 
-def test_a_migration_ends_with_its_window_and_the_same_command_resumes_it() -> None:
-    make_wallets([(1, 0, 0)] * 200)
+def test_a_migration_ends_with_its_window_and_the_same_command_resumes_it(soon_over: None) -> None:
+    make_wallets([(1, 0, 0)] * 60)
     with balanced():
-        first = run_command("migrate_users", "--batch-size", 1, "--delay", "0.05", "--run-time", "1s")
+        first = run_command("migrate_users", "--batch-size", 1, "--delay", "0", "--run-time", "2h")
         assert first.code == 0, first
+        assert 0 < Wallet.objects.filter(migrated_at=None).count() < 60
         run = MigrationRun.objects.get()
         assert run.status == RunStatus.RUNNING
         assert f"run {run.pk} (migration): the window is over; " in first.out
@@ -41,13 +63,14 @@ def test_a_migration_ends_with_its_window_and_the_same_command_resumes_it() -> N
     assert window_events(run.pk) == 1
 
 
-def test_a_rollback_has_a_window_as_well() -> None:
+def test_a_rollback_has_a_window_as_well(soon_over: None) -> None:
     make_wallets([(1, 0, 0)] * 60)
     migrate()
     with balanced():
-        done = roll_back("--all", "--batch-size", 1, "--delay", "0.05", "--run-time", "1s")
+        done = roll_back("--all", "--batch-size", 1, "--delay", "0", "--run-time", "2h")
         assert done["status"] == "running"
-        assert done["window"]["users_left"] == 60 - done["users"]["rolled_back"] > 0
+        assert 0 < done["users"]["rolled_back"] < 60
+        assert done["window"]["users_left"] == 60 - done["users"]["rolled_back"]
         assert roll_back("--all", "--batch-size", 1)["status"] == "completed"
 
 
