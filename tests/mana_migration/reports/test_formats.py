@@ -294,11 +294,9 @@ def test_text_never_starts_a_formula_and_numbers_stay_numbers(small: int, text: 
     assert book["Users"].cell(2, 5).value == -10
 
 
-@pytest.mark.parametrize("text", FORMULAS, ids=ascii)
+@pytest.mark.parametrize("text", [text for text in FORMULAS if "\0" not in text], ids=ascii)  # it keeps no NUL
 @pytest.mark.postgres
 def test_the_database_guards_text_like_python_does(text: str) -> None:
-    if "\0" in text:
-        pytest.skip("PostgreSQL keeps no NUL")
     history = make_history(1)
     message = f"{text} and\x01\x1fmore"
     rewrite_records(history.records[0].pk, error_class=text, error_message=message)
