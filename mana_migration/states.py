@@ -145,6 +145,7 @@ RUN_STATES: Final[dict[RunStatus, RunState]] = {
         leads_to=(
             RunStatus.RUNNING,  # an operator resumes it
             RunStatus.STOPPED,  # an operator stops it, or a mass rollback begins
+            RunStatus.ROLLING_BACK,  # the breaker tripped by a batch that was being handled when it was paused
         ),
         allows=(Action.RESUME, Action.STOP, Action.SET, Action.ROLL_BACK),
         tone=Tone.WARN,

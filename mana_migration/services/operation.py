@@ -177,7 +177,7 @@ def _work_on(run: MigrationRun, context: RunContext, *, joining: bool) -> RunSum
     if ending is Ending.DONE:
         check(run_id, work, context, joining=joining)
     elif ending is Ending.TRIPPED:
-        trip(run_id, work.verdict(using), context)
+        trip(run_id, worker.verdict, context)
     if (
         ending not in (Ending.INTERRUPTED, Ending.WINDOW_OVER)
         and (opened := runs.find_breaker_rollback(run_id, using=using)) is not None

@@ -27,6 +27,7 @@ from django.db import DatabaseError, InterfaceError
 
 from mana_migration import conf
 from mana_migration.domain import breaker
+from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, BatchResult, Totals
 from mana_migration.domain.words import counted
@@ -101,7 +102,8 @@ class Worker:
         self._throttle = throttle
         self._limits = Limits(conf.lock_timeout_ms(), conf.statement_timeout_ms())
         self._logged, self._logged_users = time.monotonic(), 0  # when the status was logged last
-        self.handled = 0  # users that this worker accounted for
+        self.handled = 0  # users that this worker processed
+        self.verdict = BreakerVerdict(tripped=False)  # the one that ended the work, if the breaker tripped
         self._attempted = 0  # those of them that count for the error rate
         self._alone = 0  # batches still to be sent one by one
         self._seconds = 0.0  # that the latest batch took
@@ -237,7 +239,8 @@ class Worker:
         # Without a new failure the rate can only fall, but the first verdict comes when enough were attempted.
         due = result.failed or self._attempted < breaker.MINIMUM_ATTEMPTED
         self._attempted += result.attempted
-        if due and self._context.work.verdict(self._context.using).tripped:
+        if due and (verdict := self._context.work.verdict(self._context.using)).tripped:
+            self.verdict = verdict
             return Ending.TRIPPED
         if self._throttle is not None and not self._throttle(self._queue.controls, seconds):
             self._alone = ALONE_AFTER_TROUBLE

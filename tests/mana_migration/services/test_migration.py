@@ -9,6 +9,7 @@ import pytest
 from django.db import OperationalError
 
 from mana_migration.domain import pacing
+from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.results import BatchResult
 from mana_migration.engine import conversion
@@ -212,6 +213,40 @@ def test_a_tripped_run_is_tripped_once() -> None:
     operation.trip(done.run, verdict, RunContext(actor=OLGA))
     assert MigrationRun.objects.filter(kind="rollback").count() == 1
     assert events(done.run).count("breaker_tripped") == 1
+
+
+@pytest.mark.parametrize(("auto_rollback", "ended"), [(True, "rolled_back"), (False, "stopped")])
+def test_the_breaker_trips_a_run_that_is_paused_while_its_latest_batch_is_handled(
+    auto_rollback: bool, ended: str
+) -> None:
+    refuse_records(people(100)[50:60])
+
+    def pause(result: BatchResult) -> None:
+        if result.totals.failed and status(result.run) == RunStatus.RUNNING:
+            runs.pause_run(result.run, actor=OLGA, reason="it fails")
+
+    with balanced():
+        done = go(progress=pause, auto_rollback=auto_rollback, batch_size=1, error_threshold=Decimal(1))
+    assert (done.status, done.cause) == (ended, "breaker")
+    assert events(done.run)[-4:].count("paused") == 1
+
+
+def test_the_reason_is_the_verdict_by_which_the_worker_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_records(people(60)[:10])
+    judge, verdicts = MigrationWork.verdict, list[bool]()
+
+    def judge_once(self: MigrationWork, using: str, *, final: bool = False) -> BreakerVerdict:
+        found = judge(self, using, final=final)
+        if any(verdicts):  # others have converted so many users meanwhile
+            found = BreakerVerdict(tripped=False)
+        verdicts.append(found.tripped)
+        return found
+
+    monkeypatch.setattr(MigrationWork, "verdict", judge_once)
+    with balanced():
+        done = go()
+    assert done.status == "rolled_back"
+    assert done.reason.startswith("10 of 50 users attempted (whole run) failed, the limit is 10 %")
 
 
 def test_the_summary_of_a_tripped_run_tells_what_was_taken_back() -> None:
