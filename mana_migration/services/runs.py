@@ -297,23 +297,30 @@ def seconds_since(moment: str) -> float:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
-def cancel_planned(run: MigrationRun, using: str) -> int:
-    """Cancel the batches that are not handled yet; waits for those being handled, which stay done."""
-    return (
-        MigrationBatch.objects.using(using)
-        .planned()
-        .filter(run=run)
-        .update(status=BatchStatus.CANCELLED, finished_at=Now(), folded=True)
-    )
+def cancel_planned(run: MigrationRun, using: str) -> None:
+    """Cancel the batches that are not handled yet; waits for those being handled, which stay done.
+
+    One that is split while this waits for it leaves a batch that the same UPDATE does not see.
+    """
+    planned = MigrationBatch.objects.using(using).planned().filter(run=run)
+    while planned.exists():
+        planned.update(status=BatchStatus.CANCELLED, finished_at=Now(), folded=True)
 
 
-def end_window(run_id: int, until: str, *, using: str) -> None:
-    """Record, once for each window, that it is over and the run stays open."""
+def end_window(run_id: int, *, using: str) -> bool:
+    """Record, once for each window, that it is over and the run stays open; return whether that is so.
+
+    False where the window was moved meanwhile, or another process ended the run or is checking it.
+    """
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
+        controls = run.controls_in_force
+        if not run.is_open or run.status == RunStatus.CHECKING or not controls.window_is_over():
+            return False
         latest = run.events.order_by("-id").first()
         if latest is None or latest.kind != EventKind.WINDOW_OVER:
-            add_event(run_id, EventKind.WINDOW_OVER, message=f"the window ended at {until}", using=using)
+            add_event(run_id, EventKind.WINDOW_OVER, message=f"the window ended at {controls.until}", using=using)
+    return True
 
 
 def set_window(run: MigrationRun, until: str, *, actor: Actor, using: str) -> None:

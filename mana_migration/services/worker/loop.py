@@ -150,8 +150,9 @@ class Worker:
 
     def _step(self) -> Ending | None:
         if self._queue.controls.window_is_over():
-            runs.end_window(self._context.run_id, self._queue.controls.until, using=self._context.using)
-            return Ending.WINDOW_OVER
+            if runs.end_window(self._context.run_id, using=self._context.using):
+                return Ending.WINDOW_OVER
+            return self._without_batch()
         task = self._queue.next()
         if task is None:
             return self._without_batch()

@@ -153,6 +153,7 @@ class BatchQueue:
             waited = run is None
             if run is None:
                 run = runs.lock_run(run_id, using)
+            self.apply(run.controls)
             status = RunStatus(run.status)
             if status is not RunStatus.RUNNING:
                 return Refill.PAUSED if status is RunStatus.PAUSED else Refill.ELSEWHERE
@@ -174,12 +175,12 @@ class BatchQueue:
             run = runs.lock_run_if_free(self._context.run_id, self._context.using)
             # at the end of a pass, whether to make another is decided when all is handled
             if run is not None and run.status == RunStatus.RUNNING and run.cursor:
+                self.apply(run.controls)
                 self._cut_all = not self._plan(run, others_at_work=True)
 
     def _plan(self, run: MigrationRun, *, others_at_work: bool) -> bool:
         """Plan the next batches under the run's lock; return False when no user is left to plan."""
         using, work = self._context.using, self._context.work
-        self.apply(run.controls)
         if self._size is None or self._size.asked != self.controls.batch_size:
             self._size = BatchSize(self.controls.batch_size)
         size = self._size.current

@@ -66,16 +66,17 @@ class Throttle:
         return self._pressure is Pressure.NONE
 
     def _wait_for(self, controls: Controls, delay: float) -> None:
-        """Wait that long, unless the end is asked for, the run is paused or ended, or its delay changed meanwhile."""
+        """Wait that long, until the end is asked for or the run has changed."""
         end = time.monotonic() + delay
         while not self._context.stop.wait(min(DELAY_STEP, end - time.monotonic())) and time.monotonic() < end:
             if self._changed(controls):
                 return
 
     def _changed(self, controls: Controls) -> bool:
-        """Say whether an operator paused or ended the run or changed its delay meanwhile."""
+        """Say whether the run was paused or ended, its delay was changed or its window ended meanwhile."""
         run = MigrationRun.objects.using(self._context.using).get(pk=self._run_id)
-        return run.status != RunStatus.RUNNING or run.controls_in_force.delay != controls.delay
+        now = run.controls_in_force
+        return run.status != RunStatus.RUNNING or now.delay != controls.delay or now.window_is_over()
 
     def _poll(self, seconds: float) -> None:
         health = read_health(self._context.connection)

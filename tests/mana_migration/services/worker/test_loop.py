@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
-from django.db import IntegrityError, OperationalError, connection, connections
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, connections
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import BatchResult, Splits
@@ -17,7 +20,7 @@ from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migration, runs
 from mana_migration.services.context import Actor, RunContext, StopFlag, ignore
 from mana_migration.services.worker.loop import Ending, Worker
-from mana_migration.services.worker.queue import BatchQueue
+from mana_migration.services.worker.queue import BatchQueue, Refill
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.factories import make_wallets
 from tests.mana_migration.running import balanced, people, planted, records, wallet
@@ -127,6 +130,79 @@ def test_everybody_is_converted_in_batches_of_the_size_asked_for() -> None:
     batches = MigrationBatch.objects.filter(run=run)
     assert set(batches.values_list("status", flat=True)) == {BatchStatus.DONE}
     assert all(name.endswith(worker.name) for name in batches.values_list("worker", flat=True))
+
+
+def test_a_window_that_is_moved_while_the_run_is_paused_does_not_end_at_its_old_time() -> None:
+    people(30)
+    run = open_run(10)
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    runs.change_controls(run.pk, {"until": soon.isoformat()}, actor=SOMEBODY)
+
+    def pause(result: BatchResult) -> None:
+        if converted() == 10:
+            runs.pause_run(run.pk, actor=SOMEBODY, reason="lunch")
+            runs.change_controls(run.pk, {"until": "none"}, actor=SOMEBODY)
+
+    def resume(waits: int) -> None:
+        if waits == 1:
+            time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()) + 0.1)
+        if waits == 2:
+            runs.resume_run(run.pk, actor=SOMEBODY, reason="lunch is over")
+
+    with balanced():
+        assert make_worker(run, stop=Patience(resume), progress=pause).run() is Ending.DONE
+    assert converted() == 30
+    assert not RunEvent.objects.filter(kind=EventKind.WINDOW_OVER).exists()
+
+
+def test_a_run_that_another_process_ended_has_no_end_of_a_window() -> None:
+    people(30)
+    run = open_run(10)
+    runs.change_controls(run.pk, {"until": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}, actor=SOMEBODY)
+
+    def stop(result: BatchResult) -> None:
+        runs.stop_run(run.pk, actor=SOMEBODY, reason="enough")
+        time.sleep(1.1)
+
+    assert make_worker(run, progress=stop).run() is Ending.TAKEN_OVER
+    assert not RunEvent.objects.filter(kind=EventKind.WINDOW_OVER).exists()
+
+
+@pytest.mark.postgres
+def test_stopping_a_run_cancels_what_a_batch_is_split_into_at_that_moment() -> None:
+    people(20)
+    run = open_run(20)
+    worker = make_worker(run)
+    task = worker._queue.next()
+    if task is None:
+        assert worker._queue.refill() is Refill.MORE
+        task = worker._queue.next()
+    assert task is not None
+    stopping = threading.Thread(target=_stop, args=[run.pk])
+    split = worker._recovery._split
+
+    def split_slowly(batch: MigrationBatch, error: DatabaseError) -> Any:
+        stopping.start()
+        for _ in range(200):
+            if somebody_waits():
+                break
+            time.sleep(0.01)
+        assert somebody_waits()
+        return split(batch, error)
+
+    with mock.patch.object(worker._recovery, "_split", split_slowly):
+        worker._recovery.recover(task, IntegrityError())
+    stopping.join(10)
+    run.refresh_from_db()
+    statuses = MigrationBatch.objects.filter(run=run).values_list("status", flat=True)
+    assert (run.status, list(statuses)) == ("stopped", ["cancelled", "cancelled"])
+
+
+def _stop(run_id: int) -> None:
+    try:
+        runs.stop_run(run_id, actor=SOMEBODY, reason="enough")
+    finally:
+        connection.close()
 
 
 def test_a_bad_user_is_isolated_by_splitting_and_costs_no_other() -> None:

@@ -18,6 +18,8 @@ from mana_migration.services.worker.throttle import Throttle
 
 pytestmark = pytest.mark.django_db
 
+PAST = "2020-01-01T05:00:00+00:00"
+
 WELL, BEHIND = Health(), Health(replication_lag=99.0)
 
 
@@ -74,7 +76,13 @@ def test_no_delay_asks_nobody(run: MigrationRun, clock: Clock, django_assert_num
 
 @pytest.mark.parametrize(
     "change",
-    [{"status": "paused"}, {"status": "stopped"}, {"controls": {"delay": 0.0}}, {"controls": {"delay": "auto"}}],
+    [
+        {"status": "paused"},
+        {"status": "stopped"},
+        {"controls": {"delay": 0.0}},
+        {"controls": {"delay": "auto"}},
+        {"controls": {"delay": 5.0, "until": PAST}},
+    ],
 )
 def test_a_long_delay_ends_when_somebody_changes_the_run(
     run: MigrationRun, clock: Clock, change: dict[str, Any]
