@@ -38,8 +38,8 @@ KEPT: Final = timedelta(hours=24)
 #: Seconds between two signs of life, and after which a process is taken to have died.
 BEAT, SILENT = 5.0, timedelta(seconds=60)
 
-#: Seconds between two looks for reports to make.
-LOOK_SECONDS: Final = 2.0
+#: Seconds between two polls for reports to make.
+POLL_SECONDS: Final = 2.0
 
 Write = Callable[[RunReport, str, BinaryIO], None]
 """Writes a report of a kind to a stream."""
@@ -89,7 +89,7 @@ def make_next(write: Write, using: str = "default") -> ReportFile | None:
     with sessions.named(f"report of run {file.run_id}"), _signs_of_life(file.pk, written, using):
         try:
             name = _make(file, write, written, using)
-        except (MigrationError, DatabaseError, InterfaceError, OSError) as error:
+        except Exception as error:  # it would end the thread, and the page would wait for ever
             status = ReportStatus.FAILED
             reason = str(error) if isinstance(error, MigrationError) else type(error).__name__
             logs.write(logging.ERROR, "a report could not be made", run=file.run_id, reason=reason)
@@ -108,7 +108,7 @@ def work(stop: StopFlag, write: Write, *, using: str, notice: Callable[[str], No
         except (DatabaseError, InterfaceError):
             connections[using].close()  # lost, which the work on runs says
         if made is None:
-            stop.wait(LOOK_SECONDS)
+            stop.wait(POLL_SECONDS)
         else:
             notice(f"report of run {made.run_id} ({made.kind}): {made.get_status_display().lower()}")
 

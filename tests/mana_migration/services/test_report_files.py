@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from django.core.management import call_command
 
+from mana_migration.domain.report import RunReport
 from mana_migration.errors import RunNotFoundError
 from mana_migration.models import ReportFile
 from mana_migration.reports import downloads
 from mana_migration.services import report_files, runs
+from mana_migration.services.context import StopFlag
 from mana_migration.services.report_files import ask, latest, make_next, path_of
 from tests.mana_migration.history import make_history
 
@@ -65,6 +67,23 @@ def test_what_a_process_that_died_was_making_is_made_by_the_next(monkeypatch: py
     made = make_next(downloads.write)
     assert made is not None
     assert made.status == "ready"
+
+
+def test_an_error_of_one_report_is_recorded_and_keeps_no_other_from_being_made() -> None:
+    run = make_history(5).run
+    first, second = ask(run.pk, "csv", actor="olga"), ask(run.pk, "json", actor="olga")
+    stop = StopFlag()
+
+    def write(report: RunReport, kind: str, stream: BinaryIO) -> None:
+        if kind == "csv":
+            raise ValueError(kind)
+        downloads.write(report, kind, stream)
+        stop.request()
+
+    report_files.work(stop, write, using="default")
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.status, first.reason, second.status) == ("failed", "ValueError", "ready")
 
 
 def test_a_report_that_cannot_be_written_says_why_and_leaves_no_file(folder: Path) -> None:
