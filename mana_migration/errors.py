@@ -105,9 +105,5 @@ class BrokerUnavailableError(MigrationError):
     """Celery's broker cannot be reached, so that no worker can be asked for anything."""
 
 
-class CheckFailedError(MigrationError):
-    """A rule that must hold does not."""
-
-
 class NotConfirmedError(MigrationError):
     """The operator's answer to a question was no; nothing was changed."""

@@ -15,7 +15,7 @@ from typing import Final
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from mana_migration.domain.results import ProgressCallback
+from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 
 #: Seconds that one wait for the lock lasts at most: Python handles a signal that arrives in the instant before a wait
 #: only when that wait ends.
@@ -104,6 +104,10 @@ class RunContext:
     progress: ProgressCallback = ignore
     expecting: Callable[[int], None] = ignore
     notice: Callable[[str], None] = ignore
+
+    def show_wait(self, run_id: int, sentence: str) -> None:
+        """Report what a run waits for until its next batch; empty: it no longer waits."""
+        self.progress(BatchResult(run_id, 0, Totals(), 0.0, waits_for=sentence))
 
     @property
     def connection(self) -> BaseDatabaseWrapper:

@@ -65,18 +65,6 @@ class MigrationWork:
         """Convert the users of batches, a transaction each."""
         return pipeline.convert_several(connections[using], self.terms, tasks, limits)
 
-    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
-        """Record that one user was left as they are."""
-        return records.record_problem(
-            connections[using],
-            run=self.terms.run,
-            batch=batch,
-            user=user,
-            status=status,
-            error_class=error_class,
-            error_message=message,
-        )
-
     def verdict(self, using: str, *, final: bool = False) -> breaker.BreakerVerdict:
         """Judge the run by all users it attempted and by its latest ones."""
         run = MigrationRun.objects.using(using).get(pk=self.terms.run)

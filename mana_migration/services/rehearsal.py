@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from django.db import DatabaseError, connections, transaction
@@ -111,7 +112,7 @@ def _sample(
 
 
 def _rehearse(part: Slice, terms: ConversionTerms, result: Rehearsal, using: str) -> None:
-    """Rehearse one batch; where it fails, its halves, down to the user who would fail."""
+    """Rehearse one batch; where it fails, its parts, down to the user who would fail."""
     for attempt in range(1, TRIES + 1):
         try:
             totals, seconds = _in_transaction(part, terms, using)
@@ -152,8 +153,8 @@ def _split(
         result.add_failure(error_class, message, part.first)
         return
     middle = len(keys) // 2
-    for half in (keys[:middle], keys[middle:]):
-        _rehearse(Slice(half[0], half[-1], len(half)), terms, result, using)
+    for smaller in (keys[:middle], keys[middle:]):
+        _rehearse(Slice(smaller[0], smaller[-1], len(smaller)), terms, result, using)
 
 
 def _in_transaction(part: Slice, terms: ConversionTerms, using: str) -> tuple[Totals, tuple[float, float]]:
@@ -168,7 +169,7 @@ def _in_transaction(part: Slice, terms: ConversionTerms, using: str) -> tuple[To
             before = states.load(connection, keys)
             run, task = _temporary_run(RunKind.MIGRATION, part, rates=terms.rates, using=using)
             begun = time.monotonic()
-            handled = conversion.convert(connection, _for_run(terms, run.pk), task)
+            handled = conversion.convert(connection, replace(terms, run=run.pk, per_user=True), task)
             converting = time.monotonic() - begun
             totals = Totals() if handled is None else handled.totals
             _verify_conversion(before, states.load(connection, keys), totals, terms.rates)
@@ -182,13 +183,6 @@ def _in_transaction(part: Slice, terms: ConversionTerms, using: str) -> tuple[To
             raise _Undo
     except _Undo:
         return found[0]
-
-
-def _for_run(terms: ConversionTerms, run: int) -> ConversionTerms:
-    return ConversionTerms(
-        run=run, rates=terms.rates, skip_invalid=terms.skip_invalid, cohort=terms.cohort,
-        retry_failed=terms.retry_failed, per_user=True,
-    )  # fmt: skip
 
 
 def _temporary_run(

@@ -16,7 +16,7 @@ from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, RollbackOptions
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.words import counted
-from mana_migration.engine import pipeline, records, reversal, totals
+from mana_migration.engine import pipeline, reversal, totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
@@ -61,18 +61,6 @@ class RollbackWork:
     def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
         """Reverse the conversions of batches, a transaction each."""
         return pipeline.reverse_several(connections[using], self.terms, tasks, limits)
-
-    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
-        """Record that one user's conversion was left in place."""
-        return records.record_problem(
-            connections[using],
-            run=self.terms.run,
-            batch=batch,
-            user=user,
-            status=status,
-            error_class=error_class,
-            error_message=message,
-        )
 
     def verdict(self, using: str, *, final: bool = False) -> BreakerVerdict:
         """Return that it continues: a rollback has no breaker, it reverses what it can and lists the rest."""

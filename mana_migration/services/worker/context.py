@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from mana_migration.domain.breaker import BreakerVerdict
-from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine.batches import Handled, Limits, Task
 from mana_migration.engine.planning import Slice
 from mana_migration.services.context import RunContext
@@ -41,9 +40,6 @@ class Work(Protocol):
 
     def handle_several(self, using: str, tasks: Sequence[Task], limits: Limits) -> list[Handled | None]:
         """Do so with the first of several batches, at least one; return an answer for each that was tried."""
-
-    def record_problem(self, using: str, *, batch: int, user: str, status: str, error_class: str, message: str) -> bool:
-        """Record that one user was left as they are."""
 
     def verdict(self, using: str, *, final: bool = False) -> BreakerVerdict:
         """Say whether the run has failed too many users; ``final``: all users are processed."""
@@ -83,7 +79,3 @@ class WorkerContext(RunContext):
     def of(cls, context: RunContext, run_id: int, work: Work) -> WorkerContext:
         """Return the context of this thread's worker on a run."""
         return cls(**vars(context), run_id=run_id, work=work)
-
-    def show_wait(self, sentence: str) -> None:
-        """Report what the run waits for until its next batch; empty: it no longer waits."""
-        self.progress(BatchResult(self.run_id, 0, Totals(), 0.0, waits_for=sentence))

@@ -17,7 +17,7 @@ from django.db import DatabaseError, transaction
 
 from mana_migration.domain.pressure import HELD_WALLET, HELD_WALLET_IN_WORDS, Sign
 from mana_migration.domain.results import Totals
-from mana_migration.engine import batches, failures
+from mana_migration.engine import batches, failures, records
 from mana_migration.engine.batches import Task
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, runs
@@ -49,7 +49,7 @@ class Recovery:
         self._split_noted = False
 
     def handled(self, users: int) -> None:
-        """Note that so many users were handled: if any, a wallet that is waited for is worth telling anew."""
+        """Note that so many users were handled: if any, a wallet that is waited for is reported anew."""
         self._held_wallet = self._held_wallet and not users
 
     def recover(self, task: Task, error: DatabaseError) -> Totals | None:
@@ -105,7 +105,7 @@ class Recovery:
         if self._reported_held is None or moment - self._reported_held >= REPORT_HELD_EVERY:
             self._reported_held = moment
             self._context.notice(HELD_WALLET_IN_WORDS)
-        self._context.show_wait(HELD_WALLET_IN_WORDS)
+        self._context.show_wait(self._context.run_id, HELD_WALLET_IN_WORDS)
         runs.add_event(
             self._context.run_id,
             EventKind.THROTTLED,
@@ -156,8 +156,14 @@ class Recovery:
                 return Totals()
             status, error_class = UserStatus.SKIPPED, "locked"
             message = "another session held the wallet every time; give the command again when it is free"
-        recorded = self._context.work.record_problem(
-            using, batch=batch, user=user, status=status, error_class=error_class, message=message
+        recorded = records.record_problem(
+            self._context.connection,
+            run=self._context.run_id,
+            batch=batch,
+            user=user,
+            status=status,
+            error_class=error_class,
+            error_message=message,
         )
         result = Totals()
         if recorded:

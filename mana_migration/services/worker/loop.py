@@ -291,7 +291,7 @@ class Worker:
             run_id = self._context.run_id
             resume = f"paused; resume it with control_migration resume {run_id}"
             self._context.notice(f"run {run_id} is {resume if paused else 'resumed'}")
-            self._context.show_wait(resume if paused else "")
+            self._context.show_wait(run_id, resume if paused else "")
 
     def _note_interruption(self) -> None:
         if self._context.stop.quiet:

@@ -9,7 +9,6 @@ import time
 from django.db import DatabaseError, InterfaceError
 
 from mana_migration import conf
-from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine import driver, failures
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import logs, notifications, runs
@@ -58,10 +57,10 @@ class Outage:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
                 self._context.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
-                self._show_wait("the database is lost: waiting for it")
+                self._context.show_wait(run_id, "the database is lost: waiting for it")
         elif self._tries == 1:  # SQLite, while another process writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
-            self._show_wait("the database is busy: trying again")
+            self._context.show_wait(run_id, "the database is busy: trying again")
         self._long_wait.goes_on(failures.describe(error))
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
         self._tries += 1
@@ -71,9 +70,6 @@ class Outage:
         """Say whether a server that takes no writes is still waited for; see ``conf.read_only_wait``."""
         waited = 0.0 if self._lost_since is None else time.monotonic() - self._lost_since
         return waited < conf.read_only_wait()
-
-    def _show_wait(self, sentence: str) -> None:
-        self._context.progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence))
 
     def over(self) -> None:
         """Note, once, that a lost database is back; nothing where none was lost."""

@@ -8,7 +8,6 @@ from typing import Final
 from mana_migration.domain.options import Controls
 from mana_migration.domain.pacing import AUTO
 from mana_migration.domain.pressure import Pressure, Sign, Usual, in_words, judge
-from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.engine.health import read_health
 from mana_migration.models import MigrationRun
 from mana_migration.services import notifications, runs
@@ -91,7 +90,7 @@ class Throttle:
     def _report(self, pressure: Pressure, sign: Sign, reason: str) -> None:
         sentence = in_words(pressure, reason)
         self._context.notice(sentence)
-        self._context.progress(BatchResult(self._run_id, 0, Totals(), 0.0, waits_for=sentence if pressure else ""))
+        self._context.show_wait(self._run_id, sentence if pressure else "")
         runs.add_event(
             self._run_id,
             EventKind.THROTTLED,
