@@ -1,7 +1,7 @@
 """Import the old system's balances: everything or nothing, in one transaction.
 
 The rows are read into a temporary table, checked there, and written with set-based SQL; see
-``engine.staging`` and ``engine.arrivals``.
+``engine.staging`` and ``engine.import_load``.
 
 # Note [What an import adds]
 An import is the only way in which value enters the wallets from outside.  It is recorded, in the
@@ -17,7 +17,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 from django.db import DatabaseError, IntegrityError, InterfaceError, connections, transaction
@@ -360,7 +359,7 @@ class _Import:
         if not summary.migrated:
             return
         self._ticker.say("recording those whom the old system had migrated")
-        connection, now = self._connection, datetime.now(UTC)
+        connection, now = self._connection, runs.database_now(self._using)
         parts = import_load.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
         batches = MigrationBatch.objects.using(self._using).bulk_create(
             MigrationBatch(
@@ -450,7 +449,7 @@ def _prepare(connection: BaseDatabaseWrapper) -> None:
 
 
 def _keep_runs_out(connection: BaseDatabaseWrapper) -> None:
-    """Let no run start, and no second import write, before this transaction ends; reading goes on."""
+    """Let no run start, and no second import write, before this transaction ends; reads are not blocked."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE mana_migration_migrationrun IN SHARE ROW EXCLUSIVE MODE")

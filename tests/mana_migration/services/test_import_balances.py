@@ -5,6 +5,7 @@ import json
 import sqlite3
 import stat
 import tracemalloc
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,13 @@ def test_an_import_is_recorded_as_a_completed_run_with_the_figures_of_its_batch(
     figures = totals.run_totals(run, "default")
     assert (figures.selected, figures.migrated, figures.mana) == (2, 2, 0)
     assert RunEvent.objects.filter(run=run).exists()
+
+
+def test_the_batches_of_an_import_have_the_time_of_the_database(export: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = timezone.now() - timedelta(hours=3)
+    monkeypatch.setattr(imports.runs, "database_now", lambda using: moment)
+    bring_in(export(("a", 1, 2, 3, 3210, "t")))
+    assert MigrationBatch.objects.values_list("started_at", "finished_at").get() == (moment, moment)
 
 
 def test_what_is_recorded_of_the_source_holds_no_address(export: Any) -> None:
