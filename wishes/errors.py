@@ -64,7 +64,7 @@ class InvalidReferenceError(WishesError):
 
 
 class UnknownUserError(WishesError):
-    """The value stands for no user of this database."""
+    """The value means no user of this database."""
 
     def __init__(self, value: object) -> None:
         self.value = value

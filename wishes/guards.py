@@ -7,8 +7,8 @@ on SQLite rebuilds a table and silently drops its triggers).
 The messages are written for the developer whose code was refused: what happened, what to call.
 
 # Note [Who may reverse]
-Whoever may INSERT into the table ``wishes_guard`` may announce a reversal: a right that PostgreSQL itself grants and
-checks.  Without roles of their own the site and the migration share the owner's role, which may;
+A role that may INSERT into the table ``wishes_guard`` may announce a reversal: PostgreSQL itself grants and checks
+that right.  Without roles of their own the site and the migration share the owner's role, which may;
 ``scripts/database_roles.sql`` leaves it to the migrator alone.  The right is checked in the guard's condition, by the
 table's identity, so that no setting and no search path gets around it.  On SQLite, which has no roles, the row in that
 table is the announcement itself.

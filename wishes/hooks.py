@@ -1,4 +1,4 @@
-"""What another app may add to the wallet service; the economy itself knows nobody who does.
+"""What another app may add to the wallet service; the economy itself does not know which.
 
 An app that moves users from wishes to mana sets these from its ``AppConfig.ready``.  Unset, they
 do nothing.
@@ -25,7 +25,7 @@ class BeforeSpend(Protocol):
 
 
 class RatesOfMigrated(Protocol):
-    """Tell at which rates a migrated user was converted."""
+    """Say at which rates a migrated user was converted."""
 
     def __call__(self, user_key: Any, using: str) -> Rates | None:
         """Return the frozen rates of this user's conversion; None: those of the setting."""

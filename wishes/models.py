@@ -77,7 +77,7 @@ class EntryKind(models.TextChoices):
     CONVERSION = "conversion", _("Conversion")
     """Wishes became mana."""
     REVERSAL = "reversal", _("Reversal")
-    """A conversion was taken back."""
+    """A conversion was rolled back."""
     EARN = "earn", _("Earned")
     """The site credited the user."""
     SPEND = "spend", _("Spent")

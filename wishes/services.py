@@ -10,8 +10,8 @@ Application code calls these functions and nothing else; it never saves a wallet
 Each function joins the caller's transaction, or opens one.  An error leaves the caller's
 transaction usable and the wallet as it was.
 
-# Note [Lock, look, book]
-Everything about a user's balances happens under the lock on the wallet's row: take it, then look
+# Note [Lock, check, book]
+Everything about a user's balances happens under the lock on the wallet's row: take it, then check
 whether the reference was booked already, then compute with exact integers, then write the entry
 and the one column that changes.  The unique constraint on the reference is the last line, not the
 first: two retries of one operation meet at the lock, and only the same reference given to two
@@ -202,7 +202,7 @@ def _check_reference(reference: object) -> None:
 
 
 def _book(user: UserOrKey, order: _Order, reference: str, using: str) -> Receipt:
-    """Book an order once; see Note [Lock, look, book]."""
+    """Book an order once; see Note [Lock, check, book]."""
     key = user_key(user)
     _check_reference(reference)
     try:

@@ -93,8 +93,8 @@ def first_link(*, run: int, kind: str, rates: Mapping[str, int], options: Mappin
 
 def next_link(previous: str, number: int, batch_digest: str, figures: Mapping[str, Any]) -> str:
     """Return the link of batch ``number``, counted from 1; ``figures`` holds at least ``LINKED_FIGURES``."""
-    told = "|".join(str(figures[name]) for name in LINKED_FIGURES)
-    return sha256(f"batch|{previous}|{number}|{batch_digest}|{told}")
+    values = "|".join(str(figures[name]) for name in LINKED_FIGURES)
+    return sha256(f"batch|{previous}|{number}|{batch_digest}|{values}")
 
 
 def next_fix_link(previous: str, fix: Mapping[str, Any]) -> str:
@@ -129,9 +129,9 @@ class Head:
 class Walk:
     """What walking the chains found.
 
-    ``unseen``: users whose records were deleted by rollbacks that were told to, so that nothing can
+    ``unseen``: users whose records were deleted by rollbacks with --no-preserve-logs, so that nothing can
     be compared.  ``undigested``: batches that were done before there were digests.  ``met``: where
-    the head that was looked for is, as run and batch number.
+    the head that was searched for is, as run and batch number.
     """
 
     breaks: list[Break] = field(default_factory=list)

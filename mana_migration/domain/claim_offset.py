@@ -9,8 +9,8 @@ from collections.abc import Sequence
 def spread(numbers: Sequence[int], *, least: int) -> list[int]:
     """Return the places of those waiting batches, in their order, in which the others are least likely to be.
 
-    Everybody takes them in order, so that the others stand at the beginning of the stretches without
-    a gap.  A place in the middle half of one of these, to its end, meets nobody for the longest;
+    All workers take them in order, so that the others are at the beginning of the stretches without
+    a gap.  A place in the middle half of one of these, to its end, is free for the longest time;
     where no stretch is that long, the places from any one on, and those before it.
 
     Args:

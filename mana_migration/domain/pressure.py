@@ -69,7 +69,7 @@ class Health:
 
 @dataclass(slots=True)
 class Usual:
-    """What is usual for this database, learnt while it is well."""
+    """What is usual for this database, learnt while it is healthy."""
 
     active_sessions: float | None = None
     batch_seconds: float | None = None
@@ -101,7 +101,7 @@ def in_words(pressure: Pressure, reason: str) -> str:
         return "the database has recovered: resuming"
     if pressure is Pressure.SOFT:
         return f"going at half the pace: {reason}"
-    return f"waiting until the database is well: {reason}"
+    return f"waiting while the database is under load: {reason}"
 
 
 def judge(health: Health, usual: Usual, batch_seconds: float) -> Judgement:

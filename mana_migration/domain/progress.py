@@ -79,7 +79,7 @@ def measure(
     """Judge the progress of a run.
 
     Args:
-        handled: users accounted for so far.
+        handled: users processed so far.
         expected: users selected at the start, None where they were not counted.
         worked: seconds since the start that were not spent paused.
         recent: users per minute over the latest batches, None where there are none.

@@ -301,7 +301,7 @@ class RunEntry:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What somebody did: when, to which run (None: to none), what, who, and why."""
+    """What a person did: when, to which run (None: to none), what, who, and why."""
 
     at: datetime
     run: int | None
@@ -324,7 +324,7 @@ class WholeValue:
 
     @property
     def difference(self) -> int:
-        """Return what is in no ledger: too much, or missing (negative); 0 where everything is accounted for."""
+        """Return what is in no ledger: too much, or missing (negative); 0 where there is no difference."""
         return self.after - self.before - sum(amount for _, amount in self.changes)
 
 

@@ -150,8 +150,8 @@ class CheckResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON."""
-        told = {"id": self.id, "severity": self.severity, "count": self.count, "fixed": self.fixed}
-        return told if self.would_fix is None else told | {"would_fix": self.would_fix}
+        values = {"id": self.id, "severity": self.severity, "count": self.count, "fixed": self.fixed}
+        return values if self.would_fix is None else values | {"would_fix": self.would_fix}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ class Failure(enum.Enum):
     """What to do about a database error."""
 
     TRANSIENT = "transient"
-    """Another session was in the way (deadlock, serialization, lock timeout): try again later."""
+    """Another session interfered (deadlock, serialization, lock timeout): try again later."""
     CONNECTION = "connection"
     """The database is gone for now: wait for it; no user failed."""
     ENVIRONMENT = "environment"

@@ -1,4 +1,4 @@
-"""Why one user has what they have: wallet, arithmetic, ledger and every run that touched them.
+"""Why one user has what they have: wallet, arithmetic, ledger and every run that handled them.
 
 Nothing here carries a name: a user is shown by primary key and record ids.
 """
@@ -76,7 +76,7 @@ class Episode:
 
     @property
     def is_conversion(self) -> bool:
-        """Say whether wishes became mana here, taken back since or not."""
+        """Say whether wishes became mana here, rolled back since or not."""
         return self.record.status in (UserStatus.MIGRATED, UserStatus.ROLLED_BACK)
 
     @property
@@ -150,9 +150,9 @@ class Explanation:
     def timeline(self) -> list[Moment]:
         """Return all that happened to the user, newest first; what a run booked is part of what it did."""
         found = [moment for episode in self.episodes for moment in _moments(episode)]
-        told = {entry.pk for episode in self.episodes for entry in (episode.entry, episode.reversal_entry) if entry}
+        shown = {entry.pk for episode in self.episodes for entry in (episode.entry, episode.reversal_entry) if entry}
         found += [
-            Moment(aware(entry.created_at), "entry", entry=entry) for entry in self.entries if entry.pk not in told
+            Moment(aware(entry.created_at), "entry", entry=entry) for entry in self.entries if entry.pk not in shown
         ]
         found += [Moment(aware(entry.created_at), "wish_entry", wish_entry=entry) for entry in self.wish_entries]
         found += [Moment(fix.created_at, "fixed", fix=fix) for fix in self.fixes]
@@ -265,7 +265,7 @@ def find(text: str, *, using: str) -> list[Match]:
         value = text.strip()
     if not value or "\0" in value:
         return []
-    found = [(key, how) for how, look in ways.items() for key in look(value, using)]
+    found = [(key, how) for how, find in ways.items() for key in find(value, using)]
     keys = [key[0] if isinstance(key, tuple) else key for key, _how in found]
     known = standings(keys, using=using)
     return [
@@ -285,7 +285,7 @@ def key_of(text: str) -> Any:
 
 
 def users_with_key(text: str, using: str) -> list[Any]:
-    """Return the primary key that this text stands for, if a user has it."""
+    """Return the primary key that this text means, if a user has it."""
     key = key_of(text)
     if key is None:
         return []

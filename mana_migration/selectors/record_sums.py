@@ -23,7 +23,7 @@ DIGITS: Final = 9
 
 _MONEY: Final = ("green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall")
 
-#: Where the mana credited stands behind the number of users.
+#: The position of the mana credited, after the number of users.
 _CREDITED: Final = 1 + _MONEY.index("mana_credited")
 
 
@@ -58,8 +58,8 @@ def sums_where(connection: BaseDatabaseWrapper, condition: str, parameters: Sequ
     found: dict[tuple[int, str, int | None], list[int]] = {}
     sizes: dict[int, list[int]] = {}
     lacking = 0
-    for run_id, status, reversal, size, users, short, *halves in rows:
-        figures = [users, *_combined(connection.vendor, halves)]
+    for run_id, status, reversal, size, users, short, *parts in rows:
+        figures = [users, *_combined(connection.vendor, parts)]
         _add(found, (run_id, status, reversal), figures)
         if status in (UserStatus.MIGRATED, UserStatus.ROLLED_BACK):
             _add(sizes, size, [users, figures[_CREDITED]])

@@ -235,7 +235,7 @@ def _stages(using: str) -> list[Stage]:
 
 
 def _reversals(sums: Sequence[RecordSum], *, rollback: bool) -> list[Reversals]:
-    """Return what was taken back: of a migration by each rollback, by a rollback of each migration."""
+    """Return what was rolled back: of a migration by each rollback, by a rollback of each migration."""
     return [
         Reversals(
             run=part.run if rollback else part.reversal_run,

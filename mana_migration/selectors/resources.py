@@ -1,4 +1,4 @@
-"""What the database and this process have to work with: the first thing to look at when a run is slow.
+"""What the database and this process have to work with: the first thing to check when a run is slow.
 
 Statistics of the server only; no text of a statement and no value of a row is read.  A role without the privilege
 ``pg_read_all_stats`` sees the times of its own sessions alone.

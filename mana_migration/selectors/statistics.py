@@ -60,8 +60,8 @@ def statistics(using: str = "default") -> Statistics:
             f"SELECT {sums}, {of_migrated}, MAX(mana) FILTER (WHERE migrated_at IS NOT NULL), "
             f"MIN(mana) FILTER (WHERE migrated_at IS NOT NULL), COUNT(*) FILTER (WHERE {negative}) FROM wishes_wallet"
         )
-        *halves, largest, smallest, negatives = cursor.fetchone()
-    pairs = zip(halves[::2], halves[1::2], strict=True)
+        *parts, largest, smallest, negatives = cursor.fetchone()
+    pairs = zip(parts[::2], parts[1::2], strict=True)
     green, blue, red, mana, held = (dialect.combine(vendor, *pair) for pair in pairs)
     users = user_counts(using)
     return Statistics(

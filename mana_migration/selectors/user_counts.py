@@ -79,7 +79,7 @@ def user_counts(using: str) -> UserCounts:
     decided = [Count(users, exact=seen < RECORDS) for users, seen in zip(rest[::2], rest[1::2], strict=True)]
     migrated = max(0, converted - reversed_)
     total = Count(wallets) if wallets <= WALLETS else Count(max(estimate, wallets, migrated), exact=False)
-    # nobody can have failed where everybody is migrated, however many records there are
+    # no user can have failed where all are migrated, however many records there are
     left = max(0, total.users - migrated)
     failed, skipped, rolled_back = (Count(min(count.users, left), count.exact or not left) for count in decided)
     exact = total.exact and all(count.exact for count in decided)

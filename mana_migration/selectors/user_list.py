@@ -1,4 +1,4 @@
-"""Where users stand in the migration, many at once: for lists of users.
+"""The standing of users in the migration, many at once: for lists of users.
 
 # Note [Standing]
 A user's standing follows from the wallet first, because the wallet is the truth, and from the
@@ -23,13 +23,13 @@ from wishes.models import Wallet
 
 _User = TypeVar("_User", bound=models.Model)
 
-#: Users and records that a list by standing looks at.
+#: Users and records that a list by standing reads.
 USERS_SEARCHED: Final = 20_000
 RECORDS_SEARCHED: Final = 20_000
 
 
 class Standing(models.TextChoices):
-    """Where a user stands."""
+    """A user's standing."""
 
     PENDING = "pending", _("Pending")
     """Has a wallet that no run has handled."""
@@ -38,11 +38,11 @@ class Standing(models.TextChoices):
     FAILED = "failed", _("Failed")
     """Could not be converted when last tried."""
     SKIPPED = "skipped", _("Skipped")
-    """Was left out on purpose when last looked at."""
+    """Was left out on purpose by the latest run that reached them."""
     ROLLED_BACK = "rolled_back", _("Rolled back")
-    """Was converted and has been taken back."""
+    """Was converted and has been rolled back."""
     NO_WALLET = "no_wallet", _("No wallet")
-    """Has nothing to convert and never touched a wish."""
+    """Has nothing to convert and never had a wish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def standings(keys: Sequence[Any], *, using: str) -> dict[Any, UserStanding]:
 def with_standing(users: QuerySet[_User], standing: Standing) -> QuerySet[_User]:
     """Keep the users of one standing, in bounded time.
 
-    Pending users and those without a wallet are looked for among the ``USERS_SEARCHED`` users with the
+    Pending users and those without a wallet are searched for among the ``USERS_SEARCHED`` users with the
     greatest keys, those who failed, were skipped or rolled back among the latest ``RECORDS_SEARCHED``
     records of their kind; ``is_bounded`` says whether there are more.
     """
@@ -113,7 +113,7 @@ def with_standing(users: QuerySet[_User], standing: Standing) -> QuerySet[_User]
 
 
 def is_bounded(standing: Standing, *, using: str) -> bool:
-    """Say whether ``with_standing`` leaves users out because there are too many to look at."""
+    """Say whether ``with_standing`` leaves users out because there are too many to read."""
     if standing == Standing.MIGRATED:
         return False
     if standing in (Standing.NO_WALLET, Standing.PENDING):

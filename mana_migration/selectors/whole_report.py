@@ -34,7 +34,7 @@ from wishes.rates import Rates
 #: Runs and acts listed, the latest of each.
 RUNS, ACTS = 1_000, 1_000
 
-#: Events that somebody caused.
+#: Events that a person caused.
 _DEEDS: Final = (
     EventKind.STARTED,
     EventKind.PAUSED,

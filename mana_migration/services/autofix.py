@@ -1,10 +1,10 @@
-"""Auto-fix: put right what has one reading, under the wallet's lock, booked in the ledgers and undone with its run.
+"""Auto-fix: correct what has one reading, under the wallet's lock, booked in the ledgers and undone with its run.
 
 # Note [How a fix is booked]
 Every unit has an entry.  Mana that no entry backs is booked twice, as what was found and as what was written off: the
 sum of the ledger stays what it was, and the wallet comes down to it.  Wishes are booked as one adjustment of their
 colour.  A rollback undoes a fix by a second one that refers to it, with entries of its own: wallets are then as they
-were before, dirt included, and the ledgers and the fixes tell both.  No fix is ever changed or deleted.
+were before, invalid values included, and the ledgers and the fixes show both.  No fix is ever changed or deleted.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class _Work:
         return FixReport(fixed, left, self._dry_run, self._after, len(self._users), changes)
 
     def take(self, check: str, keys: Sequence[str], decide: Decide) -> None:
-        """Fix these users; those whose wallets another session holds are put off."""
+        """Fix these users; those whose wallets another session holds come last, see ``take_held``."""
         if not keys:
             return
         connection = connections[self._using]
@@ -207,9 +207,9 @@ class _Work:
             self._held.append((check, held, decide))
 
     def take_held(self) -> None:
-        """Wait for the wallets that were put off, one by one; leave and name those that stay held."""
-        put_off, self._held = self._held, []
-        for check, keys, decide in put_off:
+        """Wait for the wallets that were held, one by one; leave and name those that stay held."""
+        held, self._held = self._held, []
+        for check, keys, decide in held:
             for key in keys:
                 try:
                     decided, _ = _patiently(lambda: self._fix_page(check, [key], decide, wait=True))  # noqa: B023
@@ -283,7 +283,7 @@ def _decide(connection: BaseDatabaseWrapper, check: str, keys: Sequence[str], de
 
 
 def _patiently(work: Callable[[], Any]) -> Any:
-    """Try again where another session was in the way."""
+    """Try again where another session held a lock."""
     wait = FIRST_WAIT
     for attempt in range(1, TRIES + 1):
         try:
@@ -365,7 +365,7 @@ def _undoing(key: str, fix: IntegrityFix, state: UserState) -> _Change | None:
     """Return the change that undoes a fix; None where the wallet has no room for it."""
     wallet = state.wallet
     if wallet is None or (fix.after.get("migrated") and not fix.before.get("migrated")):
-        return None  # what it put right was a conversion, and that is reversed
+        return None  # what it corrected was a conversion, and that is reversed
     restored = Balances(
         wallet.green - fix.green_change,
         wallet.blue - fix.blue_change,

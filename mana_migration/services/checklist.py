@@ -175,7 +175,7 @@ def _no_open_run(using: str) -> Item:
 
 
 def _recent_dry_run() -> Item:
-    """Look for a dry run in this machine's logs of today and yesterday; it leaves no trace elsewhere."""
+    """Search for a dry run in this machine's logs of today and yesterday; it leaves no trace elsewhere."""
     now = datetime.now(UTC)
     days = {f"{now - timedelta(days=back):%Y-%m-%d}" for back in range(2)}
     latest = ""

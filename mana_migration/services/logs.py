@@ -116,7 +116,7 @@ class DailyFileHandler(logging.Handler):
     def _close_to_others(self) -> None:
         """Take a folder that was there before away from others, if it holds nothing but our files.
 
-        A checkout has an empty one; but the folder may also be /tmp, which is everybody's.
+        A checkout has an empty one; but the folder may also be /tmp, which all users share.
         """
         found = self.folder.stat()
         ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX

@@ -288,10 +288,12 @@ def _refuse_findings(options: MigrationOptions, found: Mapping[str, int]) -> Non
 
 def describe_findings(options: MigrationOptions, found: Mapping[str, int]) -> str:
     """Say which findings block a run, and what to do about them."""
-    cure = "--skip-invalid leaves those users out"
+    advice = "--skip-invalid leaves those users out"
     if not options.auto_fix:
-        cure = f"--auto-fix corrects what has one right answer, {cure}"
-    return f"{blocking(sum(found.values()))} ({by_check(found)}); validate_migration --pre-migration lists them, {cure}"
+        advice = f"--auto-fix corrects what has one right answer, {advice}"
+    return (
+        f"{blocking(sum(found.values()))} ({by_check(found)}); validate_migration --pre-migration lists them, {advice}"
+    )
 
 
 def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.Select | None:

@@ -85,7 +85,7 @@ class LongWait:
         self._since: float | None = None
         self._announced = False
 
-    def goes_on(self, reason: str) -> None:
+    def continues(self, reason: str) -> None:
         """Note that the run waits, and why."""
         if self._since is None:
             self._since = time.monotonic()

@@ -2,9 +2,10 @@
 
 # Note [What a direct write is]
 The wallet service, conversions, reversals, fixes and imports leave a ledger entry or a record of the same user in the
-transaction that changes a wallet.  A deferred trigger looks, when the transaction commits, for an entry of that user
-that is as young as the transaction; an update without one is a direct write.  Conversions and reversals change the flag
-and are left out before they are queued.  PostgreSQL only: SQLite has neither deferred triggers nor names of sessions.
+transaction that changes a wallet.  When the transaction commits, a deferred trigger searches for an entry of that
+user that is as young as the transaction; an update without one is a direct write.  Conversions and reversals change
+the flag and are left out before they are queued.  PostgreSQL only: SQLite has neither deferred triggers nor names of
+sessions.
 """
 
 from __future__ import annotations

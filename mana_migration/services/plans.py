@@ -22,13 +22,13 @@ VERSION: Final = 1
 LARGEST: Final = 1_000_000
 
 
-def save(path: Path, told: Forecast) -> str:
+def save(path: Path, forecast: Forecast) -> str:
     """Write what was promised to a new file and return its digest.
 
     Raises:
         ReportError: the file exists or cannot be written.
     """
-    promise = told.promise()
+    promise = forecast.promise()
     document = {"mana_migration_plan": VERSION, "promise": promise, "digest": digest(promise)}
     write_new_file(path, json.dumps(document, indent=2) + "\n")
     return str(document["digest"])

@@ -120,7 +120,7 @@ def _attachments(using: str) -> list[Attachment]:
 
 
 def _check_schema(using: str) -> None:
-    from django.db.migrations.executor import MigrationExecutor  # noqa: PLC0415 (takes long; not asked by who only looks)
+    from django.db.migrations.executor import MigrationExecutor  # noqa: PLC0415 (takes long, and only this check needs it)
 
     executor = MigrationExecutor(connections[using])
     targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in APPS]
@@ -209,7 +209,7 @@ def install_missing_guards(using: str = "default") -> list[str]:
     _check_hidden_rows(using)
     try:
         lacks = constraints.lacking(connection, _models())
-        if lacks and connection.vendor == "sqlite":  # it makes tables anew, and triggers that read them are in the way
+        if lacks and connection.vendor == "sqlite":  # it copies each table, which triggers that read it prevent
             wishes_guards.uninstall(connection)
             guards.uninstall(connection)
         constraints.add(connection, lacks)

@@ -30,7 +30,7 @@ from mana_migration.domain.validation import (
 )
 from mana_migration.engine import chain, dialect, sessions
 from mana_migration.engine.integrity import wallets
-from mana_migration.engine.integrity.counting import Counts, Look, Step, count, look_at
+from mana_migration.engine.integrity.counting import CountPlan, Counts, Step, count, plan_count
 from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
@@ -91,8 +91,8 @@ def validate(
         if not users:
             dialect.read_whole_tables(connections[using])
         scope = Scope(users=tuple(users), run=run)
-        look = look_at(using, connections[using], phase, scope, _terms(using, run), quick_first=quick_first)
-        found = count(look, step)
+        plan = plan_count(using, connections[using], phase, scope, _terms(using, run), quick_first=quick_first)
+        found = count(plan, step)
         walk = chain.walk(using, run=run, expected=chain_head, step=step) if chains else None
         if walk is not None:
             _count_breaks(found, walk)
@@ -100,7 +100,7 @@ def validate(
             with dialect.joined(connections[using], dialect.JOINED_BY_KEY):  # range by range
                 for check in sorted(checks, key=lambda check: SEVERITIES.index(check.severity)):
                     if found.numbers.get(check.id) and (all_hits or not check.only_counted or check.id in listed):
-                        _report(look, check.id, found, on_finding, None if all_hits else most)
+                        _report(plan, check.id, found, on_finding, None if all_hits else most)
     return ValidationReport(
         phase=phase,
         checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),
@@ -207,7 +207,7 @@ def _terms(using: str, run: int | None) -> WalletTerms:
 # --- Telling ----------------------------------------------------------------------------------------------------------
 
 
-def _report(look: Look, check: str, found: Counts, on_finding: OnFinding, most: int | None) -> None:
+def _report(plan: CountPlan, check: str, found: Counts, on_finding: OnFinding, most: int | None) -> None:
     wanted = found.numbers[check] if most is None else min(most, found.numbers[check])
     of_runs = [finding for finding in found.of_runs if finding.check == check]
     for finding in of_runs[:wanted]:
@@ -215,8 +215,8 @@ def _report(look: Look, check: str, found: Counts, on_finding: OnFinding, most: 
     if of_runs or not wanted:
         return
     reported = 0
-    for part in ranges(look.connection, look.scope):
-        for finding in findings_in(look.connection, check, part, look.terms):
+    for part in ranges(plan.connection, plan.scope):
+        for finding in findings_in(plan.connection, check, part, plan.terms):
             on_finding(finding)
             reported += 1
             if reported == wanted:

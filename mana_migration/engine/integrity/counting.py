@@ -1,10 +1,10 @@
 """Counting the findings of every check in a few scans; see Note [Count first, list later].
 
-# Note [Everybody first]
+# Note [All users first]
 The users of a run are found through its records, which costs a join in each of the scans.  Where a
-run handled a fair share of all users, looking at everybody is the shorter way: what holds for all
-holds for the run, and only a check that found somebody is counted again for the run's users alone.
-The users of a small run are looked at directly, and found in the range of keys of its batches.
+run handled a fair share of all users, reading all users is faster: what holds for all
+holds for the run, and only a check that found a user is counted again for the run's users alone.
+The users of a small run are read directly, and found in the range of keys of its batches.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def _silent(what: str) -> None:
     """Do nothing."""
 
 
-#: A run that handled less than one in so many wallets is small: Note [Everybody first].
+#: A run that handled less than one in so many wallets is small: Note [All users first].
 SMALL_RUN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is looked at, and by which terms.
+class CountPlan:
+    """What is counted, and by which terms.
 
-    ``whole``: sums over everybody are taken, also where only a run is asked about.  ``quick``: the ledger is read since
+    ``whole``: sums over all users are taken, also where only a run is asked about.  ``quick``: the ledger is read since
     the run began, or since the latest pre-check; see Note [Suspicion first] in ``integrity.quick``.
     """
 
@@ -64,7 +64,7 @@ class Counts:
     baseline: dict[str, str] = field(default_factory=dict)
 
 
-def look_at(
+def plan_count(
     using: str,
     connection: BaseDatabaseWrapper,
     phase: str,
@@ -72,16 +72,18 @@ def look_at(
     terms: WalletTerms,
     *,
     quick_first: bool = False,
-) -> Look:
-    """Choose how to look at a scope; ``quick_first`` only where a run begins or ends."""
+) -> CountPlan:
+    """Choose how to count a scope; ``quick_first`` only where a run begins or ends."""
     if scope.run is None:
-        return Look(using, connection, phase, scope, terms, whole=not scope.users, quick=quick_first and phase == PRE)
+        return CountPlan(
+            using, connection, phase, scope, terms, whole=not scope.users, quick=quick_first and phase == PRE
+        )
     baseline = MigrationRun.objects.using(using).get(pk=scope.run).baseline
     known = baseline.get("wallets")
     scope, handled = _range_of_run(connection, scope)
     whole = known is None or handled * SMALL_RUN > int(known)
     narrowed = quick.narrowed(scope, baseline) if quick_first else None
-    return Look(using, connection, phase, narrowed or scope, terms, whole, quick=narrowed is not None)
+    return CountPlan(using, connection, phase, narrowed or scope, terms, whole, quick=narrowed is not None)
 
 
 def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope, int]:
@@ -103,42 +105,42 @@ def _range_of_run(connection: BaseDatabaseWrapper, scope: Scope) -> tuple[Scope,
     return scope, int(handled)
 
 
-def count(look: Look, step: Step = _silent) -> Counts:
-    """Count the findings of every check of the phase, and sum up what was looked at.
+def count(plan: CountPlan, step: Step = _silent) -> Counts:
+    """Count the findings of every check of the phase, and sum up what was read.
 
     ``step``: called with what is read next.
     """
-    with dialect.joined(look.connection, dialect.JOINED_WHOLE if look.whole else dialect.JOINED_BY_KEY):
-        return _count(look, step)
+    with dialect.joined(plan.connection, dialect.JOINED_WHOLE if plan.whole else dialect.JOINED_BY_KEY):
+        return _count(plan, step)
 
 
-def _count(look: Look, step: Step) -> Counts:
-    connection, scope = look.connection, look.scope
-    since = _sums_from(look)
+def _count(plan: CountPlan, step: Step) -> Counts:
+    connection, scope = plan.connection, plan.scope
+    since = _sums_from(plan)
     step("wallets and ledger")
-    sums = ledger_sums(connection, after=since.entries) if look.whole else None
-    wide = Scope() if look.whole else scope
-    scan = wallets.scan(connection, look.terms, wide)
+    sums = ledger_sums(connection, after=since.entries) if plan.whole else None
+    wide = Scope() if plan.whole else scope
+    scan = wallets.scan(connection, plan.terms, wide)
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
-    if look.phase != POST and scope.run is None:
+    if plan.phase != POST and scope.run is None:
         found.totals["users"] = wallets.count_users(connection, scope)
         found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
     negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
     found.numbers["negative_mana"] += negative
-    if look.quick and scope.run is not None:
-        found.numbers["ledger_mismatch"] = _count_suspects(look, found, sums, since)
-    elif not (look.quick and sums is not None and _agrees(look, found, sums, since)):
+    if plan.quick and scope.run is not None:
+        found.numbers["ledger_mismatch"] = _count_suspects(plan, found, sums, since)
+    elif not (plan.quick and sums is not None and _agrees(plan, found, sums, since)):
         entries = None if sums is None else sums.entries
-        found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=look.phase == PRE, entries=entries)
+        found.numbers |= ledger.count_balances(connection, wide, unmigrated_only=plan.phase == PRE, entries=entries)
     step("records")
-    if look.phase == PRE:
-        found.numbers["migration_inconsistency"] = _count_flags(look, found)
+    if plan.phase == PRE:
+        found.numbers["migration_inconsistency"] = _count_flags(plan, found)
     else:
-        _count_records(look, found, sums)
+        _count_records(plan, found, sums)
     if scope.run is not None:
-        _narrow(look, found)
+        _narrow(plan, found)
     if sums is not None:
-        _compare_value(look, found, sums, since)
+        _compare_value(plan, found, sums, since)
     return found
 
 
@@ -161,19 +163,19 @@ class _Since:
         return cls(int(run.baseline.get("booked_from", 0)), int(run.baseline.get("wishes_from", 0)), run)
 
 
-def _sums_from(look: Look) -> _Since:
-    """Return where the sums of a look start: at 0, the start of history, unless it is a quick one."""
-    if not look.quick:
+def _sums_from(plan: CountPlan) -> _Since:
+    """Return where the sums start: at 0, the start of history, unless only what is new is counted."""
+    if not plan.quick:
         return _Since()
-    run = _latest_that_agreed(look) if look.scope.run is None else _run_with_baseline(look)
+    run = _latest_that_agreed(plan) if plan.scope.run is None else _run_with_baseline(plan)
     if run is None:  # nothing was compared at its start, as for a rollback
-        return _Since(entries=look.scope.since or 0)
+        return _Since(entries=plan.scope.since or 0)
     return _Since.of(run)
 
 
-def _latest_that_agreed(look: Look) -> MigrationRun | None:
+def _latest_that_agreed(plan: CountPlan) -> MigrationRun | None:
     """Return the latest run before which wallets and ledger were found to agree."""
-    return MigrationRun.objects.using(look.using).filter(baseline__agrees="1").order_by("-pk").first()
+    return MigrationRun.objects.using(plan.using).filter(baseline__agrees="1").order_by("-pk").first()
 
 
 def _sums_agree(found: Counts, sums: LedgerSums | None, since: _Since) -> bool:
@@ -184,55 +186,55 @@ def _sums_agree(found: Counts, sums: LedgerSums | None, since: _Since) -> bool:
     return change == sum(sums.sums.values()) - int(since.run.baseline["entries_sum"])
 
 
-def _count_suspects(look: Look, found: Counts, sums: LedgerSums | None, since: _Since) -> int:
+def _count_suspects(plan: CountPlan, found: Counts, sums: LedgerSums | None, since: _Since) -> int:
     """Count the users of a run whose wallets and entries may differ."""
-    return quick.count_suspects(look.connection, look.scope, trust_records=_sums_agree(found, sums, since))
+    return quick.count_suspects(plan.connection, plan.scope, trust_records=_sums_agree(found, sums, since))
 
 
-def _agrees(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> bool:
+def _agrees(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> bool:
     """Say whether no unmigrated wallet can hold mana that the ledger does not have; where so, it is counted as none."""
     if not _sums_agree(found, sums, since):
         return False
-    if quick.count_unbacked(look.connection):
+    if quick.count_unbacked(plan.connection):
         return False
     found.numbers["orphaned_mana"] = 0
     return True
 
 
-def _narrow(look: Look, found: Counts) -> None:
-    """Count again for the users of the run what somebody, perhaps not of the run, was found with."""
+def _narrow(plan: CountPlan, found: Counts) -> None:
+    """Count again for the users of the run what a user, perhaps not of the run, was found with."""
     found.numbers["unmigrated_remaining"] = 0  # users of a rollback are meant to be unmigrated
-    if not look.whole:
+    if not plan.whole:
         return
     if found.numbers["negative_mana"] or found.numbers["late_wishes"]:
-        counts = wallets.scan(look.connection, look.terms, look.scope).counts
+        counts = wallets.scan(plan.connection, plan.terms, plan.scope).counts
         found.numbers["late_wishes"] = counts["late_wishes"]
-        negative = ledger.count_negative_balances(look.connection, look.scope)
+        negative = ledger.count_negative_balances(plan.connection, plan.scope)
         found.numbers["negative_mana"] = counts["negative_mana"] + negative
-    if (found.numbers["ledger_mismatch"] or found.numbers.get("orphaned_mana")) and not look.quick:
-        found.numbers |= ledger.count_balances(look.connection, look.scope, unmigrated_only=False)
+    if (found.numbers["ledger_mismatch"] or found.numbers.get("orphaned_mana")) and not plan.quick:
+        found.numbers |= ledger.count_balances(plan.connection, plan.scope, unmigrated_only=False)
 
 
-def _count_flags(look: Look, found: Counts) -> int:
-    if look.scope.everybody and records.one_live_record_is_kept(look.connection):
-        live, unflagged = records.count_live(look.connection)
+def _count_flags(plan: CountPlan, found: Counts) -> int:
+    if plan.scope.all_users and records.one_live_record_is_kept(plan.connection):
+        live, unflagged = records.count_live(plan.connection)
         if not unflagged and live == found.totals["migrated"]:
             return 0
-    return records.count_inconsistencies(look.connection, look.scope)
+    return records.count_inconsistencies(plan.connection, plan.scope)
 
 
-def _count_records(look: Look, found: Counts, sums: LedgerSums | None) -> None:
-    connection, scope = look.connection, look.scope
+def _count_records(plan: CountPlan, found: Counts, sums: LedgerSums | None) -> None:
+    connection, scope = plan.connection, plan.scope
     forgetful = ledger.is_forgetful(connection)
     scan = records.scan(connection, scope)
     found.numbers["conversion_mismatch"] = scan.total("mismatched")
-    found.numbers["migration_inconsistency"] = _count_scanned_flags(look, found, scan)
-    strays = _has_strays(look, scan, sums)
+    found.numbers["migration_inconsistency"] = _count_scanned_flags(plan, found, scan)
+    strays = _has_strays(plan, scan, sums)
     if forgetful or strays:
         found.numbers["missing_entry"] = ledger.count_missing_entries(connection, scope, forgetful=forgetful)
     else:
         lacking = scan.total("lacking_conversion") + scan.total("lacking_reversal")
-        openings = scope.everybody and sums is not None and sums.numbers.get("opening")
+        openings = scope.all_users and sums is not None and sums.numbers.get("opening")
         found.numbers["missing_entry"] = lacking + (ledger.count_unrecorded_openings(connection) if openings else 0)
     if scope.users:
         return
@@ -246,43 +248,43 @@ def _count_records(look: Look, found: Counts, sums: LedgerSums | None) -> None:
         found.numbers[check] = sum(finding.check == check for finding in found.of_runs)
 
 
-def _has_strays(look: Look, scan: RecordScan, sums: LedgerSums | None) -> bool:
+def _has_strays(plan: CountPlan, scan: RecordScan, sums: LedgerSums | None) -> bool:
     """Say whether the ledger has conversions or reversals beside those of the records, each of which has its own."""
-    if look.scope.run is not None:
-        recorded = scan.total("conversions", run=look.scope.run)
-        return ledger.count_conversions(look.connection, look.scope) != recorded
+    if plan.scope.run is not None:
+        recorded = scan.total("conversions", run=plan.scope.run)
+        return ledger.count_conversions(plan.connection, plan.scope) != recorded
     if sums is None:
-        return True  # unknown, and cheap to look at for a few users
+        return True  # unknown, and cheap to count for a few users
     booked = (sums.numbers.get("conversion", 0), sums.numbers.get("reversal", 0))
     return booked != (scan.total("conversions"), scan.total("reversals"))
 
 
-def _count_scanned_flags(look: Look, found: Counts, scan: RecordScan) -> int:
+def _count_scanned_flags(plan: CountPlan, found: Counts, scan: RecordScan) -> int:
     """Count migration_inconsistency with what the pass over the records has found, user by user only if need be."""
-    if records.one_live_record_is_kept(look.connection) and not scan.total("unflagged"):
-        if look.scope.run is not None and not scan.total("reflagged"):
+    if records.one_live_record_is_kept(plan.connection) and not scan.total("unflagged"):
+        if plan.scope.run is not None and not scan.total("reflagged"):
             return 0
-        if look.scope.everybody and scan.total("migrated") == found.totals["migrated"]:
+        if plan.scope.all_users and scan.total("migrated") == found.totals["migrated"]:
             return 0
-    return records.count_inconsistencies(look.connection, look.scope)
+    return records.count_inconsistencies(plan.connection, plan.scope)
 
 
-def _compare_value(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> None:
-    """Keep the sums over everybody, and compare them with those of the last run's start."""
-    rates = look.terms.rates.as_dict()
-    if look.quick and look.phase == PRE:
-        found.baseline = _baseline_of_next_run(look, found, sums, since)
+def _compare_value(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> None:
+    """Keep the sums over all users, and compare them with those of the last run's start."""
+    rates = plan.terms.rates.as_dict()
+    if plan.quick and plan.phase == PRE:
+        found.baseline = _baseline_of_next_run(plan, found, sums, since)
         return
-    booked = booked_value(look.connection, rates, sums, wishes_after=since.wishes)
+    booked = booked_value(plan.connection, rates, sums, wishes_after=since.wishes)
     totals = found.totals
     found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
-    run = None if look.phase == PRE else since.run or _run_with_baseline(look)
+    run = None if plan.phase == PRE else since.run or _run_with_baseline(plan)
     if run is None or run.rates != rates:
         return
     start = _Since.of(run)
     if start.ids != since.ids:
-        sums = ledger_sums(look.connection, after=start.entries)
-        booked = booked_value(look.connection, rates, sums, wishes_after=start.wishes)
+        sums = ledger_sums(plan.connection, after=start.entries)
+        booked = booked_value(plan.connection, rates, sums, wishes_after=start.wishes)
     before, booked_then = int(run.baseline["value"]), int(run.baseline["booked"])
     change = (totals["value"] - booked) - (before - booked_then)
     found.totals |= {"value_before": before, "booked_since": booked - booked_then}
@@ -298,12 +300,12 @@ def _compare_value(look: Look, found: Counts, sums: LedgerSums, since: _Since) -
         )
 
 
-def _baseline_of_next_run(look: Look, found: Counts, sums: LedgerSums, since: _Since) -> dict[str, str]:
+def _baseline_of_next_run(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> dict[str, str]:
     """Return the sums that a run which begins now must preserve, those of the ledgers from its newest entries on."""
-    start = _Since(*quick.sums_from(look.connection))
+    start = _Since(*quick.sums_from(plan.connection))
     if start.ids != since.ids:
-        sums = ledger_sums(look.connection, after=start.entries)
-    booked = booked_value(look.connection, look.terms.rates.as_dict(), sums, wishes_after=start.wishes)
+        sums = ledger_sums(plan.connection, after=start.entries)
+    booked = booked_value(plan.connection, plan.terms.rates.as_dict(), sums, wishes_after=start.wishes)
     figures = found.totals | {
         "booked": booked,
         "booked_from": start.entries,
@@ -314,9 +316,9 @@ def _baseline_of_next_run(look: Look, found: Counts, sums: LedgerSums, since: _S
     return {name: str(value) for name, value in figures.items()}
 
 
-def _run_with_baseline(look: Look) -> MigrationRun | None:
+def _run_with_baseline(plan: CountPlan) -> MigrationRun | None:
     """Return the run whose start to compare with: the one asked for, else the latest that took the sums."""
-    candidates = MigrationRun.objects.using(look.using).filter(baseline__has_key="booked")
-    if look.scope.run is not None:
-        candidates = candidates.filter(pk=look.scope.run)
+    candidates = MigrationRun.objects.using(plan.using).filter(baseline__has_key="booked")
+    if plan.scope.run is not None:
+        candidates = candidates.filter(pk=plan.scope.run)
     return candidates.order_by("-pk").first()

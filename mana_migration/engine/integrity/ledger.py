@@ -76,7 +76,7 @@ def count_balances(
     orphaned, mismatched, seen = map(int, row)
     if unmigrated_only:
         return {"orphaned_mana": orphaned}
-    if scope.users or (scope.everybody and entries not in (None, seen)):
+    if scope.users or (scope.all_users and entries not in (None, seen)):
         mismatched += _count(connection, _strays(scope), scope)
     return {"orphaned_mana": orphaned, "ledger_mismatch": mismatched}
 
@@ -94,10 +94,10 @@ def balance_hits_sql(check: str, vendor: str, scope: Scope) -> str:
     The sum of the entries follows in the two columns of ``dialect.exact_sum``.
     """
     condition = _orphaned(vendor) if check == "orphaned_mana" else _mismatched(vendor)
-    halves = "x.total, 0" if vendor == "postgresql" else "x.upper, x.lower"
+    total = "x.total, 0" if vendor == "postgresql" else "x.upper, x.lower"
     balance = "(SELECT b.balance_after FROM wishes_manaentry b WHERE b.id = x.newest)"
     balances = _balances(vendor, scope, unmigrated_only=check == "orphaned_mana")
-    found = f"SELECT x.user_id, x.mana, {balance}, {halves} FROM ({balances}) x WHERE {condition}"
+    found = f"SELECT x.user_id, x.mana, {balance}, {total} FROM ({balances}) x WHERE {condition}"
     if check == "ledger_mismatch":
         found += f" UNION ALL SELECT y.user_id, NULL, NULL, NULL, NULL FROM ({_strays(scope)}) y"
     return f"{found} ORDER BY 1"

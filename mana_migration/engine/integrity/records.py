@@ -13,7 +13,7 @@ from mana_migration.engine.integrity.scope import Scope, rows
 from mana_migration.states import UserStatus
 from wishes.rates import BIGINT_MAX, COLOURS, RATE_MAX
 
-#: Figures summed over records, by name: of conversions, and of those that were taken back.
+#: Figures summed over records, by name: of conversions, and of those that were rolled back.
 _CONVERTED: Final = {
     "green": "r.green",
     "blue": "r.blue",
@@ -121,7 +121,7 @@ def _mass_migrations(connection: BaseDatabaseWrapper) -> int:
 
 
 def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
-    """Look at every record beside its entries and its wallet, in one pass; see ``RecordScan``.
+    """Compare every record with its entries and its wallet, in one pass; see ``RecordScan``.
 
     Grouped by status, so that no condition and no sum has to ask for it row by row.
     """
@@ -144,10 +144,10 @@ def scan(connection: BaseDatabaseWrapper, scope: Scope) -> RecordScan:
     )
     parts = []
     for run, reversal_run, status, records, *figures in found:
-        counted, halves = figures[: len(conditions)], figures[len(conditions) :]
+        counted, split = figures[: len(conditions)], figures[len(conditions) :]
         sums = {
             name: dialect.combine(vendor, first, second)
-            for name, first, second in zip(expressions, halves[::2], halves[1::2], strict=True)
+            for name, first, second in zip(expressions, split[::2], split[1::2], strict=True)
         }
         counts = dict(zip(conditions, map(int, counted), strict=True))
         _judge(status, int(records), counts, sums)

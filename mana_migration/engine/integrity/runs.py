@@ -1,4 +1,4 @@
-"""The checks of whole runs: sums of records, batches and ledger, and nobody forgotten."""
+"""The checks of whole runs: sums of records, batches and ledger, and every selected user processed."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def _batches(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[tuple[in
     for run, planned, *rest in found:
         names = (*_NUMBERS, "selected", "unrecorded")
         figures = {"planned": int(planned)} | dict(zip(names, map(int, rest[: len(names)]), strict=True))
-        halves = rest[len(names) :]
-        for name, first, second in zip(_MONEY, halves[::2], halves[1::2], strict=True):
+        parts = rest[len(names) :]
+        for name, first, second in zip(_MONEY, parts[::2], parts[1::2], strict=True):
             figures[name] = dialect.combine(vendor, first, second)
         yield int(run), figures
 

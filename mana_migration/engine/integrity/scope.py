@@ -1,4 +1,4 @@
-"""Which users a query of the checks looks at."""
+"""Which users a query of the checks reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mana_migration.engine import users
 #: Wallets in one range of users; their findings are held in memory together.
 RANGE = 20_000
 
-#: Users of a run: those whom it handled, and those whose conversions it took back.
+#: Users of a run: those whom it handled, and those whose conversions it rolled back.
 _OF_RUN: Final = (
     "(SELECT s.user_id FROM mana_migration_usermigration s WHERE (s.run_id = %(run)s OR s.reversal_run_id = %(run)s)"
 )
@@ -39,8 +39,8 @@ class Scope:
     since: int | None = None
 
     @property
-    def everybody(self) -> bool:
-        """Say whether nobody is left out."""
+    def all_users(self) -> bool:
+        """Say whether no user is left out."""
         return not self.users and self.run is None and self.after is None and self.until is None
 
     def sql(self, column: str) -> str:

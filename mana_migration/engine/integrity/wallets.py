@@ -102,13 +102,13 @@ def scan(connection: BaseDatabaseWrapper, terms: WalletTerms, scope: Scope) -> W
         connection, f"SELECT COUNT(*), {counts}, {sums} FROM wishes_wallet w WHERE {scope.sql('w.user_id')}", scope
     )
     found = dict(zip(WALLET_CHECKS, map(int, figures), strict=False))
-    halves = figures[len(WALLET_CHECKS) :]
+    parts = figures[len(WALLET_CHECKS) :]
     totals = {
         "wallets": int(wallets),
         "migrated": found["already_migrated"],
         "unmigrated": found["unmigrated_remaining"],
     }
-    for name, first, second in zip((*COLOURS, "mana"), halves[::2], halves[1::2], strict=True):
+    for name, first, second in zip((*COLOURS, "mana"), parts[::2], parts[1::2], strict=True):
         totals[name] = dialect.combine(vendor, first, second)
     totals["worth"] = terms.rates.worth(*(totals[colour] for colour in COLOURS))
     totals["value"] = totals["worth"] + totals["mana"]

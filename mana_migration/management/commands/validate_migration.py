@@ -203,7 +203,7 @@ def fix(phase: str, users: list[str], show: OnFinding, options: dict[str, Any]) 
         users=users,
         dry_run=options["dry_run"],
         checks=checks,
-        # a dry run's are told by the validation that follows, with what auto-fix would do
+        # a dry run's are reported by the validation that follows, with what auto-fix would do
         on_finding=None if options["dry_run"] else show,
     )
 

@@ -6,7 +6,7 @@ there is nothing to time out and nothing to clean up.  Any number of processes o
 machines may run this loop on one run.
 
 # Note [Together]
-Where batches are small and all is well, several of them go to the database in one message, each in a
+Where batches are small and nothing fails, several of them go to the database in one message, each in a
 transaction of its own.  A pause, an end or a trip by another process still takes effect before the next
 batch, for claiming one reads the status of its run; what this process does by itself, ending at a signal and
 judging the breaker, comes after the message: about an eighth of a second later, by what the latest
@@ -203,7 +203,7 @@ class Worker:
         self._queue.put_back(again)
         if not handled and not again:
             self._queue.found_taken()
-            self._alone = max(self._alone, 1)  # sent alone, a batch finds out what else may be in its way
+            self._alone = max(self._alone, 1)  # sent alone, a batch shows why it was not claimed
             return None
         if len(handled) + len(again) < len(tasks):
             self._queue.in_company = True

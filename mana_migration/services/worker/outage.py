@@ -61,7 +61,7 @@ class Outage:
         elif self._tries == 1:  # SQLite, while another process writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
             self._context.show_wait(run_id, "the database is busy: trying again")
-        self._long_wait.goes_on(failures.describe(error))
+        self._long_wait.continues(failures.describe(error))
         wait = min(LOST_LONGEST_WAIT, LOST_FIRST_WAIT * 2 ** min(self._tries, 10))
         self._tries += 1
         self._context.stop.wait(wait * random.uniform(0.75, 1.25))  # noqa: S311 (jitter)

@@ -57,7 +57,7 @@ class Throttle:
         while self._pressure is Pressure.HARD and not self._context.stop.wait(HOLD_STEP):
             if self._changed(controls):
                 return False
-            self._long_wait.goes_on(self._reason)
+            self._long_wait.continues(self._reason)
             self._poll(0.0)
         self._long_wait.ended()
         if self._pressure is Pressure.SOFT:

@@ -77,5 +77,5 @@ def test_what_is_done_about_it_is_said_in_plain_words() -> None:
     assert [in_words(pressure, "the reason") for pressure in Pressure] == [
         "the database has recovered: resuming",
         "going at half the pace: the reason",
-        "waiting until the database is well: the reason",
+        "waiting while the database is under load: the reason",
     ]

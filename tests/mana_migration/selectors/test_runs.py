@@ -181,7 +181,7 @@ def test_a_throttled_run_says_what_it_waits_for_until_it_progresses() -> None:
 @pytest.mark.parametrize(
     ("wait", "waiting", "label"),
     [
-        ("hard", "waiting until the database is well: 24 sessions wait", "Waiting"),
+        ("hard", "waiting while the database is under load: 24 sessions wait", "Waiting"),
         ("soft", "going at half the pace: 24 sessions wait", "Slowed down"),
     ],
 )

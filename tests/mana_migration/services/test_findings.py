@@ -249,10 +249,10 @@ def test_users_are_looked_at_in_ranges_that_leave_nobody_out(economy: Economy, m
 
 
 def test_a_scope_says_whom_it_leaves_out() -> None:
-    assert Scope().everybody
-    assert Scope(first="1", last="5").everybody
+    assert Scope().all_users
+    assert Scope(first="1", last="5").all_users
     for some in (Scope(users=("1",)), Scope(run=1), Scope(after="1"), Scope(until="1")):
-        assert not some.everybody
+        assert not some.all_users
     assert Scope(run=1, users=("1",), after="3", until="4", first="2", last="5").people() == Scope(
         users=("1",), after="3", until="4", first="2", last="5"
     )

@@ -173,10 +173,10 @@ def test_a_long_wait_is_announced_once(settings: LazySettings, monkeypatch: pyte
             clock.setattr("mana_migration.services.notifications.time.monotonic", lambda: now[0])
             for moment in (0.0, 59.0, 61.0, 90.0):
                 now[0] = moment
-                wait.goes_on("replication is 40 s behind")
+                wait.continues("replication is 40 s behind")
             wait.ended()
             now[0] = 95.0
-            wait.goes_on("replication is 41 s behind")
+            wait.continues("replication is 41 s behind")
         hook.wait_for(1)
     assert hook[0]["title"] == f"Migration run {run.pk} has been waiting for a minute"
     assert hook[0]["message"] == "Reason: replication is 40 s behind"

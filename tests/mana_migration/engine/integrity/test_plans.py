@@ -82,10 +82,10 @@ def plans(run: int, *, small: bool) -> tuple[list[dict[str, Any]], list[dict[str
     terms = WalletTerms(Rates(), large=10**9)
     with pytest.MonkeyPatch.context() as patch, transaction.atomic():
         patch.setattr(counting, "SMALL_RUN", 1 if small else 10**9)
-        look = counting.look_at("default", connection, BOTH, Scope(run=run), terms)
-        assert look.whole is not small
+        plan = counting.plan_count("default", connection, BOTH, Scope(run=run), terms)
+        assert plan.whole is not small
         with explained(*GROWN) as (found, settings):
-            counting.count(look)
+            counting.count(plan)
     assert len(found) > 10
     return found, settings
 

@@ -124,7 +124,7 @@ def test_an_unwell_database_is_waited_for_with_the_reason_once(
     throttled(run, clock, said)(controls("auto"), 0.1)
     assert clock.waits == [1.0, 1.0, 1.0]
     assert said == [
-        "waiting until the database is well: a standby is 99.0 s behind, more than 10 s",
+        "waiting while the database is under load: a standby is 99.0 s behind, more than 10 s",
         "the database has recovered: resuming",
     ]
     first, last = RunEvent.objects.order_by("id")
@@ -138,7 +138,7 @@ def test_whoever_shows_the_progress_hears_what_is_waited_for(
     health[:] = [BEHIND, WELL]
     shown: list[BatchResult] = []
     Throttle(run.pk, RunContext(stop=clock, progress=shown.append))(controls("auto"), 0.1)  # type: ignore[arg-type]
-    assert [result.waits_for.partition(":")[0] for result in shown] == ["waiting until the database is well", ""]
+    assert [result.waits_for.partition(":")[0] for result in shown] == ["waiting while the database is under load", ""]
     assert all(result.totals.selected == 0 for result in shown)
 
 
