@@ -119,7 +119,7 @@ STAGES = {
     "changing a status": r"runs\.change_status",
     "going over to the check": r"runs\.to_checking commit",
     "the end of a run": r"operation\.check commit",
-    "auto-fix": r"autofix\._(correct|record|create|write)",
+    "auto-fix": r"corrections\.(_correct|_record|_create|write)",
     "the commit of a fix": r"_Work\._fix_page commit",
     "the breaker's trip": r"operation\.trip commit",
     "lifting the guard": r"guards\.announce_reversal",
