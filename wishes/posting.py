@@ -154,8 +154,11 @@ def update_reversed_wallets(now: str, within: str) -> str:
     )
 
 
-def reversal_kept(reference: str) -> dict[str, str]:
-    """Return the SQL of whether the tables hold what a reversal wrote; see ``conversion_kept``."""
+def reversal_kept(reference: str, *, unflagged: str) -> dict[str, str]:
+    """Return the SQL of whether the tables hold what a reversal wrote; see ``conversion_kept``.
+
+    ``unflagged``: SQL over ``p`` of whether the wallet was found without its flag, and left as it is.
+    """
     return {
         "entries": _entry_kept(reference, "reversal", amount="-p.debit", balance="p.mana - p.debit"),
         "wallets": block(
@@ -166,11 +169,13 @@ def reversal_kept(reference: str) -> dict[str, str]:
                   AND CASE WHEN p.valid
                       THEN w.green = p.green AND w.blue = p.blue AND w.red = p.red AND w.mana = p.mana - p.debit
                            AND w.migrated_at IS NULL
+                      WHEN {unflagged} THEN w.mana = p.mana AND w.migrated_at IS NULL
                       ELSE w.green = 0 AND w.blue = 0 AND w.red = 0 AND w.mana = p.mana
                            AND w.migrated_at IS NOT NULL
                   END
             )
-            """
+            """,
+            unflagged=unflagged,
         ),
     }
 

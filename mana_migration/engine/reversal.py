@@ -17,10 +17,14 @@ from wishes import posting
 from wishes.moments import for_database
 from wishes.sql import all_of, block
 
+#: The record says that the user is migrated, and the wallet does not.
+UNFLAGGED: Final = "migration_inconsistency"
+
 #: Why a conversion is not reversed, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
     "shortfall": "part of the mana was already spent; use --on-shortfall write-off to restore the wishes all the same",
     "opening_balance": "the old system had converted this user; there is no conversion of ours to roll back",
+    UNFLAGGED: "the wallet of this user is not migrated any more, against its record; see validate_migration",
 }
 
 
@@ -117,7 +121,7 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
         debit=debit,
         line=f",\n{_line_sql(vendor, terms, debit)} AS line" if locked else "",
         problem=_problem_sql(terms),
-        condition=all_of(condition, "b.migrated_at IS NOT NULL", selection_sql(terms, within=within)),
+        condition=all_of(condition, selection_sql(terms, within=within)),
         locked=dialect.ordered_lock(vendor, "w.user_id", "b") if locked else "",
     )
 
@@ -125,11 +129,12 @@ def picked_sql(vendor: str, terms: ReversalTerms, condition: str, *, within: str
 def _problem_sql(terms: ReversalTerms) -> str:
     """Return the SQL of why the conversion of a record ``w`` cannot be reversed, empty text where it can."""
     cases = {
+        "b.migrated_at IS NULL": UNFLAGGED,
         f"w.run_id IN ({_IMPORTS})": "opening_balance" if terms.selected else "",
         "b.mana < w.mana_credited": "shortfall" if not terms.write_off else "",
     }
     whens = [f"WHEN {condition} THEN '{problem}'" for condition, problem in cases.items() if problem]
-    return f"CASE {' '.join(whens)} ELSE '' END" if whens else "''"
+    return f"CASE {' '.join(whens)} ELSE '' END"
 
 
 def _line_sql(vendor: str, terms: ReversalTerms, debit: str) -> str:
@@ -278,7 +283,10 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
             },
             kept={
                 "records": _record_kept_sql(terms),
-                **posting.reversal_kept(f"'reversal:' || p.origin || ':' || {users.key_sql(vendor, 'p.user_id')}"),
+                **posting.reversal_kept(
+                    f"'reversal:' || p.origin || ':' || {users.key_sql(vendor, 'p.user_id')}",
+                    unflagged=f"p.problem = '{UNFLAGGED}'",
+                ),
             },
             sums=_SUMS,
             lock=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NOT NULL"),
@@ -346,7 +354,8 @@ def shortfalls(
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT record_id, credited, credited - mana FROM ({picked}) picked WHERE credited > mana "
-            "AND problem <> 'opening_balance' ORDER BY credited - mana DESC, record_id LIMIT %(limit)s",
+            "AND problem NOT IN ('opening_balance', 'migration_inconsistency') "
+            "ORDER BY credited - mana DESC, record_id LIMIT %(limit)s",
             {**parameters, "limit": limit},
         )
         return [(int(record), int(credited), int(lacking)) for record, credited, lacking in cursor.fetchall()]

@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
 
 from mana_migration.domain.options import Controls, MigrationOptions, RollbackOptions
+from mana_migration.domain.results import BatchResult
 from mana_migration.errors import NothingToRollBackError, RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import dry_run, operation, runs
@@ -15,9 +17,10 @@ from mana_migration.services.context import Actor, RunContext, StopFlag
 from mana_migration.services.migration import Migration
 from mana_migration.services.rollback import Rollback
 from tests.factories import WalletFactory
-from tests.mana_migration.running import balanced, people, status, wallet
+from tests.mana_migration.running import balanced, people, records, status, wallet
 from tests.support.oracle import assert_nothing_changes
-from wishes import services
+from wishes import guards, services
+from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db
 
@@ -49,6 +52,25 @@ def test_the_selection_is_frozen_at_the_start() -> None:
     with balanced():
         done = operation.work_on_run(run.pk, RunContext(actor=OLGA))
     assert done.totals.rolled_back == 6
+
+
+@pytest.mark.parametrize("preserve_logs", [True, False])
+def test_a_rollback_ends_although_a_wallet_has_lost_its_flag_and_lists_the_user(preserve_logs: bool) -> None:
+    keys, stop, batches = people(10), StopFlag(), list[int]()
+    convert()
+    with transaction.atomic(), guards.announce_reversal(connection):
+        Wallet.objects.filter(pk=keys[3]).update(migrated_at=None)
+
+    def count(result: BatchResult) -> None:
+        batches.append(result.batch)
+        if len(batches) > 20:
+            stop.request()
+
+    done = back(everything=True, preserve_logs=preserve_logs, stop=stop, progress=count)
+    assert (done.status, len(batches)) == ("completed", 1)
+    assert (done.totals.rolled_back, dict(done.totals.skips)) == (9, {"migration_inconsistency": 1})
+    assert records(keys[3])[-1] == ("skipped", "migration_inconsistency")
+    assert wallet(keys[3]) == (0, 0, 0, 1230, False)
 
 
 def test_progress_and_the_expected_number_are_told() -> None:
