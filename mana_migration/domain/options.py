@@ -268,7 +268,7 @@ class RollbackOptions:
         given = [bool(self.users), self.since is not None, self.run is not None, self.everything]
         if sum(given) != 1:
             raise UsageError(
-                "a rollback takes exactly one of: named users, a date, a run, or all; "
+                "a rollback takes exactly one of: selected users, a date, a run, or all; "
                 + ("none was given" if not any(given) else "more than one was given")
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,21 +20,41 @@ from mana_migration.errors import UsageError
 #: No run is older than this: an earlier date is a typing error that would mean "everything".
 EARLIEST_YEAR = 2000
 
+#: The largest number that a BIGINT holds.
+LARGEST_NUMBER: Final = 2**63 - 1
+
 
 def whole_number(value: str) -> int:
     """Accept a whole number from 1 to 2**63 - 1."""
+    return _whole_number(value, least=1)
+
+
+def _whole_number(value: str, *, least: int) -> int:
     try:
         number = int(value)
     except ValueError:
-        number = 0
-    if not 1 <= number <= 2**63 - 1:
-        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from 1")
+        number = -1
+    if number > LARGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from {least} to {LARGEST_NUMBER}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from {least}")
     return number
 
 
 def number(value: str) -> int:
-    """Read a whole number from 0."""
-    return 0 if value.strip() == "0" else whole_number(value)
+    """Accept a whole number from 0 to 2**63 - 1."""
+    return _whole_number(value, least=0)
+
+
+def interval(value: str) -> float:
+    """Accept a number of seconds above 0, up to a day."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{value!r}: give a number of seconds above 0, up to 86400")
+    return seconds
 
 
 def text(value: str) -> str:

@@ -162,7 +162,7 @@ def event_words(event: EventLine, zone: tzinfo | None = None) -> str:
 def _started(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
     ago = f", {duration(seen.elapsed)} ago{_paused_words(seen)}" if seen.is_open else ""
     who = f" by {one_line(seen.actor, 60)} on {one_line(seen.host, 60)}" if seen.actor else ""
-    named = f", for {number(seen.selected_users)} named users" if seen.selected_users else ""
+    named = f", for {counted(seen.selected_users, 'selected user')}" if seen.selected_users else ""
     target = f", rolling back run {seen.target_run}" if seen.target_run else ""
     return Fact("Started", f"{when(seen.started_at, zone)}{ago}{who}{named}{target}")
 

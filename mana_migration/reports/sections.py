@@ -378,7 +378,11 @@ def _listed(report: AnyReport) -> Section:
         *(sum(int(getattr(part, name)) for part in report.listed) for name in columns[1:]),
     )
     note = "Exact sums over the users listed one by one"
-    note += "." if report.since is None else f", those handled or rolled back since {report.since.isoformat()}."
+    note += (
+        "."
+        if report.since is None
+        else f", those handled or rolled back since {when(report.since, ZoneInfo(report.time_zone))}."
+    )
     return Section("totals", "Totals of the users", note, columns, [*rows, total] if rows else [])
 
 
@@ -401,7 +405,7 @@ def _site(report: WholeReport) -> Section:
         ("pending: rolled back", counts.rolled_back),
         ("pending: never handled", never),
     ]
-    note = f"Where all users are now, whatever run handled them. Report made {report.generated_at.isoformat()}."
+    note = f"Where all users are now, whatever run handled them. Report made {when(report.generated_at, ZoneInfo(report.time_zone))}."
     return Section("users", "Users by outcome", note, ("outcome", "users"), rows, ok=not counts.pending)
 
 

@@ -40,14 +40,19 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         SourceError: the file cannot be read, is no plan, or was changed since it was written.
     """
-    no_plan = f"{path} is no plan: write one with migrate_users --dry-run --save-plan FILE"
+    cure = ": write one with migrate_users --dry-run --save-plan FILE"
+    no_plan = f"{path} is no plan{cure}"
     try:
         with path.open("rb") as stream:
             content = stream.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "not a path"
+        raise SourceError(f"{path} is no plan that can be read ({why}){cure}") from error
+    try:
         document = json.loads(content) if len(content) <= LARGEST else {}
         promise = document["promise"]
         kept, version, found = document["digest"], document["mana_migration_plan"], digest(promise)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SourceError(no_plan) from error
     if version != VERSION:
         raise SourceError(f"{path} is a plan of version {version!r}, not {VERSION}: save it again")

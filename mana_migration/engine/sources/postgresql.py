@@ -144,8 +144,10 @@ def _label(address: str) -> str:
             "the address of the legacy database cannot be read; give postgres://USER:PASSWORD@HOST:PORT/NAME "
             "with special characters percent-encoded (it is not shown here)"
         ) from None
-    name = parts.get("dbname") or parts.get("user") or "of the default name"
-    return f"legacy database {name!r}" + (f" on {parts['host']}" if parts.get("host") else "")
+    name = parts.get("dbname") or parts.get("user")
+    return (f"legacy database {name!r}" if name else "the legacy database without a name") + (
+        f" on {parts['host']}" if parts.get("host") else ""
+    )
 
 
 def _cause(message: str) -> str:

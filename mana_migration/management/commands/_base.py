@@ -95,11 +95,11 @@ class MigrationCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Refuse abbreviated options: a typing error must never start a migration."""
-        examples = "\n".join(f"  {prog_name} {example}" for example in self.examples)
+        lines = "\n".join(f"  {prog_name} {example}" for example in self.examples)
         kwargs |= {
             "allow_abbrev": False,
             "formatter_class": HelpFormatter,
-            "epilog": f"examples:\n{examples}\n\n{EXIT_CODES}",
+            "epilog": f"examples:\n{lines}\n\n{EXIT_CODES}" if lines else EXIT_CODES,
         }
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.description = textwrap.fill(self.help, width=80)
@@ -265,7 +265,9 @@ class MigrationCommand(BaseCommand):
             code: Any = self.exit_code
         except SystemExit as end:
             code = end.code
-        if self._lost_output() and not code:  # of --help, which does not get as far as handle
+        if not code and (lost := self._lost_output()):  # of --help, which does not get as far as handle
+            for name, why in lost.items():
+                self.stderr.write(f"{name} could not be written ({why}): output is lost")
             code = REFUSED
         if code:
             sys.exit(code)

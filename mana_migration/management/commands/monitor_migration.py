@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import shutil
 import signal
@@ -401,7 +399,7 @@ def add_monitor_options(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--interval",
-        type=seconds,
+        type=arguments.interval,
         default=3.0,
         metavar="SECONDS",
         help="Seconds between two polls of --watch, above 0 (default: %(default)g).",
@@ -410,17 +408,6 @@ def add_monitor_options(parser: CommandParser) -> None:
 
 #: The --output that is no file.
 STANDARD_OUTPUT: Final = Path("-")
-
-
-def seconds(value: str) -> float:
-    """Accept a number of seconds above 0, up to a day."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{value!r}: give a number of seconds above 0, up to 86400")
-    return number
 
 
 def path(value: str) -> Path:

@@ -47,10 +47,10 @@ class Command(RunCommand):
         parser.add_argument("--once", action="store_true", help="End when no run is open instead of waiting for one.")
         parser.add_argument(
             "--interval",
-            type=float,
+            type=arguments.interval,
             default=background.POLL_SECONDS,
             metavar="SECONDS",
-            help="Poll for an open run every so many seconds (default: %(default)s).",
+            help="Poll for an open run every so many seconds, above 0 (default: %(default)g).",
         )
 
     @contextmanager
@@ -78,4 +78,6 @@ class Command(RunCommand):
             done = background.work(context, once=options["once"], poll_seconds=max(0.1, options["interval"]))
         if self.json_output:
             self.print_json({"runs": [{"run": each.run, "status": each.status} for each in done]})
+        elif options["once"] and not done and not stop.requested:
+            self.notice("no run is open that can be worked on now")
         return signal_code(stop, DONE)

@@ -53,6 +53,7 @@ VALUES = [
     *(("migrate_users", "--delay", value) for value in ("-1", "nan", "inf", "abc", "", "3601")),
     *(("migrate_users", "--cohort", value) for value in ("0", "0%", "101%", "-1%", "0.001%", "abc", "", "nan", "%")),
     *(("migrate_users", "--user-id", value) for value in ("", "   ")),
+    *(("work_migration", "--interval", value) for value in ("0", "-5", "nan", "inf", "1e300", "abc", "")),
     *(("rollback_migration", "--since", value) for value in BAD_DATES),
     *(("rollback_migration", "--run", value) for value in BAD_NUMBERS),
     *(("rollback_migration", "--all", "--batch-size", value) for value in (*BAD_NUMBERS, str(10**9))),
@@ -260,3 +261,17 @@ def test_bad_input_of_a_real_process_is_one_line_as_well() -> None:
         assert "batch size '0'" in refusal(run_manage("migrate_users", "--batch-size", "0"), code=2)
         assert "2025-13-45" in refusal(run_manage("rollback_migration", "--since", "2025-13-45"), code=2)
         assert "GREEN_RATE" in refusal(run_manage("migrate_users", env={"GREEN_RATE": "ten"}))
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("migrate_users", "--rehearse", "-1"), "'-1': give a whole number from 0"),
+        (("migrate_users", "--limit", "0"), "'0': give a whole number from 1"),
+        (("migrate_users", "--limit", str(2**63)), f"give a whole number from 1 to {2**63 - 1}"),
+    ],
+)
+def test_the_range_of_a_number_is_said_as_it_is(argv: tuple[str, ...], says: str) -> None:
+    done = run_manage(*argv)
+    assert done.code == 2
+    assert f"{says} (--help" in done.err

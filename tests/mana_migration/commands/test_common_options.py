@@ -398,3 +398,10 @@ def test_the_rollback_of_a_breaker_is_logged_as_a_rollback(logs: Path) -> None:
     files = {path.name.partition("-")[0]: path.read_text() for path in logs.glob("*.log")}
     assert f'"run {rollback}: completed"' in files["rollback"]
     assert f'"run {rollback}: completed"' not in files["migration"]
+
+
+@pytest.mark.parametrize("command", ["monitor_migration", "archive_runs", "migrate_users"])
+def test_help_has_no_heading_without_lines(command: str) -> None:
+    found = run_manage(command, "--help").out
+    assert "exit codes:" in found
+    assert "examples:\n\n" not in found

@@ -92,6 +92,12 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "is no plan" in refusal(run_command("migrate_users", "--plan", tmp_path))
 
 
+def test_a_plan_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    missing = refusal(run_command("migrate_users", "--plan", tmp_path / "missing"))
+    assert "missing is no plan that can be read (No such file or directory): write one with" in missing
+    assert "(Is a directory)" in refusal(run_command("migrate_users", "--plan", tmp_path))
+
+
 def test_changed_findings_and_rates_refuse_a_plan(tmp_path: Path, settings: Any) -> None:
     people(2)
     plan = tmp_path / "plan.json"

@@ -684,3 +684,10 @@ def test_a_reader_who_has_had_enough_is_no_error() -> None:
     )
     assert done_.stdout.splitlines()[-1] == "0"
     assert done_.stderr == ""
+
+
+@pytest.mark.parametrize(("users", "words"), [(1, "for 1 selected user\n"), (2, "for 2 selected users\n")])
+def test_a_run_of_selected_users_says_how_many(users: int, words: str) -> None:
+    keys = keys_of(make_wallets([(1, 0, 0)] * users))
+    migrate(*(part for key in keys for part in ("--user-id", str(key))))
+    assert words in run_command("monitor_migration").out

@@ -101,3 +101,9 @@ def test_a_lost_database_ends_it_with_one_line() -> None:
     assert done.code == 1
     assert "Traceback" not in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.django_db
+def test_once_says_that_it_found_no_run() -> None:
+    done = run_command("work_migration", "--once")
+    assert (done.code, done.out, done.err) == (0, "no run is open that can be worked on now\n", "")

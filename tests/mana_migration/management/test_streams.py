@@ -141,3 +141,8 @@ def test_text_that_the_encoding_lacks_is_escaped() -> None:
     stream.write("reading users … f\udcfcr")
     stream.flush()
     assert raw.getvalue() == rb"reading users \u2026 f\udcfcr"
+
+
+def test_help_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    code, _, err = manage("migrate_users --help >/dev/full", tmp_path)
+    assert (code, err) == (1, "standard output could not be written (No space left on device): output is lost\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,12 @@ def test_on_a_terminal_no_line_is_wider_than_it_is_and_ids_have_no_separators(st
     assert max(map(len, free)) > 80
     assert report_text.named_cell("record", 60_030) == "60030"
     assert report_text.named_cell("users", 60_030) == "60,030"
+
+
+def test_times_in_the_notes_are_written_as_everywhere_else(story: dict[str, int], tmp_path: Path) -> None:
+    file = tmp_path / "whole.html"
+    since = "2020-01-01T10:00:00+01:00"
+    assert run_command("monitor_migration", "--export", "html", "--all", "--since", since, "--output", file).code == 0
+    page = file.read_text()
+    assert re.search(r"Report made \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \w+\.", page)
+    assert "rolled back since 2020-01-01 09:00:00 UTC." in page
