@@ -197,6 +197,7 @@ def test_an_auditor_prints_a_report_and_checks_its_totals(desk: OpenDesk, tmp_pa
         assert waiting.value.suggested_filename.endswith(kind)
         assert waiting.value.path().stat().st_size > 100
     page.get_by_role("link", name="Report", exact=True).click()
+    page.wait_for_url("**/report")
     sheets = printed(page, tmp_path)
     assert "36,900" in sheets[0]  # 30 users of 1,230 mana: the totals are on the first sheet
     text = " ".join("".join(sheets).split())
@@ -206,6 +207,7 @@ def test_an_auditor_prints_a_report_and_checks_its_totals(desk: OpenDesk, tmp_pa
     assert len("".join(printed(page, tmp_path))) > len("".join(sheets)) + 30 * len("migrated")  # a row for each user
     page.go_back()
     page.get_by_role("link", name="Report of the whole migration").click()
+    page.wait_for_url("**/whole")
     assert "36,900" in printed(page, tmp_path)[0]
 
 

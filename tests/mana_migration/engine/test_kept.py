@@ -66,6 +66,8 @@ def attached(name: str, table: str, *statements: str) -> Iterator[None]:
         with connection.cursor() as cursor:
             on = f" ON {table}" if connection.vendor == "postgresql" else ""
             cursor.execute(f"DROP {'RULE' if 'RULE' in statements[-1] else 'TRIGGER'} IF EXISTS {name}{on}")
+            if connection.vendor == "postgresql":
+                cursor.execute("DROP FUNCTION IF EXISTS sites() CASCADE")
 
 
 def trigger(table: str, event: str, body: str, *, when: str = "", timing: str = "BEFORE") -> list[str]:

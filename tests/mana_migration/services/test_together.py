@@ -141,8 +141,8 @@ def test_a_trigger_that_the_site_attaches_in_the_middle_of_a_run_does_not_keep_i
             attached.append(result.batch)
             with connection.cursor() as cursor:
                 cursor.execute(
-                    "CREATE FUNCTION sites() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
-                    "CREATE TRIGGER sites BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION sites()"
+                    "CREATE OR REPLACE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
+                    "CREATE TRIGGER late BEFORE INSERT ON wishes_manaentry FOR EACH ROW EXECUTE FUNCTION late()"
                 )
 
     try:
@@ -150,7 +150,7 @@ def test_a_trigger_that_the_site_attaches_in_the_middle_of_a_run_does_not_keep_i
             assert make_worker(run, progress=attach).run() is Ending.DONE
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("DROP FUNCTION IF EXISTS sites() CASCADE")
+            cursor.execute("DROP FUNCTION IF EXISTS late() CASCADE")
     assert converted() == 100
     assert sum(messages(queries)) < 20  # the rest went one after another, and was compared
 
