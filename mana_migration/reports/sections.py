@@ -405,7 +405,8 @@ def _site(report: WholeReport) -> Section:
         ("pending: rolled back", counts.rolled_back),
         ("pending: never handled", never),
     ]
-    note = f"Where all users are now, whatever run handled them. Report made {when(report.generated_at, ZoneInfo(report.time_zone))}."
+    made = when(report.generated_at, ZoneInfo(report.time_zone))
+    note = f"Where all users are now, whatever run handled them. Report made {made}."
     return Section("users", "Users by outcome", note, ("outcome", "users"), rows, ok=not counts.pending)
 
 
