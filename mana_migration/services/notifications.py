@@ -24,6 +24,7 @@ from django.dispatch import Signal
 from django.urls import NoReverseMatch, reverse
 
 from mana_migration import conf, signals
+from mana_migration.domain.words import counted
 from mana_migration.engine import totals
 from mana_migration.models import MigrationRun
 from mana_migration.services import logs
@@ -141,7 +142,7 @@ def _title(run: MigrationRun, phrase: str, using: str) -> str:
 
 
 def _expected(run: MigrationRun) -> str:
-    return "" if run.expected is None else f"about {run.expected:,} users to handle"
+    return "" if run.expected is None else f"about {counted(run.expected, 'user')} to handle"
 
 
 def _figures(run: MigrationRun, using: str) -> str:

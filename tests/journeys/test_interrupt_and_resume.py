@@ -17,7 +17,7 @@ from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.migration import Migration
 from mana_migration.services.worker import failures
 from tests.factories import make_wallets
-from tests.mana_migration.running import balanced, events, keys_of, planted, records, status, wallet
+from tests.mana_migration.running import balanced, events, planted, records, status, town, wallet
 from tests.support.driver import psycopg
 from tests.support.oracle import assert_books_balance, endowment
 from tests.support.processes import doomed, manage, run
@@ -26,10 +26,6 @@ from wishes.models import ManaEntry, Wallet
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MIGRATE = ("migrate_users", "--format", "json", "--batch-size", "5", "--delay", "0")
-
-
-def town(number: int = 60) -> list[Any]:
-    return keys_of(make_wallets([(n % 7, n % 5, n % 3) for n in range(number)]))
 
 
 def outcome(keys: list[Any]) -> dict[str, Any]:
@@ -140,7 +136,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_never_killed() -> None:
     expected = undisturbed()
     for point, nth in POINTS:
         forget_everything()
-        keys = town()
+        keys = town(60)
         before = endowment()
         with doomed(point, nth, *MIGRATE) as running:
             assert running.end().code == -signal.SIGKILL, point
@@ -155,7 +151,7 @@ def test_a_run_killed_at_any_moment_ends_like_one_never_killed() -> None:
 def test_a_run_killed_again_and_again_ends_like_one_never_killed() -> None:
     expected = undisturbed()
     forget_everything()
-    keys = town()
+    keys = town(60)
     before = endowment()
     slowly = (*MIGRATE[:-1], "0.02")  # or it might end between two looks
     for _ in range(4):

@@ -20,12 +20,12 @@ from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind
 from tests.factories import make_wallets
-from tests.mana_migration.running import balanced, events, keys_of, migrate, people, status, told
+from tests.mana_migration.running import balanced, converted, events, migrate, people, status, told, town
 from tests.support import processes
 from tests.support.commands import database_url
 from tests.support.oracle import assert_books_balance, endowment
 from tests.support.processes import Running
-from wishes.models import ManaEntry, Wallet
+from wishes.models import ManaEntry
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
@@ -42,11 +42,6 @@ def manage(*argv: object) -> AbstractContextManager[Running]:
     return processes.manage(*argv, prepare=prepare)
 
 
-def town(number: int) -> list[Any]:
-    """Create users who differ."""
-    return keys_of(make_wallets([(n % 7, n % 5, n % 3) for n in range(number)]))
-
-
 def open_run(**controls: Any) -> MigrationRun:
     """Open a migration that nobody works on yet."""
     return runs.create_run(
@@ -57,11 +52,6 @@ def open_run(**controls: Any) -> MigrationRun:
         controls=Controls(**controls),
         actor=SOMEBODY,
     )
-
-
-def converted() -> int:
-    """Return how many wallets are migrated."""
-    return Wallet.objects.exclude(migrated_at=None).count()
 
 
 def workers() -> set[str]:

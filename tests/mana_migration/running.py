@@ -68,6 +68,11 @@ def people(number: int, *, green: int = 3, blue: int = 2, red: int = 1) -> list[
     return keys_of(make_wallets([(green, blue, red)] * number))
 
 
+def town(number: int) -> list[Any]:
+    """Create users who differ and return their primary keys in order."""
+    return keys_of(make_wallets([(n % 7, n % 5, n % 3) for n in range(number)]))
+
+
 def keys_of(wallets: Iterable[Wallet]) -> list[Any]:
     """Return the primary keys of users, in order."""
     return sorted(wallet.pk for wallet in wallets)
@@ -77,6 +82,11 @@ def wallet(key: Any) -> tuple[int, int, int, int, bool]:
     """Return green, blue, red, mana and whether the wallet is migrated."""
     found = Wallet.objects.get(pk=key)
     return found.green, found.blue, found.red, found.mana, found.migrated_at is not None
+
+
+def converted() -> int:
+    """Return how many wallets are migrated."""
+    return Wallet.objects.exclude(migrated_at=None).count()
 
 
 def entries(key: Any) -> list[tuple[str, int, int]]:

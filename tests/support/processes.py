@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -27,6 +28,14 @@ from tests.support.commands import Result
 
 #: Seconds after which something that should happen is given up on.
 PATIENCE = 120.0
+
+
+def free_port() -> int:
+    """Return a port of the loopback that no program listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
 
 FORK = multiprocessing.get_context("fork")
 

@@ -15,6 +15,8 @@ from typing import Self
 
 import pytest
 
+from tests.support.processes import free_port
+
 #: Seconds that it may take to start: Erlang is slow on a busy machine.
 PATIENCE = 90.0
 
@@ -27,19 +29,13 @@ def _program() -> Path:
     return found[-1]
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class RabbitMQ:
     """One broker with a folder, a port mapper and ports of its own, which all disappear with it."""
 
     def __init__(self) -> None:
         self._program = _program()
         self.folder = Path(tempfile.mkdtemp(prefix="rabbit-", dir="/tmp"))
-        self.port = _free_port()
+        self.port = free_port()
         self._environment: dict[str, str] = {}
         self._mapper: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -51,7 +47,7 @@ class RabbitMQ:
 
     def __enter__(self) -> Self:
         """Start it."""
-        mapper = _free_port()
+        mapper = free_port()
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),  # the nodes' cookie
@@ -61,7 +57,7 @@ class RabbitMQ:
             "RABBITMQ_NODENAME": f"test{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),

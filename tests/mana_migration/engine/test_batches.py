@@ -18,7 +18,7 @@ from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import runs
 from mana_migration.states import BatchStatus, RunKind
 from tests.mana_migration.engine.one_batch import RATES, SOMEBODY, in_transaction, open_run, plan
-from tests.mana_migration.running import balanced, people, wallet
+from tests.mana_migration.running import balanced, converted, people, wallet
 from wishes.models import Wallet
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,11 +35,6 @@ def convert(run: MigrationRun, task: Task) -> batches.Handled | None:
     """Convert a batch in a transaction of its own, as a worker does."""
     terms = ConversionTerms(run=run.pk, rates=RATES)
     return in_transaction(lambda: conversion.convert(connection, terms, task, LIMITS))
-
-
-def converted() -> int:
-    """Return how many wallets are migrated."""
-    return Wallet.objects.exclude(migrated_at=None).count()
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ def logs(tmp_path: Path, settings: LazySettings) -> Path:
     return tmp_path
 
 
-def log_dry_run(folder: Path, *, hours_ago: float) -> None:
+def log_dry_run(folder: Path, *, hours_ago: float, exit_code: int = 0) -> None:
     at = datetime.now(UTC) - timedelta(hours=hours_ago)
-    context = {"command": "migrate_users", "dry_run": True, "exit_code": 0}
+    context = {"command": "migrate_users", "dry_run": True, "exit_code": exit_code}
     line = json.dumps({"timestamp": at.isoformat(), "message": "the command ended", "context": context})
     (folder / f"migration-{at:%Y-%m-%d}.log").write_text(line + "\n")
 
@@ -85,6 +85,12 @@ def test_a_dry_run_counts_for_a_day(logs: Path) -> None:
         path.unlink()
     log_dry_run(logs, hours_ago=25)
     assert answers(go_through())["dry_run_made"] == "no"
+
+
+@pytest.mark.parametrize(("exit_code", "answer"), [(0, "yes"), (1, "no"), (2, "no"), (3, "yes")])
+def test_a_dry_run_counts_where_it_came_to_a_result(logs: Path, exit_code: int, answer: str) -> None:
+    log_dry_run(logs, hours_ago=1, exit_code=exit_code)
+    assert answers(go_through())["dry_run_made"] == answer
 
 
 def test_what_nobody_answered_is_unknown_and_no_go() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email import message_from_string
@@ -20,6 +19,7 @@ from mana_migration.states import EventKind
 from tests.factories import WalletFactory, make_wallets
 from tests.mana_migration.running import migrate, roll_back
 from tests.support.commands import run_manage
+from tests.support.processes import free_port
 from tests.support.receivers import http_server, smtp_server
 
 pytest.importorskip("apprise")
@@ -34,12 +34,6 @@ def _delivered() -> Iterator[None]:
 def log_lines(folder: Path) -> list[dict[str, Any]]:
     """Return what was logged today, both kinds."""
     return [json.loads(line) for path in folder.glob("*.log") for line in path.read_text().splitlines()]
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.django_db(transaction=True)
@@ -87,6 +81,10 @@ def test_mail_goes_to_each_recipient_and_names_no_user(settings: LazySettings) -
     subjects = {message_from_string(found["data"])["Subject"] for found in mail}
     run = MigrationRun.objects.get().pk
     assert subjects == {f"Migration run {run} started", f"Migration run {run} finished: completed"}
+    assert {found["data"].strip().splitlines()[-1] for found in mail} == {
+        "about 1 user to handle",
+        "1 migrated, 0 skipped, 0 failed, 1,230 mana",
+    }
     assert not any("carol" in found["data"] for found in mail)
 
 
@@ -106,7 +104,7 @@ def test_a_server_that_is_down_or_refuses_is_logged_and_the_others_are_served(se
     handler = logs.configure("migration", "info")
     try:
         with http_server() as good, http_server(status=500) as bad:
-            down = f"json://127.0.0.1:{closed_port()}/"
+            down = f"json://127.0.0.1:{free_port()}/"
             settings.MANA_MIGRATION_NOTIFY = f"{down} json://127.0.0.1:{bad.port}/ json://127.0.0.1:{good.port}/"
             message = notifications.Message("Migration run 1 started", "")
             assert notifications.deliver(message) == [1, 2]

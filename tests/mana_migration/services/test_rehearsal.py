@@ -40,13 +40,15 @@ def rehearse(sample: int = rehearsal.SAMPLE, *, size: int = 3, **options: Any) -
 
 @contextmanager
 def trigger(table: str, when: str, condition: str, *, effect: str) -> Iterator[None]:
-    """Let a trigger of the site's own raise an error, or drop the row's change, for some rows."""
+    """Let a trigger of the site's own raise an error, drop the row's change, or send a statement, for some rows."""
+    sqlite = {"raise": "SELECT RAISE(ABORT, 'shop: refused')", "drop": "SELECT RAISE(IGNORE)"}
+    postgresql = {"raise": "RAISE EXCEPTION 'shop: refused'", "drop": "RETURN NULL"}
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
-            action = "SELECT RAISE(ABORT, 'shop: refused');" if effect == "raise" else "SELECT RAISE(IGNORE);"
+            action = f"{sqlite.get(effect, effect)};"
             cursor.execute(f"CREATE TRIGGER shop BEFORE {when} ON {table} WHEN {condition} BEGIN {action} END")
         else:
-            action = "RAISE EXCEPTION 'shop: refused';" if effect == "raise" else "RETURN NULL;"
+            action = f"{postgresql.get(effect, effect)};"
             cursor.execute(
                 f"CREATE FUNCTION shop() RETURNS trigger LANGUAGE plpgsql AS "
                 f"$$ BEGIN IF {condition} THEN {action} END IF; RETURN NEW; END $$"
@@ -105,6 +107,23 @@ def test_a_change_that_is_dropped_in_silence_is_found() -> None:
         found = rehearse(size=5)
     assert (found.converted, found.failed) == (4, 1)
     assert list(found.examples.values()) == [[str(bad)]]
+
+
+@pytest.mark.parametrize(
+    ("condition", "sentence"),
+    [
+        ("NEW.status = 'failed'", "a user who was not converted changed all the same"),
+        ("NEW.status = 'migrated'", "mana"),
+        ("NEW.status = 'rolled_back'", "the wallet is not as before after the reversal"),
+    ],
+)
+def test_a_wallet_that_is_changed_beside_its_record_is_found(condition: str, sentence: str) -> None:
+    make_wallets([(-1, 0, 0)] if "failed" in condition else [(1, 0, 0)])
+    event = "UPDATE" if "rolled_back" in condition else "INSERT"
+    body = "UPDATE wishes_wallet SET red = red + 1 WHERE user_id = NEW.user_id"
+    with trigger("mana_migration_usermigration", event, condition, effect=body):
+        found = rehearse()
+    assert sentence in found.messages["rule_broken"]
 
 
 def test_users_whom_the_run_would_record_as_failed_are_counted() -> None:

@@ -23,9 +23,8 @@ from mana_migration.services.worker.loop import Ending, Worker
 from mana_migration.services.worker.queue import BatchQueue, Refill
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
 from tests.factories import make_wallets
-from tests.mana_migration.running import balanced, people, planted, records, wallet
+from tests.mana_migration.running import balanced, converted, people, planted, records, wallet
 from tests.support.together import together
-from wishes.models import Wallet
 from wishes.rates import BIGINT_MAX
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -70,11 +69,6 @@ def make_worker(
     """Return a worker on a run."""
     work = migration.MigrationWork(migration.terms_of(run), run.options.get("limit"))
     return Worker(run.pk, work, RunContext(stop=stop or Patience(), progress=progress, notice=notice))
-
-
-def converted() -> int:
-    """Return how many wallets are migrated."""
-    return Wallet.objects.exclude(migrated_at=None).count()
 
 
 @contextmanager
