@@ -53,7 +53,9 @@ def test_every_exit_code_is_documented() -> None:
     assert "130, 143" in section("Exit codes")
 
 
-@pytest.mark.parametrize("word", [*(status.value for status in RunStatus), *conversion.PROBLEMS, *reversal.PROBLEMS])
+@pytest.mark.parametrize(
+    "word", dict.fromkeys([*(status.value for status in RunStatus), *conversion.PROBLEMS, *reversal.PROBLEMS])
+)
 def test_every_status_and_reason_is_documented(word: str) -> None:
     assert f"`{word}`" in section("JSON")
 
