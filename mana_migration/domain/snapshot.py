@@ -45,6 +45,19 @@ class CheckOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchCheck:
+    """What the rows of a run's batches prove before the run itself is checked.
+
+    ``conserved`` is None where the rates of what is reversed differ; ``first_wrong`` is the first batch that moved
+    more or less mana than its wishes are worth, None where the sums of the run differ from all its batches.
+    """
+
+    verified: int
+    conserved: bool | None
+    first_wrong: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorRate:
     """Failed users as a share (0 to 1) of those attempted, and the share at which the breaker trips.
 
@@ -104,6 +117,7 @@ class RunSnapshot:
     last_progress: datetime | None
     error_rate: ErrorRate
     check: CheckOutcome | None
+    batch_check: BatchCheck | None
     standstill: str
     waiting: str
     waiting_for: str

@@ -93,6 +93,8 @@ def plain_line(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
         parts.append(seen.waiting)
     elif progress.remaining is not None:
         parts.append(f"{span(progress.remaining.low, progress.remaining.high)} left")
+    if seen.batch_check is not None and seen.batch_check.conserved is False:
+        parts.append(words.batch_check_words(seen.batch_check, seen.batches))
     return one_line(f"{clock(seen.taken_at, zone)} {'; '.join(parts)}", 400)
 
 

@@ -74,6 +74,17 @@ class _RunCollector(Collector):
         )
         yield self._gauge("run_stalled", "1 while an open run is stalled.", float(seen.progress.stalled))
         yield self._gauge("run_seconds_since_progress", "Seconds since the last finished batch.", _idle(seen))
+        checked = seen.batch_check
+        yield self._gauge(
+            "run_batches_verified",
+            "Batches done whose mana is the worth of their wishes.",
+            checked.verified if checked else None,
+        )
+        yield self._gauge(
+            "run_value_conserved",
+            "1 while all batches conserved value, 0 where one did not.",
+            checked.conserved if checked else None,
+        )
         yield self._durations(seen)
 
     def _labels(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 
-from mana_migration.domain.snapshot import ErrorRate, EventLine, RunSnapshot
+from mana_migration.domain.snapshot import BatchCheck, ErrorRate, EventLine, RunSnapshot
 from mana_migration.domain.words import counted
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
 from mana_migration.reports.splits import NEXT_TIME, NOW, split_words
@@ -190,6 +190,30 @@ def _splits(seen: RunSnapshot) -> Fact:
 
 def _check(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
     if seen.check is None:
-        return Fact("Integrity", "not checked yet" if seen.is_open else "not checked")
+        return _batch_check(seen)
     tone = {True: Tone.GOOD, False: Tone.BAD, None: Tone.PLAIN}[seen.check.ok]
     return Fact("Integrity", f"{one_line(seen.check.message)}, checked at {clock(seen.check.at, zone)}", tone)
+
+
+def _batch_check(seen: RunSnapshot) -> Fact:
+    """Say what the batches prove of a run that is not checked yet, or never was."""
+    found = seen.batch_check
+    ended = "" if seen.is_open else "; the run itself was not checked"
+    if found is None or not seen.batches:
+        return Fact("Integrity", "no batch to verify yet" if seen.is_open else "not checked")
+    if found.conserved is False:
+        return Fact("Integrity", f"{batch_check_words(found, seen.batches)}{ended}", Tone.BAD)
+    return Fact("Integrity", f"{batch_check_words(found, seen.batches)}{ended}")
+
+
+def batch_check_words(found: BatchCheck, batches: int) -> str:
+    """Say how many batches are verified: 1,240 batches verified, value conserved; or which one is wrong."""
+    if found.conserved is False:
+        wrong = (
+            "the sums of the run are not those of its batches"
+            if found.first_wrong is None
+            else f"batch {found.first_wrong} moved other mana than its wishes are worth"
+        )
+        return f"{number(found.verified)} of {counted(batches, 'batch', 'batches')} verified; {wrong}"
+    verified = f"{counted(found.verified, 'batch', 'batches')} verified"
+    return f"{verified}, value conserved" if found.conserved else f"{verified}; their value is checked at the end"

@@ -63,6 +63,13 @@ def snapshot_json(seen: RunSnapshot) -> dict[str, Any]:
         "batch_durations": [{"up_to_seconds": bound, "batches": count} for bound, count in seen.durations],
         "progress": [{"at": _iso(at), "users": users} for at, users in seen.series],
         "chain": None if seen.chain is None else {"links": seen.chain.links, "head": seen.chain.head},
+        "batch_check": None
+        if seen.batch_check is None
+        else {
+            "verified": seen.batch_check.verified,
+            "value_conserved": seen.batch_check.conserved,
+            "first_wrong_batch": seen.batch_check.first_wrong,
+        },
         "check": None
         if seen.check is None
         else {"at": _iso(seen.check.at), "ok": seen.check.ok, "message": seen.check.message},

@@ -20,7 +20,7 @@ from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
 from mana_migration.domain.pressure import Pressure, in_words
 from mana_migration.domain.results import Splits, Totals
-from mana_migration.domain.snapshot import CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
+from mana_migration.domain.snapshot import BatchCheck, CheckOutcome, ErrorRate, EventLine, RunLine, RunSnapshot
 from mana_migration.domain.time_series import UserSeries
 from mana_migration.domain.timeline import spans
 from mana_migration.engine import dialect
@@ -28,6 +28,7 @@ from mana_migration.engine import totals as figures
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.models.run import MigrationRunQuerySet
+from mana_migration.selectors.batch_check import batch_check
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.states import OPEN_STATUSES, BatchStatus, EventKind, RunKind, RunStatus
 from wishes.moments import MomentField
@@ -52,6 +53,8 @@ class _Seen:
     now: datetime
     folded: dict[str, Any]
     splits: Splits
+    totals: Totals
+    batch_check: BatchCheck | None
     recent: list[speed.Finished]
     history: list[RunEvent]
     marks: list[RunEvent]
@@ -155,11 +158,14 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         history = [event for event in latest if event.kind != EventKind.BATCH_SPLIT]
     history.reverse()
     folded = figures.folded_figures(run, using)
+    totals = Totals.from_dict(folded["totals"])
     return _Seen(
         run=run,
         now=now or run.now,  # type: ignore[attr-defined]
         folded=folded,
         splits=figures.splits(run, using, folded),
+        totals=totals,
+        batch_check=batch_check(run, totals, int(folded["batches"]), using),
         recent=_recent_batches(run, using) if run.is_open else [],
         history=history,
         marks=[event for event in history if event.kind in (*_HOLDS, *_GAPS)],
@@ -185,8 +191,7 @@ def _recent_batches(run: MigrationRun, using: str) -> list[speed.Finished]:
 
 def _judge(seen: _Seen) -> RunSnapshot:
     """Turn what was read into what is shown; no query is made here."""
-    run, now = seen.run, seen.now
-    totals = Totals.from_dict(seen.folded["totals"])
+    run, now, totals = seen.run, seen.now, seen.totals
     series = UserSeries.from_json(seen.folded["series"])
     last = seen.folded["last_progress"]
     last_progress = datetime.fromisoformat(last) if last else None
@@ -242,6 +247,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         last_progress=last_progress,
         error_rate=ErrorRate(totals.failed, totals.attempted, _limit(run)),
         check=_check(seen.checked),
+        batch_check=seen.batch_check,
         chain=_chain(seen),
         standstill=_standstill(run, progress, waiting, seen.marks, left=left),
         waiting=waiting,

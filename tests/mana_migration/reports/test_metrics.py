@@ -57,6 +57,7 @@ def test_every_figure_of_the_run_is_there(seen: RunSnapshot) -> None:
     assert seen.last_progress is not None
     assert found["run_seconds_since_progress"] == (after(90) - seen.last_progress).total_seconds()
     assert found["run_stalled"] == found["run_waiting"] == 0
+    assert (found["run_batches_verified"], found["run_value_conserved"]) == (5, 1)
 
 
 def test_the_histogram_is_cumulative_and_complete(seen: RunSnapshot) -> None:

@@ -12,7 +12,7 @@ from django.utils import timezone
 from mana_migration.domain.results import Totals
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.states import EventKind, RunStatus
-from tests.mana_migration.history import NOON, make_batch, make_event, make_history, make_run
+from tests.mana_migration.history import NOON, done, make_batch, make_event, make_history, make_run
 from tests.mana_migration.stories import HOSTILE_NAMES, Village, read_file, url
 
 pytestmark = pytest.mark.django_db
@@ -207,6 +207,16 @@ def test_a_runs_page_says_everything_that_the_watch_says(sign_in: SignIn) -> Non
     assert "by olga : the backup runs" in page
     assert "Users handled over time" in page
     assert "Mana by colour of wish" in page
+
+
+def test_a_run_at_work_says_what_its_batches_prove(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING, created_at=timezone.now())
+    make_batch(run, done(50, green=4, mana=40))
+    client = sign_in()
+    assert "1 batch verified, value conserved." in text_of(client.get(url("run_fragment", run.pk)).content.decode())
+    wrong = make_batch(run, done(50, green=4, mana=41))
+    page = text_of(client.get(url("run_fragment", run.pk)).content.decode())
+    assert f"1 of 2 batches verified; batch {wrong.pk} moved other mana than its wishes are worth." in page
 
 
 def test_a_closed_run_is_not_polled_and_needs_no_script(sign_in: SignIn) -> None:
