@@ -47,6 +47,20 @@ class UserDetail(NamedTuple):
     shortfall: int | None
 
 
+class BeforeAfter(NamedTuple):
+    """What a migrated user had before and has got for it, by user key: for a site's own mailing, not for reports."""
+
+    user_key: str | int
+    run: int
+    converted_at: str
+    green_before: int
+    blue_before: int
+    red_before: int
+    mana_before: int
+    mana_credited: int
+    mana_after: int
+
+
 #: Columns of a user that are amounts, which spreadsheets round beyond 15 digits.
 AMOUNTS: Final = ("green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall")
 

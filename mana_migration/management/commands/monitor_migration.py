@@ -17,8 +17,10 @@ from django.utils import timezone
 
 from mana_migration import conf
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.domain.words import counted
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import UsageError
+from mana_migration.files import new_file
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
 from mana_migration.management.streams import TextSink, ended_by_sigterm
@@ -58,9 +60,8 @@ class Command(MigrationCommand):
             preflight.check_visible(options["database"])
             if options["run_id"] is None and find_run(options["database"]) is None:
                 return self.nothing_yet()
-            if options["export"]:
-                return self.export(options)
-            return self.report(options) if options["report"] else self.show(options)
+            asked = {"by_user_key": self.list_by_user_key, "export": self.export, "report": self.report}
+            return next((do for option, do in asked.items() if options[option]), self.show)(options)
         except (DatabaseError, InterfaceError):
             preflight.check(options["database"], read_only=True)  # says it better where it is the cause
             raise
@@ -204,6 +205,27 @@ class Command(MigrationCommand):
             self.print_json({"reports": written})
         return DONE
 
+    def list_by_user_key(self, options: dict[str, Any]) -> int:
+        """Write each migrated user's key with the balances before and after to a new file."""
+        from mana_migration.reports import before_after as list_of_users  # noqa: PLC0415 (only this needs it)
+        from mana_migration.selectors.before_after import before_and_after  # noqa: PLC0415
+
+        using, run_id, output = options["database"], options["run_id"], options["by_user_key"]
+        if run_id is not None:
+            find_run(using, run_id)  # refuses a run that is not there
+        with ended_by_sigterm(), read_only_snapshot(using):
+            users = before_and_after(using, run_id=run_id, since=options["since"])
+            if output == STANDARD_OUTPUT:
+                list_of_users.write(users, self.binary_output(options))
+                return DONE
+            with new_file(output) as stream:
+                number = list_of_users.write(users, stream)
+        self.print_result(
+            {"file": str(output), "users": number},
+            [f"{counted(number, 'user')} by user key, which is personal data: {output}"],
+        )
+        return DONE
+
     def report_to_come(self, run_id: int | None, options: dict[str, Any]) -> AbstractContextManager[ReportToCome]:
         """Open the report of one run for an export, with names that are taken refused before any work."""
         from mana_migration.services import reporting  # noqa: PLC0415 (the status of a run needs no report)
@@ -285,6 +307,14 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
             "--output - writes the report itself to standard output: leave --format json out",
         ),
         (
+            options["by_user_key"] is not None and options["export"] is not None,
+            "--list-by-user-key and --export write different files: give one of them",
+        ),
+        (
+            options["by_user_key"] == STANDARD_OUTPUT and json_text,
+            "--list-by-user-key - writes the list itself to standard output: leave --format json out",
+        ),
+        (
             options["text_amounts"] and options["export"] != "csv",
             "--text-amounts is about --export csv: give it as well",
         ),
@@ -343,6 +373,15 @@ def add_monitor_options(parser: CommandParser) -> None:
         "--report",
         action="store_true",
         help="Print the whole report of the run, but for its users one by one, which --export writes.",
+    )
+    what.add_argument(
+        "--list-by-user-key",
+        type=path,
+        metavar="PATH",
+        dest="by_user_key",
+        help="Write a CSV file with the key of each migrated user, the wishes and mana before and the mana after, for "
+        "the site's own mailing; --run or --since narrows it down. User keys are personal data, which no report has: "
+        "only you can read the file, and '-' is standard output.",
     )
     parser.add_argument(
         "--export",

@@ -488,3 +488,32 @@ def test_a_run_of_selected_users_says_how_many(users: int, words: str) -> None:
     keys = keys_of(make_wallets([(1, 0, 0)] * users))
     migrate(*(part for key in keys for part in ("--user-id", str(key))))
     assert words in run_command("monitor_migration").out
+
+
+# --- The list by user key ---------------------------------------------------------------------------------------------
+
+
+def test_the_list_by_user_key_is_a_new_file_for_the_owner_alone(tmp_path: Path) -> None:
+    history, path = make_history(20), tmp_path / "mailing.csv"
+    out = monitor("--list-by-user-key", path)
+    assert out == f"14 users by user key, which is personal data: {path}\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    head, *lines = path.read_text().splitlines()
+    assert head.startswith("user_key,run,")
+    assert lines[0].startswith(f"{history.users[0].pk},{history.run.pk},")
+    assert len(lines) == 14
+    assert monitor("--list-by-user-key", "-") == path.read_text()
+    assert "exists already" in monitor("--list-by-user-key", path, code=1)
+    assert monitor_json("--list-by-user-key", tmp_path / "2.csv") == {"file": str(tmp_path / "2.csv"), "users": 14}
+
+
+@pytest.mark.parametrize("others", [["--export", "csv"], ["--report"], ["--watch"], ["--format", "json"]], ids=" ".join)
+def test_the_list_by_user_key_is_never_mixed_with_a_report(others: list[str]) -> None:
+    make_history(1)
+    assert "--list-by-user-key" in monitor("--list-by-user-key", "-", *others, code=2)
+
+
+def test_the_list_by_user_key_of_an_unknown_run_is_refused_before_a_file_is_made(tmp_path: Path) -> None:
+    make_history(1)
+    assert "there is no run 9999" in monitor("--list-by-user-key", tmp_path / "x.csv", "--run", 9999, code=1)
+    assert not (tmp_path / "x.csv").exists()
