@@ -44,7 +44,8 @@ class Balances:
 class LedgerState:
     """What a user's entries say: their sum, the balance after the newest (None: no entries), the newest's kind.
 
-    ``open_conversions`` are conversions without their reversal, as (run, mana credited).
+    ``open_conversions`` are conversions without their reversal, as (run, mana credited).  ``newest_entry`` is the id of
+    the newest; ``broken``: a balance among them does not follow from the one before.
     """
 
     total: int = 0
@@ -52,6 +53,8 @@ class LedgerState:
     newest_kind: str = ""
     open_conversions: tuple[tuple[int, int], ...] = ()
     opening: bool = False
+    newest_entry: int = 0
+    broken: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -211,6 +214,8 @@ def decide_by_ledger(state: UserState) -> Repair | Left:
     repaired = Balances(*((0, 0, 0) if converted else wallet.wishes), ledger.total)
     flag = Flag.KEEP if converted == state.migrated else Flag.SET if converted else Flag.CLEAR
     if repaired == wallet and flag is Flag.KEEP and ledger.agrees:
+        if ledger.broken:
+            return Repair(wallet, wallet, flag, "the sum of the entries is confirmed; no balance changes")
         return NOTHING_WRONG
     if not _recordable(wallet, repaired):
         return Left("the change itself is beyond the limit of BIGINT and could not be recorded")

@@ -57,7 +57,10 @@ CHECKS: Final = (
         "conversion_mismatch", ERROR, POST, "a record's figures contradict each other or the rates of its run",
         "a record is what happened, and never rewritten",
     ),
-    Check("ledger_mismatch", ERROR, POST, "the wallet's mana is not what its ledger entries say", _BY_HAND),
+    Check(
+        "ledger_mismatch", ERROR, POST,
+        "the ledger entries do not say what the wallet holds, or contradict one another", _BY_HAND,
+    ),
     Check(
         "missing_entry", ERROR, POST, "a record lacks its ledger entry, or an entry its record",
         "no entry or record is ever made up",

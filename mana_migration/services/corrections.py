@@ -58,8 +58,9 @@ class Change:
 
     @property
     def before(self) -> dict[str, Any]:
-        """Return the wallet before it, for JSON."""
-        return _as_json(self.repair.before, self.state.migrated_at)
+        """Return the wallet before it, for JSON; of a repair by the ledger also up to which entry that confirms it."""
+        values = _as_json(self.repair.before, self.state.migrated_at)
+        return values | ({"newest_entry": self.state.ledger.newest_entry} if self.check == BY_LEDGER else {})
 
     @property
     def after(self) -> dict[str, Any]:

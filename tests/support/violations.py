@@ -109,7 +109,6 @@ SEEN_BY = {
     "wishes appear on an unmigrated wallet": "unbooked_change",
     "wishes vanish from an unmigrated wallet": "unbooked_change",
     "an unmigrated wallet is deleted": "unbooked_change",
-    "an entry in the middle is changed with its balance": None,  # no mana hangs on it: rule 3 speaks of the newest
     "a record says more mana": "conversion_mismatch",
     "mana is paid out without an entry": "ledger_mismatch",
     "what was written off changes": "value_not_conserved",

@@ -72,10 +72,15 @@ def _no_wallet(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms:
 
 def _balances(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
     vendor = connection.vendor
-    sql = ledger.balance_hits_sql(check, vendor, scope)
-    for key, mana, newest, first, second in rows(connection, sql, scope):
+    broken = {}
+    if check == "ledger_mismatch":
+        sql = f"SELECT * FROM ({ledger.broken_entries_sql(vendor, scope)}) b ORDER BY user_id, id DESC"
+        for key, entry, balance, expected in rows(connection, sql, scope):  # the first of a user is read last
+            broken[key] = {"entry": entry, "balance_after": balance, "expected_balance": int(expected)}
+    for key, mana, newest, first, second in rows(connection, ledger.balance_hits_sql(check, vendor, scope), scope):
         total = None if first is None else dialect.combine(vendor, first, second)
-        yield _hit(connection, check, key, figures={"mana": mana, "entries": total, "newest_balance": newest})
+        figures = {"mana": mana, "entries": total, "newest_balance": newest} | broken.get(key, {})
+        yield _hit(connection, check, key, figures=figures)
 
 
 def _inconsistencies(

@@ -8,6 +8,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine import users
 from mana_migration.engine.integrity.scope import Scope, rows
+from wishes.sql import block
 
 #: Records that stand for a conversion that took place.
 CONVERTED: Final = "r.status IN ('migrated', 'rolled_back')"
@@ -25,6 +26,46 @@ def _sum_differs(vendor: str) -> str:
         return "x.total <> x.mana"
     # exact although SQLite's SUM ends at 64 bits: the upper and the lower half of the sum apart
     return "(x.upper + (x.lower >> 32) <> (x.mana >> 32) OR (x.lower & 4294967295) <> (x.mana & 4294967295))"
+
+
+#: The repair by the ledger of a fix, which confirms a user's entries up to the one that was the newest then.
+_CONFIRMED: Final = {
+    "postgresql": "CAST(f.before->>'newest_entry' AS bigint)",
+    "sqlite": "json_extract(f.before, '$.newest_entry')",
+}
+
+
+def broken_entries_sql(vendor: str, scope: Scope) -> str:
+    """Return the query of entries whose balance does not follow from the one before: user, entry, balance, expected.
+
+    Left out is what corrects a balance that did not follow: the first entry of a fix, and all that was there when a
+    repair by the ledger confirmed their sum.
+    """
+    exact = "::numeric" if vendor == "postgresql" else ""
+    return block(
+        """
+        SELECT x.user_id, x.id, x.balance_after, x.before{exact} + x.amount AS expected
+        FROM (
+            SELECT e.user_id, e.id, e.amount, e.balance_after,
+                   COALESCE(LAG(e.balance_after) OVER (PARTITION BY e.user_id ORDER BY e.id), 0) AS before
+            FROM wishes_manaentry e
+            WHERE {people}
+        ) x
+        WHERE x.balance_after{exact} - x.before <> x.amount
+          AND NOT EXISTS (
+              SELECT 1 FROM mana_migration_integrityfix f
+              WHERE f.user_id = x.user_id
+                AND (
+                    (f.check_id = 'ledger_mismatch' AND {confirmed} >= x.id)
+                    OR (SELECT a.reference FROM wishes_manaentry a WHERE a.id = x.id)
+                        = 'adjustment:fix:' || f.id || ':found'
+                )
+          )
+        """,
+        exact=exact,
+        people=scope.sql("e.user_id"),
+        confirmed=_CONFIRMED[vendor],
+    )
 
 
 def _balances(vendor: str, scope: Scope, *, unmigrated_only: bool) -> str:
@@ -49,11 +90,13 @@ def _orphaned(vendor: str) -> str:
     return f"x.migrated_at IS NULL AND {_sum_differs(vendor)}"
 
 
-def _mismatched(vendor: str) -> str:
+def _mismatched(vendor: str, scope: Scope) -> str:
     # An unmigrated wallet whose sum differs is orphaned mana, and counted there.
+    broken = f"SELECT y.user_id FROM ({broken_entries_sql(vendor, scope)}) y"
     return (
         f"((x.migrated_at IS NOT NULL AND {_sum_differs(vendor)}) "
-        f"OR (x.entries > 0 AND COALESCE(x.agreeing, -1) <> x.newest AND NOT ({_orphaned(vendor)})))"
+        f"OR (x.entries > 0 AND (COALESCE(x.agreeing, -1) <> x.newest OR x.user_id IN ({broken})) "
+        f"AND NOT ({_orphaned(vendor)})))"
     )
 
 
@@ -67,18 +110,19 @@ def count_balances(
     """
     vendor = connection.vendor
     joined = "COALESCE(SUM(x.entries), 0)"
+    mismatched = "1 = 0" if unmigrated_only else _mismatched(vendor, scope)
     (row,) = rows(
         connection,
-        f"SELECT COUNT(*) FILTER (WHERE {_orphaned(vendor)}), COUNT(*) FILTER (WHERE {_mismatched(vendor)}), {joined} "
+        f"SELECT COUNT(*) FILTER (WHERE {_orphaned(vendor)}), COUNT(*) FILTER (WHERE {mismatched}), {joined} "
         f"FROM ({_balances(vendor, scope, unmigrated_only=unmigrated_only)}) x",
         scope,
     )
-    orphaned, mismatched, seen = map(int, row)
+    orphaned, found, seen = map(int, row)
     if unmigrated_only:
         return {"orphaned_mana": orphaned}
     if scope.users or (scope.all_users and entries not in (None, seen)):
-        mismatched += _count(connection, _strays(scope), scope)
-    return {"orphaned_mana": orphaned, "ledger_mismatch": mismatched}
+        found += _count(connection, _strays(scope), scope)
+    return {"orphaned_mana": orphaned, "ledger_mismatch": found}
 
 
 def _strays(scope: Scope) -> str:
@@ -93,7 +137,7 @@ def balance_hits_sql(check: str, vendor: str, scope: Scope) -> str:
 
     The sum of the entries follows in the two columns of ``dialect.exact_sum``.
     """
-    condition = _orphaned(vendor) if check == "orphaned_mana" else _mismatched(vendor)
+    condition = _orphaned(vendor) if check == "orphaned_mana" else _mismatched(vendor, scope)
     total = "x.total, 0" if vendor == "postgresql" else "x.upper, x.lower"
     balance = "(SELECT b.balance_after FROM wishes_manaentry b WHERE b.id = x.newest)"
     balances = _balances(vendor, scope, unmigrated_only=check == "orphaned_mana")

@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.repairs import Balances, LedgerState, LiveRecord, UserState
 from mana_migration.engine import dialect, users
+from mana_migration.engine.integrity import ledger
 from mana_migration.engine.integrity.scope import Scope, rows
 
 
@@ -86,7 +87,7 @@ def _ledgers(connection: BaseDatabaseWrapper, scope: Scope) -> dict[str, LedgerS
     )
     newest = rows(
         connection,
-        "SELECT n.user_id, n.balance_after, n.kind FROM wishes_manaentry n WHERE n.id IN "
+        "SELECT n.user_id, n.balance_after, n.kind, n.id FROM wishes_manaentry n WHERE n.id IN "
         f"(SELECT MAX(e.id) FROM wishes_manaentry e WHERE {condition} GROUP BY e.user_id)",
         scope,
     )
@@ -106,7 +107,8 @@ def _ledgers(connection: BaseDatabaseWrapper, scope: Scope) -> dict[str, LedgerS
             conversions[user][_run_of(reference)] = int(amount)
         else:
             conversions[user].pop(_run_of(reference), None)
-    balances = {_text(connection, key): (int(balance), kind) for key, balance, kind in newest}
+    balances = {_text(connection, key): (int(balance), kind, int(entry)) for key, balance, kind, entry in newest}
+    broken = {_text(connection, key) for key, *_ in rows(connection, ledger.broken_entries_sql(vendor, scope), scope)}
     found = {}
     for key, first, second in totals:
         user = _text(connection, key)
@@ -116,6 +118,8 @@ def _ledgers(connection: BaseDatabaseWrapper, scope: Scope) -> dict[str, LedgerS
             newest_kind=balances[user][1],
             open_conversions=tuple(conversions[user].items()),
             opening=user in opening,
+            newest_entry=balances[user][2],
+            broken=user in broken,
         )
     return found
 

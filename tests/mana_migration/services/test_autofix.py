@@ -491,6 +491,28 @@ def test_what_later_entries_were_booked_on_is_repaired_by_the_ledger() -> None:
     assert fix()[0].fixed == 0
 
 
+def test_a_balance_in_the_middle_that_does_not_follow_is_named_and_its_sum_confirmed(migrated: Wallet) -> None:
+    earn_mana(migrated.pk, 5, reference="one")
+    earn_mana(migrated.pk, 6, reference="two")
+    wrong = ManaEntry.objects.get(reference="one")
+    past_the_guards(lambda: ManaEntry.objects.filter(pk=wrong.pk).update(balance_after=9_999))
+    found: list[Finding] = []
+    validation.validate(on_finding=found.append)
+    (mismatch,) = [finding for finding in found if finding.check == "ledger_mismatch"]
+    named = {name: mismatch.figures[name] for name in ("entry", "balance_after", "expected_balance")}
+    assert named == {"entry": wrong.pk, "balance_after": 9_999, "expected_balance": 1_235}
+    with assert_nothing_changes():
+        assert autofix.fix_by_ledger(actor="olga", users=[str(migrated.pk)], dry_run=True).fixed == 1
+    assert autofix.fix_by_ledger(actor="olga", users=[str(migrated.pk)]).fixed == 1
+    assert balances(migrated) == (0, 0, 0, 1_241)
+    assert findings_now() == {}
+    assert IntegrityFix.objects.get().before["newest_entry"] == ManaEntry.objects.get(reference="two").pk
+    assert autofix.fix_by_ledger(actor="olga", users=[str(migrated.pk)]).fixed == 0
+    earn_mana(migrated.pk, 7, reference="three")
+    past_the_guards(lambda: ManaEntry.objects.filter(reference="three").update(balance_after=8))
+    assert findings_now() == {"ledger_mismatch": 1}  # what comes later is not confirmed by it
+
+
 # --- What a site's triggers do ----------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ is planted are the first paragraph and not repeated. Digests of the chains have 
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,11 @@ class Names:
             words.append("record")
         if finding.run is not None:
             words.append(self.run(finding.run))
-        written = {"other_run": lambda value: self.run(int(value)), "reference": self._reference}
+        written = {
+            "other_run": lambda value: self.run(int(value)),
+            "reference": self._reference,
+            "entry": lambda value: ManaEntry.objects.get(pk=value).kind,
+        }
         figures = [f"{name}={written.get(name, str)(value)}" for name, value in sorted(finding.figures.items())]
         return f"{' '.join(words)}: {', '.join(figures)}{'; ' if figures else ''}{finding.reason}".replace(
             f"run {finding.run} began", f"{self.run(finding.run or 0)} began"
@@ -184,7 +189,12 @@ def test_the_state_of_users_is_read_exactly(economy: Economy) -> None:
     keys = [str(economy.key(name)) for name in named]
     found = dict(zip(named, states.load(connection, keys).values(), strict=True))
     mass, second = economy.record("still").run_id, economy.record("returned", status="migrated").run_id
-    entries = {name: state.ledger for name, state in found.items()}
+    entries = {name: replace(state.ledger, newest_entry=0) for name, state in found.items()}
+    assert {name: state.ledger.newest_entry for name, state in found.items()} == {
+        name: ManaEntry.objects.filter(user_id=economy.key(name)).order_by("-pk").values_list("pk", flat=True).first()
+        or 0
+        for name in named
+    }
     assert {name: (state.wallet, state.migrated) for name, state in found.items()} == {
         "still": (Balances(0, 0, 0, 1230), True),
         "active": (Balances(0, 0, 0, 1155), True),

@@ -38,17 +38,17 @@ def run_of(handled: int, baseline: dict[str, str]) -> int:
 )
 def test_a_run_is_small_that_handled_at_most_one_in_ten_wallets(handled: int, wallets: str, whole: bool) -> None:
     run = run_of(handled, {"wallets": wallets})
-    look = counting.look_at("default", connection, POST, Scope(run=run), TERMS)
-    assert (look.whole, look.scope) == (whole, Scope(run=run, first="1", last="99"))
+    plan = counting.plan_count("default", connection, POST, Scope(run=run), TERMS)
+    assert (plan.whole, plan.scope) == (whole, Scope(run=run, first="1", last="99"))
 
 
 def test_a_run_that_took_no_sums_at_its_start_is_looked_at_as_a_whole() -> None:
-    assert counting.look_at("default", connection, POST, Scope(run=run_of(1, {})), TERMS).whole
+    assert counting.plan_count("default", connection, POST, Scope(run=run_of(1, {})), TERMS).whole
 
 
 def test_without_a_run_everybody_is_looked_at_unless_users_are_named() -> None:
-    assert counting.look_at("default", connection, PRE, Scope(), TERMS).whole
-    assert not counting.look_at("default", connection, PRE, Scope(users=("1",)), TERMS).whole
+    assert counting.plan_count("default", connection, PRE, Scope(), TERMS).whole
+    assert not counting.plan_count("default", connection, PRE, Scope(users=("1",)), TERMS).whole
 
 
 def negative_mana(**options: Any) -> int:

@@ -48,6 +48,7 @@ OLDER = {
     "a reversal's entry has another amount", "half of a forgotten pair is deleted",
     "the other half of a forgotten pair is deleted", "a forgotten pair pays out",
     "a forgotten pair takes more than it gave", "a balance was negative",
+    "an entry in the middle is changed with its balance",
 }  # fmt: skip
 
 
