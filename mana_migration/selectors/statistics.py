@@ -8,8 +8,8 @@ from django.db import connections
 
 from mana_migration.domain.statistics import LatestConversion, Statistics, UserCounts
 from mana_migration.engine import dialect
-from mana_migration.models import UserMigration
-from mana_migration.states import UserStatus
+from mana_migration.models import MigrationRun, UserMigration
+from mana_migration.states import RunKind, UserStatus
 from wishes.rates import COLOURS
 
 #: Conversions listed as the latest.
@@ -17,35 +17,61 @@ LATEST: Final = 10
 
 _AMOUNTS: Final = (*COLOURS, "mana")
 
+#: Users who are not migrated and whose latest record, of a migration or an import, is a failure or a skip.  Those are
+#: few and have an index of their own; LIMIT keeps PostgreSQL from joining all records for the few that are later.
+_PENDING: Final = """
+WITH ours AS (
+    SELECT o.id FROM mana_migration_migrationrun o WHERE o.kind <> 'rollback'
+),
+problem AS (
+    SELECT r.user_id, MAX(r.id) AS id
+    FROM mana_migration_usermigration r
+    WHERE r.status IN ('failed', 'skipped') AND r.run_id IN (SELECT id FROM ours)
+    GROUP BY r.user_id
+)
+SELECT r.status, COUNT(*)
+FROM problem p
+JOIN mana_migration_usermigration r ON r.id = p.id
+JOIN wishes_wallet w ON w.user_id = p.user_id AND w.migrated_at IS NULL
+WHERE (
+    SELECT l.id
+    FROM mana_migration_usermigration l
+    WHERE l.user_id = p.user_id AND l.id > p.id AND l.run_id IN (SELECT id FROM ours)
+    LIMIT 1
+) IS NULL
+GROUP BY r.status
+"""
+
+_WALLETS: Final = "SELECT COUNT(*), COUNT(w.migrated_at), 0 FROM wishes_wallet w"
+
+#: The last number are the users who are not migrated and have a record: one step into an index for each of them,
+#: which LIMIT asks for, however long their histories are.
+_HANDLED: Final = """
+SELECT COUNT(*), COUNT(w.migrated_at), COUNT(CASE WHEN w.migrated_at IS NULL THEN (
+    SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id LIMIT 1
+) END)
+FROM wishes_wallet w
+"""
+
 
 def user_counts(using: str = "default") -> UserCounts:
-    """Count all users with a wallet by where they are: one pass over the wallets, one over the records of those left.
+    """Count all users with a wallet by where they are; what that costs grows with the users, not with their history.
 
-    The latest record of a migration or an import decides what became of a user who is not migrated.
+    The latest record of a migration or an import says who failed or was skipped.  Of the other users who are not
+    migrated, those who have a record were rolled back.
     """
     with connections[using].cursor() as cursor:
-        cursor.execute("SELECT COUNT(*), COUNT(migrated_at) FROM wishes_wallet")
-        total, migrated = cursor.fetchone()
-        cursor.execute(
-            """
-            SELECT status, COUNT(*)
-            FROM (
-                SELECT r.status, ROW_NUMBER() OVER (PARTITION BY r.user_id ORDER BY r.id DESC) AS place
-                FROM mana_migration_usermigration r
-                JOIN wishes_wallet w ON w.user_id = r.user_id AND w.migrated_at IS NULL
-                JOIN mana_migration_migrationrun o ON o.id = r.run_id AND o.kind <> 'rollback'
-            ) latest
-            WHERE place = 1
-            GROUP BY status
-            """
-        )
+        cursor.execute(_PENDING)
         found = dict(cursor.fetchall())
+        problems = sum(found.values())
+        cursor.execute(_HANDLED if MigrationRun.objects.using(using).filter(kind=RunKind.ROLLBACK).exists() else _WALLETS)
+        total, migrated, handled = cursor.fetchone()
     return UserCounts(
         total=total,
         migrated=migrated,
         failed=found.get(UserStatus.FAILED, 0),
         skipped=found.get(UserStatus.SKIPPED, 0),
-        rolled_back=found.get(UserStatus.ROLLED_BACK, 0),
+        rolled_back=max(0, handled - problems),
     )
 
 
