@@ -21,7 +21,7 @@ from mana_migration.engine import dialect, users
 from mana_migration.engine.integrity import ledger, quick, records, runs, wallets
 from mana_migration.engine.integrity.records import RecordScan
 from mana_migration.engine.integrity.scope import Scope, rows
-from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums
+from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums, ledger_sums_twice
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.models import MigrationRun
 
@@ -117,8 +117,13 @@ def count(plan: CountPlan, step: Step = _silent) -> Counts:
 def _count(plan: CountPlan, step: Step) -> Counts:
     connection, scope = plan.connection, plan.scope
     since = _sums_from(plan)
+    next_run = _Since(*quick.sums_from(connection)) if plan.whole and plan.quick and plan.phase == PRE else None
     step("wallets and ledger")
-    sums = ledger_sums(connection, after=since.entries) if plan.whole else None
+    sums = of_next_run = None
+    if next_run is not None:
+        sums, of_next_run = ledger_sums_twice(connection, after=since.entries, later=next_run.entries)
+    elif plan.whole:
+        sums = ledger_sums(connection, after=since.entries)
     wide = Scope() if plan.whole else scope
     scan = wallets.scan(connection, plan.terms, wide)
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
@@ -139,7 +144,9 @@ def _count(plan: CountPlan, step: Step) -> Counts:
         _count_records(plan, found, sums)
     if scope.run is not None:
         _narrow(plan, found)
-    if sums is not None:
+    if next_run is not None and of_next_run is not None:
+        found.baseline = _baseline_of_next_run(plan, found, of_next_run, next_run)
+    elif sums is not None:
         _compare_value(plan, found, sums, since)
     return found
 
@@ -272,9 +279,6 @@ def _count_scanned_flags(plan: CountPlan, found: Counts, scan: RecordScan) -> in
 def _compare_value(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> None:
     """Keep the sums over all users, and compare them with those of the last run's start."""
     rates = plan.terms.rates.as_dict()
-    if plan.quick and plan.phase == PRE:
-        found.baseline = _baseline_of_next_run(plan, found, sums, since)
-        return
     booked = booked_value(plan.connection, rates, sums, wishes_after=since.wishes)
     totals = found.totals
     found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
@@ -300,11 +304,8 @@ def _compare_value(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Sin
         )
 
 
-def _baseline_of_next_run(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> dict[str, str]:
+def _baseline_of_next_run(plan: CountPlan, found: Counts, sums: LedgerSums, start: _Since) -> dict[str, str]:
     """Return the sums that a run which begins now must preserve, those of the ledgers from its newest entries on."""
-    start = _Since(*quick.sums_from(plan.connection))
-    if start.ids != since.ids:
-        sums = ledger_sums(plan.connection, after=start.entries)
     booked = booked_value(plan.connection, plan.terms.rates.as_dict(), sums, wishes_after=start.wishes)
     figures = found.totals | {
         "booked": booked,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -32,19 +34,31 @@ class LedgerSums:
 
 def ledger_sums(connection: BaseDatabaseWrapper, *, after: int = 0) -> LedgerSums:
     """Sum up the mana ledger by kind, in one pass, or what of it has an id beyond ``after``."""
+    whole, _ = ledger_sums_twice(connection, after=after, later=after)
+    return whole
+
+
+def ledger_sums_twice(connection: BaseDatabaseWrapper, *, after: int, later: int) -> tuple[LedgerSums, LedgerSums]:
+    """Sum up what of the mana ledger has an id beyond ``after``, and what of that beyond ``later``, in one pass."""
     vendor = connection.vendor
     found = rows(
         connection,
-        "SELECT kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
-        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry {_beyond(after)} GROUP BY kind",
+        "SELECT id > %(later)s, kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
+        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry {_beyond(after)} GROUP BY 1, kind",
         Scope(),
         after=after,
+        later=later,
     )
-    return LedgerSums(
-        {kind: int(number) for kind, number, _, _, _ in found},
-        {kind: dialect.combine(vendor, first, second) for kind, _, _, first, second in found},
-        sum(int(negative) for _, _, negative, _, _ in found),
-    )
+    return _sums(vendor, found), _sums(vendor, [row for row in found if row[0]])
+
+
+def _sums(vendor: str, found: Sequence[tuple[Any, ...]]) -> LedgerSums:
+    numbers, sums, negatives = Counter[str](), Counter[str](), 0
+    for _, kind, number, negative, first, second in found:
+        numbers[kind] += int(number)
+        sums[kind] += dialect.combine(vendor, first, second)
+        negatives += int(negative)
+    return LedgerSums(dict(numbers), dict(sums), negatives)
 
 
 def _beyond(after: int) -> str:

@@ -3,7 +3,7 @@
 import pytest
 from django.db import connection
 
-from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums
+from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums, ledger_sums_twice
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun
 from tests.factories import UserFactory
 from wishes.models import ManaEntry, WishEntry
@@ -38,6 +38,19 @@ def test_the_ledger_is_summed_up_by_kind() -> None:
     assert (sums.entries, sums.negative) == (6, 0)
     assert sums.of("spend", "opening", "nothing") == 67
     assert booked_value(connection, RATES, sums) == 9 + 2**63 - 3 + 5
+
+
+def test_two_parts_of_the_ledger_are_summed_up_at_once_as_one_by_one() -> None:
+    user = UserFactory()
+    first, second, third = (
+        ManaEntry.objects.create(user=user, kind=kind, amount=amount, balance_after=balance, reference=kind)
+        for kind, amount, balance in (("earn", 9, 9), ("spend", -4, 5), ("opening", 70, 75))
+    )
+    for after in (0, first.pk, second.pk, third.pk):
+        for later in (after, second.pk, third.pk):
+            expected = ledger_sums(connection, after=after), ledger_sums(connection, after=max(after, later))
+            assert ledger_sums_twice(connection, after=after, later=later) == expected
+    assert ledger_sums(connection, after=first.pk).sums == {"spend": -4, "opening": 70}
 
 
 def test_wishes_are_booked_at_the_rate_of_their_colour() -> None:
