@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, Final
 
-from django.contrib.auth import get_user_model
-from django.core.exceptions import ValidationError
 from django.db import connections
 
 from mana_migration.domain.report import UserDetail
 from mana_migration.engine import driver, users
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.engine.integrity import quick
+from mana_migration.models import MigrationRun
 from mana_migration.states import RunKind
 from wishes.moments import MomentField
 
@@ -59,14 +58,12 @@ def columns(vendor: str, *, guarded: bool = False) -> str:
 class RunDetails:
     """The users of one run; see ``domain.report.UserDetails``.
 
-    ``condition`` selects its records and is true of at most one record a user; ``bounds`` are the
-    least and the greatest user key that its batches name, None where that is not known.
+    ``condition`` selects its records and is true of at most one record a user.
     """
 
     using: str
     condition: str
     parameters: tuple[Any, ...]
-    bounds: tuple[Any, Any] | None
 
     @classmethod
     def of(cls, run: MigrationRun, using: str, since: datetime | None = None) -> RunDetails:
@@ -74,25 +71,22 @@ class RunDetails:
 
         ``since`` keeps those who were handled, or whose conversion was reversed, at that moment or later.
         """
-        condition, parameters = records_of(run, using, since)
-        return cls(using, condition, parameters, _bounds(run, using))
+        return cls(using, *records_of(run, using, since))
 
     @classmethod
     def of_all(cls, using: str, since: datetime | None = None) -> RunDetails:
         """Return all users whom any run has handled, each by the record that decides where the user is now."""
-        condition, parameters = final_records(using, since)
-        return cls(using, condition, parameters, None)
+        return cls(using, *final_records(using, since))
 
     def __iter__(self) -> Iterator[UserDetail]:
         """Yield every user's line in the order of the records' ids."""
         wanted = columns(connections[self.using].vendor)
-        where, values = self._where()
         record = 0
         while True:
             with connections[self.using].cursor() as cursor:
                 cursor.execute(
-                    f"SELECT {wanted} FROM {TABLE} WHERE {where} AND id > %s ORDER BY id LIMIT %s",
-                    [*values, record, PAGE],
+                    f"SELECT {wanted} FROM {TABLE} WHERE {self.condition} AND id > %s ORDER BY id LIMIT %s",
+                    [*self.parameters, record, PAGE],
                 )
                 rows = cursor.fetchall()
             yield from map(UserDetail._make, rows)
@@ -115,27 +109,31 @@ class RunDetails:
         connection = connections[self.using]
         if connection.vendor != "postgresql":
             return False
-        where, values = self._where()
         with connection.cursor() as cursor:
-            query = f"SELECT {columns('postgresql', guarded=True)} FROM {TABLE} WHERE {where} ORDER BY id"
-            driver.copy_to(cursor, query, values, stream, "FORMAT csv")
+            query = f"SELECT {columns('postgresql', guarded=True)} FROM {TABLE} WHERE {self.condition} ORDER BY id"
+            driver.copy_to(cursor, query, self.parameters, stream, "FORMAT csv")
         return True
-
-    def _where(self) -> tuple[str, list[Any]]:
-        if self.bounds is None:
-            return self.condition, [*self.parameters]
-        return f"{self.condition} AND user_id BETWEEN %s AND %s", [*self.parameters, *self.bounds]
 
 
 def records_of(run: MigrationRun, using: str, since: datetime | None = None) -> tuple[str, tuple[Any, ...]]:
     """Return the condition, and its parameters, of the records that a run is about.
 
-    ``since`` keeps those that were written, or reversed, at that moment or later.
+    It also names what is known of where they are, its selected users or the ids between which they lie, so that what
+    came before the run and after it is not read.  ``since`` keeps those that were written, or reversed, at that moment
+    or later.
     """
-    condition, parameters = "run_id = %s", tuple[Any, ...]((run.pk,))
+    condition, parameters = "run_id = %s", [run.pk]
     if run.kind == RunKind.ROLLBACK:
-        condition, parameters = "(run_id = %s OR reversal_run_id = %s)", (run.pk, run.pk)
-    return _since(condition, parameters, using, since)
+        condition, parameters = "(run_id = %s OR reversal_run_id = %s)", [run.pk, run.pk]
+    if selected := run.options.get("users"):
+        condition += f" AND user_id IN ({', '.join(['%s'] * len(selected))})"
+        parameters += [users.to_sql(connections[using], str(key)) for key in selected]
+    first, last = quick.records_between(run)
+    if first is not None:
+        condition, parameters = f"{condition} AND id > %s", [*parameters, first]
+    if last is not None:
+        condition, parameters = f"{condition} AND id <= %s", [*parameters, last]
+    return _since(condition, tuple(parameters), using, since)
 
 
 def final_records(using: str, since: datetime | None = None) -> tuple[str, tuple[Any, ...]]:
@@ -159,34 +157,3 @@ def _since(
         return condition, parameters
     moment = MomentField().get_db_prep_value(since, connections[using])
     return f"{condition} AND (created_at >= %s OR reversed_at >= %s)", (*parameters, moment, moment)
-
-
-def _bounds(run: MigrationRun, using: str) -> tuple[Any, Any] | None:
-    """Return the least and the greatest user key of a run's batches, as SQL parameters.
-
-    Batches keep keys as text, whose order is not that of the keys.  None for keys that are text
-    themselves: how the database orders those is its own affair.
-    """
-    field: Any = get_user_model()._meta.pk
-    least: Any = None
-    greatest: Any = None
-    last = 0
-    while True:
-        batches = MigrationBatch.objects.using(using).filter(run_id=run.pk, pk__gt=last).order_by("pk")
-        rows = list(batches.values_list("pk", "first_user", "last_user")[:PAGE])
-        for _, first_text, last_text in rows:
-            try:
-                first, end = field.to_python(first_text), field.to_python(last_text)
-            except ValidationError:
-                return None
-            if isinstance(first, str):
-                return None
-            least = first if least is None or first < least else least
-            greatest = end if greatest is None or end > greatest else greatest
-        if len(rows) < PAGE:
-            break
-        last = rows[-1][0]
-    if least is None:
-        return None
-    connection = connections[using]
-    return users.to_sql(connection, str(least)), users.to_sql(connection, str(greatest))

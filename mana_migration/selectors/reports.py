@@ -31,10 +31,11 @@ from mana_migration.domain.report import (
 )
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.validation import ValidationReport
-from mana_migration.engine import dialect, totals
+from mana_migration.engine import dialect
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.selectors import record_sums
 from mana_migration.selectors.resources import resources
+from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import snapshot_of
 from mana_migration.states import BatchStatus, RunKind, UserStatus
 
@@ -214,9 +215,9 @@ def _stages(using: str) -> list[Stage]:
     """
     runs = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION).order_by("-id")
     mass = [run for run in runs[: 20 * STAGES] if not run.options.get("users")][:STAGES]
-    found = []
+    found, sums = [], totals_of(mass, using=using)
     for run in reversed(mass):
-        figures = totals.run_totals(run, using)
+        figures = sums[run.pk]
         found.append(
             Stage(
                 run=run.pk,

@@ -64,7 +64,9 @@ def user_counts(using: str = "default") -> UserCounts:
         cursor.execute(_PENDING)
         found = dict(cursor.fetchall())
         problems = sum(found.values())
-        cursor.execute(_HANDLED if MigrationRun.objects.using(using).filter(kind=RunKind.ROLLBACK).exists() else _WALLETS)
+        cursor.execute(
+            _HANDLED if MigrationRun.objects.using(using).filter(kind=RunKind.ROLLBACK).exists() else _WALLETS
+        )
         total, migrated, handled = cursor.fetchone()
     return UserCounts(
         total=total,

@@ -146,7 +146,8 @@ def expected_rate(using: str) -> tuple[float, str]:
     attempts, split batches and its checks take time as well.  Runs of selected users say nothing about a mass run.
     """
     for run in with_now(using).migrations().order_by("-id")[:RUNS_CONSIDERED]:
-        if run.options.get("users"):
+        open_for = (run.finished_at or run.now) - run.created_at  # type: ignore[attr-defined]
+        if run.options.get("users") or open_for.total_seconds() <= SHORTEST:
             continue
         seen = snapshot_of(run, using)
         if seen.totals.selected and seen.worked > SHORTEST:

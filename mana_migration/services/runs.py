@@ -14,6 +14,7 @@ from django.utils import timezone
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES
 from mana_migration.engine import dialect, totals
+from mana_migration.engine.integrity import quick
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, notifications
@@ -213,6 +214,7 @@ def change_status(
         if ends:
             cancel_planned(run, using)
             totals.fold(run, using)
+            run.folded = {**run.folded, quick.RECORDS_UNTIL: quick.newest_record(connections[using])}
             run.save(using=using, update_fields=["folded"])
             figures = totals.run_totals(run, using)
             logs.write(

@@ -19,6 +19,7 @@ from mana_migration.domain.words import counted
 from mana_migration.engine import batches, dialect, failures, records, totals
 from mana_migration.engine import users as user_keys
 from mana_migration.engine.batches import Task
+from mana_migration.engine.integrity import quick
 from mana_migration.errors import DatabaseUnavailableError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import runs
@@ -81,6 +82,7 @@ def execute(
                 reason=reason,
                 status=RunStatus.COMPLETED,
                 expected=len(users),
+                baseline=quick.marks_of_selected(context.connection) if kind is RunKind.MIGRATION else None,
                 message=counted(len(users), "selected user"),
             )
             for user in sorted(users):

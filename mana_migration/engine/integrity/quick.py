@@ -30,12 +30,16 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine.integrity.scope import Scope, rows
+from mana_migration.models import MigrationRun
 
 #: Entries that the site may write while one of its transactions is open.
 MARGIN: Final = 200_000
 
 #: The marks in a run's baseline: of the records and of the entries that its check joins, and of its start.
 RECORDS, ENTRIES, SINCE = "records_after", "entries_after", "since"
+
+#: What is kept with the figures of a run at its end: the largest id that one of its records can have.
+RECORDS_UNTIL: Final = "records_until"
 
 
 def marks(connection: BaseDatabaseWrapper) -> dict[str, str]:
@@ -47,6 +51,23 @@ def marks(connection: BaseDatabaseWrapper) -> dict[str, str]:
         Scope(),
     )
     return {RECORDS: str(records), ENTRIES: str(entries), SINCE: str(entries)}
+
+
+def marks_of_selected(connection: BaseDatabaseWrapper) -> dict[str, str]:
+    """Return the marks of a migration of selected users, which a later rollback of them starts from."""
+    return {name: value for name, value in marks(connection).items() if name != SINCE}
+
+
+def newest_record(connection: BaseDatabaseWrapper) -> int:
+    """Return the largest id of a record: as of the end of a run, that of all its records or larger."""
+    ((found,),) = rows(connection, "SELECT COALESCE(MAX(id), 0) FROM mana_migration_usermigration", Scope())
+    return int(found)
+
+
+def records_between(run: MigrationRun) -> tuple[int | None, int | None]:
+    """Return the ids between which the records of a run lie, the first excluded; None for one that is not known."""
+    first, last = run.baseline.get(RECORDS), run.folded.get(RECORDS_UNTIL)
+    return None if first is None else int(first), None if last is None else int(last)
 
 
 def first_live_run(connection: BaseDatabaseWrapper) -> int | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import Q
 from django.test.utils import CaptureQueriesContext
 
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.selectors import details
 from mana_migration.selectors.details import RunDetails
 from tests.factories import make_wallets
@@ -61,31 +62,18 @@ def test_a_rollback_lists_the_users_it_took_back_and_those_it_skipped() -> None:
     assert [line.status for line in details_of(rollback).problems(10)] == ["skipped"]
 
 
-def test_users_of_later_looks_are_not_left_out() -> None:
-    history = make_history(12, batch_size=12)
-    batch = MigrationBatch.objects.get(run=history.run)
-    users = [user.pk for user in history.users]
-    # a split batch ends where its first half ends; the second half, and a user who signed up late, have their own
-    MigrationBatch.objects.filter(pk=batch.pk).update(first_user=str(users[3]), last_user=str(users[5]))
-    for first, last in ((users[6], users[11]), (users[0], users[2])):
-        MigrationBatch.objects.create(run=history.run, first_user=str(first), last_user=str(last), planned=1)
-    assert len(list(details_of(history.run.pk))) == 12
-
-
-def test_keys_of_different_lengths_are_compared_as_keys() -> None:
-    history = make_history(4, batch_size=4)
-    MigrationBatch.objects.filter(run=history.run).update(first_user="9", last_user="1000000000")
-    MigrationBatch.objects.create(run=history.run, first_user="1", last_user="5", planned=1)
-    assert details_of(history.run.pk).bounds == (1, 1_000_000_000)
-
-
-@pytest.mark.parametrize("text", ["", "not a key"])
-def test_batches_without_a_range_do_not_narrow_the_search(text: str) -> None:
-    history = make_history(4)
-    MigrationBatch.objects.create(run=history.run, first_user=text, last_user=text, planned=0)
-    found = details_of(history.run.pk)
-    assert found.bounds is None
-    assert len(list(found)) == 4
+def test_a_run_has_its_own_records_between_those_of_others() -> None:
+    keys = keys_of(make_wallets([(1, 0, 0)] * 12))
+    first = migrate("--limit", 3)["run"]
+    named = migrate("--user-id", f"pk:{keys[9]}", "--user-id", f"pk:{keys[11]}")["run"]
+    second = migrate("--limit", 4)["run"]
+    one_back = roll_back("--user-id", f"pk:{keys[11]}")["run"]
+    others_back = roll_back("--all")["run"]
+    last = migrate()["run"]
+    for run, users in ((first, 3), (named, 2), (second, 4), (one_back, 1), (others_back, 8), (last, 12)):
+        expected = UserMigration.objects.filter(Q(run=run) | Q(reversal_run=run)).order_by("pk")
+        assert [line.record for line in details_of(run)] == [record.pk for record in expected]
+        assert len(expected) == users
 
 
 def test_a_run_without_batches_has_no_users() -> None:
@@ -106,7 +94,6 @@ def test_the_database_copies_what_would_be_streamed() -> None:
 def test_the_order_is_that_of_the_records_whatever_the_keys_of_the_users() -> None:
     history = make_history(12)
     record = history.records[0]
-    MigrationBatch.objects.filter(run=history.run).update(first_user="1", last_user="1000000000")
     rewrite_records(record.pk, user=10**9)
     assert [line.record for line in details_of(history.run.pk)] == [each.pk for each in history.records]
 
