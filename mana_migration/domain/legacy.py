@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from mana_migration.domain.shapes import LITERAL, SHAPES, Shape, character_shape, id_shape, number_shape
+from mana_migration.domain.shapes import LITERAL, SHAPES, Shape, character_shape, id_shape, letter_shape, number_shape
 
 #: Our names of the columns, and what the export calls them.
 COLUMNS: Final = {
@@ -340,7 +340,7 @@ def _id_text_shape(text: str, rules: RowRules) -> str:
     if text != text.strip():
         return "blanks"
     shape = character_shape(text) or id_shape(text)
-    return shape or ("" if text.isascii() or rules.normalise(text) == text else "look_alike")
+    return shape or ("look_alike" if rules.normalise(text) != text else letter_shape(text))
 
 
 def _shape_of(value: Any) -> str:

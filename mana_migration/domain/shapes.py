@@ -21,6 +21,10 @@ SHAPES: Final = {
     "currency": ("a number with a currency or a unit", "write the number alone"),
     "date": ("a date, or what a spreadsheet turned into one", "format the column as text and export it again"),
     "decimals": ("decimals behind a point or comma", "export the column as whole numbers (bigint)"),
+    "double_encoded": (
+        "UTF-8 text that a program took for another encoding",
+        "export it again as UTF-8, and open it as UTF-8",
+    ),
     "empty_text": ("an empty text", "write null, or a number"),
     "error_cell": ("a spreadsheet's error value", "correct the formula behind it"),
     "exponent": ("a number with an exponent", "export the column in plain digits; digits may be lost already"),
@@ -30,6 +34,7 @@ SHAPES: Final = {
     ),
     "formula": ("a formula", "replace formulas by their values"),
     "hexadecimal": ("a hexadecimal number", "write it in plain digits"),
+    "infinity": ("infinity", "correct it"),
     "inexact": ("a number of more digits than its format keeps", "export it as text or as CSV from the database"),
     "invisible": ("an invisible character", "remove it; it would make a second account that looks the same"),
     "look_alike": (
@@ -53,26 +58,38 @@ SHAPES: Final = {
 
 #: Shapes of an id that --literal-ids accepts as they are.
 LITERAL: Final = frozenset(
-    {"date", "decimals", "error_cell", "exponent", "invisible", "look_alike", "null_word", "quotes", "thousands",
-     "total_word", "truth_word"}
+    {"date", "decimals", "double_encoded", "error_cell", "exponent", "formula", "infinity", "invisible", "look_alike",
+     "minus", "nested", "null_word", "other_digits", "quotes", "thousands", "total_word", "truth_word"}
 )  # fmt: skip
 
 _MONTH: Final = r"(?:jan|feb|mar|mrz|m\xe4r|apr|ma[iy]|jun|jul|aug|sept?|o[ck]t|nov|de[cz])[a-z\xe4]*"
-_NULL: Final = r"null|\(null\)|<null>|\[null\]|none|nil|nan|nat|n/?a|<na>|undefined|\\n|--?|\?"
+_DAY: Final = r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*"
+_NULL: Final = (
+    r"null|\(null\)|<null>|\[null\]|none|nil|nan|nat|n/?a|n\.a\.|<na>|pd\.na|undefined|\\n|--?|\?"
+    r"|\((?:blank|empty|none|leer|vide)\)"
+)
+_MINUS: Final = "[\u2212\u2010-\u2015\ufe63\uff0d]"
 _MANGLED: Final = re.compile(
     rf"""
-      (?P<thousands>   [+-]? \d{{1,3}} (?: [.,'\u2019_ \xa0\u202f] \d{{3}} )+ | [+-]? \d+ (?: _ \d+ )+ )
-    | (?P<decimals>    [+-]? \d+ [.,] \d* )
+      (?P<thousands>   [+-]? \d{{1,3}} (?: (?: [.,'\u2019_ \xa0\u202f] \d{{3}} )+ | (?: , \d\d )+ , \d{{3}} )
+                           (?: [.,] \d+ )?
+                     | [+-]? \d+ (?: _ \d+ )+ )
+    | (?P<decimals>    [+-]? (?: \d+ [.,] \d* | [.,] \d+ ) )
     | (?P<exponent>    [+-]? \d+ (?: [.,]\d+ )? e [+-]? \d+ )
+    | (?P<infinity>    [+-]? inf (?: inity )? )
     | (?P<date>        \d{{1,2}} [-/.\ ]+ {_MONTH} (?: [-/.\ ]+ \d{{2,4}} )? | {_MONTH} [-/.\ ]+ \d{{1,4}}
-                     | \d{{4}}-\d{{2}}-\d{{2}} (?: [T\ ] \d{{2}}:\d{{2}} .* )?
-                     | \d{{1,2}} / \d{{1,2}} / \d{{2,4}} | \d{{1,2}} \. \d{{1,2}} \. \d{{2,4}} )
-    | (?P<error_cell>  \# (?: n/a | ref! | name\? | value! | div/0! | num! | null! | nv | wert! | bezug! | spill!
-                     | calc! | getting_data | field! | blocked! | connect! | \#+ ) | err:\d+ )
+                     | \d{{4}} (?P<mark> [-/.] ) \d{{2}} (?P=mark) \d{{2}} (?: [T\ ] \d{{2}}:\d{{2}} .* )?
+                     | \d{{1,2}} (?P<sign> [-/.] ) \d{{1,2}} (?P=sign) \d{{2,4}} (?: \ \d{{1,2}}:\d{{2}} .* )?
+                     | {_DAY} ,? \ (?: {_MONTH} \ \d | \d{{1,2}} \ {_MONTH} ) .*
+                     | \d{{1,2}} : \d{{2}} (?: : \d{{2}} )? (?: \ ?[ap]m )? )
+    | (?P<error_cell>  \# (?: n/a | nv | getting_data | [a-z]{{2,12}} (?: /0 )? [!?] | \#+ ) | err:\d+ )
     | (?P<null_word>   {_NULL} )
     | (?P<truth_word>  true | false | wahr | falsch | vrai | faux )
     | (?P<total_word>  (?: grand\ )? totals? :? | sub-?totals? :? | sum :? | summe :? | gesamt :? )
-    | (?P<quotes>      ".*" | '.*' | '\d+ )
+    | (?P<nested>      \[object\ [a-z]+\] | \[\] | {{}} )
+    | (?P<formula>     = .+ )
+    | (?P<minus>       {_MINUS} \s* \d+ )
+    | (?P<quotes>      b? ".*" | b? '.*' | '\d+ | " [^"]* | [^"]* " )
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 ).fullmatch
@@ -94,7 +111,7 @@ def id_shape(text: str) -> str:
     if len(text) > _LONGEST:
         return ""
     found = _MANGLED(text)
-    return (found.lastgroup or "") if found else ""
+    return next((name for name, part in found.groupdict().items() if part is not None), "") if found else ""
 
 
 def character_shape(text: str) -> str:
@@ -112,6 +129,24 @@ def character_shape(text: str) -> str:
         if character == "\ufffd":
             return "replacement"
     return ""
+
+
+def letter_shape(text: str) -> str:
+    """Return the shape of an id of letters that are rarely meant, empty where it is none."""
+    if text.isascii():
+        return ""
+    if _is_other_digits(text):
+        return "other_digits"
+    return "double_encoded" if any(_is_double_encoded(text, encoding) for encoding in ("cp1252", "latin-1")) else ""
+
+
+def _is_double_encoded(text: str, encoding: str) -> bool:
+    """Say whether the characters are the bytes of UTF-8 text; other text hardly ever is."""
+    try:
+        text.encode(encoding).decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _joins_emoji(text: str, place: int) -> bool:
@@ -175,12 +210,10 @@ def _is_other_digits(text: str) -> bool:
 
 #: How numbers are written that no id looks like.
 _NUMBERS: Final[dict[str, Callable[[str], object]]] = {
-    "formula": re.compile("=.").match,
     "hexadecimal": re.compile(r"[+-]?0x[0-9a-f]+", re.IGNORECASE).fullmatch,
     "parentheses": re.compile(r"\([^()\d]{0,4}\d[\d.,' ]*[^()\d]{0,4}\)").fullmatch,
-    "minus": re.compile(r"[\u2212\u2010-\u2015\ufe63\uff0d]\s*\d+|-\s+\d+|\d+\s*[-\u2212]").fullmatch,
-    "thousands": re.compile(r"[+-]?\d{1,3}([.,' ]\d{3})+[.,]\d+").fullmatch,
+    "minus": re.compile(r"-\s+\d+|\d+\s*[-\u2212]").fullmatch,
     "other_digits": _is_other_digits,
     "percent": re.compile(r"[+-]?\d[\d.,' ]*\s*%").fullmatch,
-    "currency": re.compile(r"[+-]?[^\d\s+-]{1,8}\s*[+-]?\d[\d.,' ]*|[+-]?\d[\d.,' ]*\s*[^\d\s]{1,8}").fullmatch,
+    "currency": re.compile(r"[+-]?[^\d\s+;:/|-]{1,8}\s*[+-]?\d[\d.,' ]*|[+-]?\d[\d.,' ]*\s*[^\d\s;:/|]{1,8}").fullmatch,
 }

@@ -38,6 +38,8 @@ from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_
 from mana_migration.errors import SourceError
 
 DELIMITERS: Final = ",;\t|"
+#: Our columns of an export or an old ledger that hold numbers.
+NUMBERS: Final = (*BALANCES, "ledger_mana")
 
 _SEPARATOR_LINE: Final = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE).fullmatch
 #: Lines that a record with backslash escapes may span.
@@ -125,6 +127,7 @@ class CsvSource(LegacySource):
 
     def _use(self, delimiter: str, width: int) -> None:
         self._delimiter, self._width = delimiter, width
+        self._positions: tuple[int, ...] = ()
         self._numbers: list[int] = []
 
     def _take_header(self, line: str, names: list[str], options: SourceOptions, number: int) -> None:
@@ -132,9 +135,7 @@ class CsvSource(LegacySource):
         where = self._file.name if number == 1 else f"{self._file.name}, line {number:,}"
         self._positions = positions(names, options.columns, where=where)
         self._pick = itemgetter(*self._positions)
-        self._numbers = [
-            place for place, name in zip(self._positions, options.columns, strict=True) if name in BALANCES
-        ]
+        self._numbers = [place for place, name in zip(self._positions, options.columns, strict=True) if name in NUMBERS]
         tabs = self._delimiter == "\t"
         self._escapes = self._backslash == "escape" or (self._backslash is None and tabs)
         # a header in quotation marks is not PostgreSQL's
@@ -232,21 +233,23 @@ class CsvSource(LegacySource):
 
     def _spans_records(self, fields: Sequence[str | None], lines: Sequence[str]) -> bool:
         """Say whether lines of one record look like rows of their own; see Note [Stray quotation marks]."""
-        if len(lines) == 1:
+        if len(lines) == 1 or not self._positions:
             return False
-        # the first line rightly looks like a row where the last field is the long one, the last line in other records
-        is_last = any(mark in (fields[-1] or "") for mark in "\r\n")
-        full = sum(line.count(self._delimiter) >= self._width - 1 for line in lines[is_last:])
-        return full > 1 or any(map(self._looks_like_row, lines[1:] if is_last else lines[:-1]))
+        # where the long field is behind all columns that are read, the first line rightly looks like a row
+        long = next((place for place, field in enumerate(fields) if any(mark in (field or "") for mark in "\r\n")), 0)
+        is_behind = long > max(self._positions)
+        full = sum(line.count(self._delimiter) >= self._width - 1 for line in lines[is_behind:])
+        return full > 1 or any(map(self._looks_like_row, lines[1:] if is_behind else lines[:-1]))
 
     def _looks_like_row(self, line: str) -> bool:
+        """Say whether a line has numbers where a row has them; writers leave out separators after the last value."""
         parts = [part.strip(' "') for part in _without_end(line).split(self._delimiter)]
-        if len(parts) < self._width:
+        if len(parts) <= max(self._positions):
             return False
         # separators in a name shift the columns after it, so that numbers are also counted from the end
         return any(
-            sum(_NUMBER(parts[place - shift]) is not None for place in self._numbers) * 2 >= len(self._numbers)
-            for shift in (0, self._width - len(parts))
+            sum(_NUMBER(parts[place + shift]) is not None for place in self._numbers) * 2 >= len(self._numbers)
+            for shift in (0, max(len(parts) - self._width, 0))
         )
 
     def _feed(self, taken: list[str]) -> Iterator[str]:
@@ -297,9 +300,9 @@ class CsvSource(LegacySource):
 
     def _doubted(self, record: _Record) -> _Record:
         """Mark an id whose backslashes could also be escapes."""
-        place = self._positions[0] if hasattr(self, "_positions") else None
-        if place is None or self._backslash is not None or isinstance(record.fields, Marker):
+        if not self._positions or self._backslash is not None or isinstance(record.fields, Marker):
             return record
+        place = self._positions[0]
         key = str(record.fields[place] or "")
         if "\\" not in key or key == "\\N" or not _PAIRS(key):
             return record

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import gzip
+import io
 import json
 import os
 import re
@@ -569,6 +570,60 @@ def test_what_pythons_csv_writes_is_read_back(
     with path.open("w", newline="", encoding=encoding) as file:
         csv.writer(file, **dialect).writerows([HEADER, *rows])
     read_or_bad(path, rows, str)
+
+
+few_names = st.sampled_from(["Ann", "Cy 6", "", "C, D", "5", "1, 2, 3, 4"])
+numbers = st.sampled_from(["0", "7", "-5", ""])
+
+
+@st.composite
+def tables_with_stray_quotes(draw: st.DrawFn) -> tuple[list[dict[str, str]], str]:
+    """Return rows, and the text of a table of them with a quotation mark that opens and one that ends a field."""
+    names = draw(st.permutations([*COLUMNS.values(), *draw(st.sampled_from([["name"], ["name", "note"]]))]))
+    drawn = st.fixed_dictionaries({name: few_names if name in ("name", "note") else numbers for name in names})
+    rows = [
+        row | {"id": str(1001 + place), "legacy_migration_completed": "f"}
+        for place, row in enumerate(draw(st.lists(drawn, min_size=2, max_size=5)))
+    ]
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=draw(st.sampled_from(",;|")), lineterminator="\n")
+    writer.writerow(names)
+    shortens = draw(st.booleans())
+    for row in rows:
+        values = [row[name] for name in names]
+        while shortens and values[-1] == "" and names[len(values) - 1] in ("name", "note"):
+            values.pop()
+        writer.writerow(values)
+    lines = file.getvalue().splitlines()
+    first, last = sorted(draw(st.lists(st.integers(1, len(rows)), min_size=2, max_size=2)))
+    mark = writer.dialect.delimiter
+    for place, opens in ((first, True), (last, False)):
+        parts = lines[place].split(mark)
+        field = draw(st.integers(0, len(parts) - 1))
+        parts[field] = f'"{parts[field]}' if opens else f'{parts[field]}"'
+        lines[place] = mark.join(parts)
+    return rows, "\n".join(lines) + "\n"
+
+
+@settings(whole, max_examples=200)
+@given(tables_with_stray_quotes())
+def test_stray_quotes_never_give_a_user_another_balance_or_swallow_one(
+    tmp_path: Path, table: tuple[list[dict[str, str]], str]
+) -> None:
+    rows, text = table
+    path = tmp_path / "p.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    truth = {line: [row[name] for name in COLUMNS.values()] for line, row in enumerate(rows, start=2)}
+    try:
+        found = dict(read(path))
+    except SourceError:  # the header is doubted
+        return
+    starts = [*found, len(rows) + 2]
+    for (line, values), after in zip(found.items(), starts[1:], strict=True):
+        is_bad = isinstance(values, Marker) or any(isinstance(one, Marker) or '"' in one for one in values)
+        # a good row is what was written, and no other row is under it
+        assert is_bad or (values == truth[line] and after == line + 1), text
+    assert starts[0] == 2
 
 
 @whole

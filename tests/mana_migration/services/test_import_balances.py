@@ -120,7 +120,7 @@ def test_ids_with_special_characters_arrive_as_they_are(export: Any) -> None:
         "quo'te",
         'dou"ble',
         "per%cent",
-        "=1+1",
+        "@1+1",
         "Ünïcödé",
         "\U0001f469\u200d\U0001f680",
         "a,b",
