@@ -226,6 +226,7 @@ MANA_MIGRATION_METRICS_TOKEN = env.text("MANA_MIGRATION_METRICS_TOKEN")
 
 # Mass runs start only after a checklist that is at most so many hours old and says go; 0: without one.
 MANA_MIGRATION_CHECKLIST_HOURS = env.integer("MANA_MIGRATION_CHECKLIST_HOURS", default=0, minimum=0, maximum=8_760)
+MANA_MIGRATION_APPROVAL_HOURS = env.integer("MANA_MIGRATION_APPROVAL_HOURS", default=0, minimum=0, maximum=8_760)
 # Addresses as apprise takes them (mailto://, slack://, msteams://, json:// ...), separated by commas or spaces.
 MANA_MIGRATION_NOTIFY = env.text("MANA_MIGRATION_NOTIFY")
 MANA_MIGRATION_SITE_URL = env.text("MANA_MIGRATION_SITE_URL")

@@ -120,6 +120,11 @@ def checklist_hours() -> int:
     return _whole("CHECKLIST_HOURS", 0)
 
 
+def approval_hours() -> int:
+    """Return for how many hours a request may wait for a second person's approval; 0: mass runs need none."""
+    return _whole("APPROVAL_HOURS", 0)
+
+
 #: Every setting by its name after the prefix, for the system checks and the reference in the documentation.
 READERS: Final[dict[str, Callable[[], Any]]] = {
     "LARGE_CONVERSION": large_conversion,
@@ -140,4 +145,5 @@ READERS: Final[dict[str, Callable[[], Any]]] = {
     "NOTIFY": notify,
     "SITE_URL": site_url,
     "CHECKLIST_HOURS": checklist_hours,
+    "APPROVAL_HOURS": approval_hours,
 }

@@ -43,6 +43,10 @@ class EventKind(models.TextChoices):
     ROLLED_BACK = "rolled_back", _("Rolled back")
     CHECKLIST = "checklist", _("Checklist")
     WINDOW_OVER = "window_over", _("Window over")
+    REQUESTED = "requested", _("Requested")
+    APPROVED = "approved", _("Approved")
+    DECLINED = "declined", _("Declined")
+    WITHDRAWN = "withdrawn", _("Withdrawn")
 
 
 class Action(enum.StrEnum):
@@ -242,6 +246,15 @@ class UserStatus(models.TextChoices):
 
 #: Users left as they are, who are listed with the reason.
 PROBLEM_STATUSES: Final = [UserStatus.FAILED, UserStatus.SKIPPED]
+
+
+class RequestStatus(models.TextChoices):
+    """Where a mass run is that needs a second person's approval."""
+
+    WAITING = "waiting", _("Waiting for approval")
+    APPROVED = "approved", _("Approved")
+    DECLINED = "declined", _("Declined")
+    WITHDRAWN = "withdrawn", _("Withdrawn")
 
 
 class ReportStatus(models.TextChoices):

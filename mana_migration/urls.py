@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from mana_migration.views import actions, monitoring, pages, reports
+from mana_migration.views import actions, monitoring, pages, reports, requests
 
 app_name = "mana_migration"
 
@@ -23,6 +23,10 @@ urlpatterns = [
     path("runs/<int:run_id>/rollback", actions.roll_back_run, name="rollback_run"),
     path("runs/<int:run_id>/report", reports.report, name="report"),
     path("runs/<int:run_id>/report/<str:kind>", reports.download, name="download"),
+    path("requests/<int:request_id>/", requests.request_page, name="request"),
+    path("requests/<int:request_id>/approve", requests.approve, name="approve"),
+    path("requests/<int:request_id>/decline", requests.decline, name="decline"),
+    path("requests/<int:request_id>/withdraw", requests.withdraw, name="withdraw"),
     path("whole", reports.whole, name="whole"),
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),

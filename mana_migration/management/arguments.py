@@ -252,6 +252,18 @@ def add_reason_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", type=text, default="", help="Why, for the record; kept with the run.")
 
 
+def add_approval_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--approved-by``."""
+    parser.add_argument(
+        "--approved-by",
+        type=text,
+        default="",
+        metavar="NAME",
+        help="The second person who approved a mass run, kept with the run; needed with MANA_MIGRATION_APPROVAL_HOURS, "
+        "and for a mass rollback once the migration is closed.",
+    )
+
+
 def add_user_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup, sentence: str) -> None:
     """Add ``--user-id`` with what it does here."""
     parser.add_argument(

@@ -119,6 +119,7 @@ def add_migration_options(parser: CommandParser) -> None:
         "and --reason if wanted; rollback_migration has more choices.",
     )
 
+    arguments.add_approval_option(parser)
     arguments.add_reason_option(parser)
 
 

@@ -8,6 +8,7 @@ from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.record import UserMigration
 from mana_migration.models.rehearsal import Rehearsal
 from mana_migration.models.report_file import ReportFile
+from mana_migration.models.request import RunRequest
 from mana_migration.models.run import MigrationRun, RunEvent
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Rehearsal",
     "ReportFile",
     "RunEvent",
+    "RunRequest",
     "UserMigration",
 ]

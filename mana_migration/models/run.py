@@ -151,6 +151,7 @@ class MigrationRun(models.Model):
             ("resume_run", "Can resume a run"),
             ("stop_run", "Can stop a run"),
             ("start_run", "Can start a migration"),
+            ("approve_run", "Can approve a run that another person asks for"),
             ("rollback_run", "Can roll back a run"),
             ("rollback_user", "Can roll back a user"),
             ("export_report", "Can download reports"),
@@ -211,9 +212,14 @@ class MigrationRun(models.Model):
 
 
 class RunEvent(models.Model):
-    """Who did what to a run, and why."""
+    """Who did what to a run, or to the request for one, and why."""
 
-    run = models.ForeignKey(MigrationRun, verbose_name=_("run"), on_delete=models.PROTECT, related_name="events")
+    run = models.ForeignKey(
+        MigrationRun, verbose_name=_("run"), null=True, on_delete=models.PROTECT, related_name="events"
+    )
+    request = models.ForeignKey(
+        "RunRequest", verbose_name=_("request"), null=True, on_delete=models.PROTECT, related_name="events"
+    )
     kind = models.CharField(verbose_name=_("kind"), max_length=20, choices=EventKind)
     actor = models.CharField(verbose_name=_("actor"), max_length=150, blank=True)
     message = models.TextField(verbose_name=_("message"), blank=True)
@@ -226,4 +232,5 @@ class RunEvent(models.Model):
         ordering = ("id",)
 
     def __str__(self) -> str:
-        return f"run {self.run_id}: {self.get_kind_display().lower()}"
+        what = f"request {self.request_id}" if self.run_id is None else f"run {self.run_id}"
+        return f"{what}: {self.get_kind_display().lower()}"

@@ -43,6 +43,10 @@ _DEEDS: Final = (
     EventKind.SETTING_CHANGED,
     EventKind.ROLLED_BACK,
     EventKind.FINISHED,
+    EventKind.REQUESTED,
+    EventKind.APPROVED,
+    EventKind.DECLINED,
+    EventKind.WITHDRAWN,
 )
 
 

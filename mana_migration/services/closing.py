@@ -79,7 +79,7 @@ def require_open(using: str, *, actor: Actor, approved_by: str = "") -> None:
         ClosingError: it is closed and no second person is named.
     """
     closing = current(using)
-    if closing is None or (approved_by and approved_by.strip().lower() != actor.name.lower()):
+    if closing is None or actor.differs_from(approved_by):
         return
     since = f"{timezone.localtime(closing.created_at):%Y-%m-%d %H:%M %Z} by {closing.actor}"
     own = "--approved-by names yourself; " if approved_by else ""

@@ -74,6 +74,10 @@ class Actor:
     name: str
     host: str
 
+    def differs_from(self, name: str) -> bool:
+        """Say whether this is the name of another person; no name is none."""
+        return bool(name.strip()) and name.strip().lower() != self.name.strip().lower()
+
 
 def current_actor() -> Actor:
     """Return the operating-system user of this process."""

@@ -79,6 +79,8 @@ def forecast(
     fixes = None
     if goes_on_with is None and not blocked and not options.users:
         blocked, fixes = _obstacles(options, rates, report, using)
+    elif options.users and options.auto_fix and not blocked:
+        fixes, _ = migration.forecast_fixes(options, rates, report, using=using)
     return Forecast(
         options=options,
         rates=rates.as_dict(),

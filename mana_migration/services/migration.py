@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from django.db import connections, transaction
 from django.utils import timezone
@@ -22,7 +22,18 @@ from mana_migration.engine.integrity import quick
 from mana_migration.engine.planning import Slice
 from mana_migration.errors import FindingsError, NothingToMigrateError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, checklist, closing, logs, preflight, runs, selected_users, validation
+from mana_migration.services import (
+    approval,
+    autofix,
+    checklist,
+    closing,
+    logs,
+    preflight,
+    runs,
+    selected_users,
+    validation,
+)
+from mana_migration.services.approval import Approval
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
@@ -95,6 +106,7 @@ class Migration:
 
     options: MigrationOptions
     reason: str = ""
+    approval: Approval = field(default_factory=Approval)
 
     @property
     def controls(self) -> Controls:
@@ -163,9 +175,11 @@ class Migration:
             NothingToMigrateError: no user is left whom these options select.
             FindingsError: error-level findings block the run.
             RunConflictError: another mass run is open, or the rates differ from those of live conversions.
+            ApprovalError: a second person's approval is needed.
         """
         options, using = self.options, context.using
         closing.require_open(using, actor=context.actor)
+        approval.require(self.approval, actor=context.actor, using=using)
         checklist.require(using)
         rates = wishes_conf.rates()
         refuse_other_rates(rates, using)
@@ -179,17 +193,20 @@ class Migration:
             fixes = _fix(context, select=_selection(options, rates, using))
             report = validation.precheck(using)
         _refuse_findings(options, _errors(options, rates, report, using))
-        run = runs.create_run(
-            using=using,
-            kind=RunKind.MIGRATION,
-            options=options.as_dict(),
-            rates=rates.as_dict(),
-            controls=options.controls,
-            actor=context.actor,
-            reason=self.reason,
-            expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
-            baseline={**report.baseline, **quick.marks(context.connection)},
-        )
+        with transaction.atomic(using=using):
+            approval.lock(self.approval, using)
+            run = runs.create_run(
+                using=using,
+                kind=RunKind.MIGRATION,
+                options=options.as_dict(),
+                rates=rates.as_dict(),
+                controls=options.controls,
+                actor=context.actor,
+                reason=self.reason,
+                expected=report.expected(limit=options.limit, cohort=options.cohort) if failed is None else failed,
+                baseline={**report.baseline, **quick.marks(context.connection)},
+            )
+            approval.record(self.approval, run, actor=context.actor, using=using)
         if fixes is not None:
             autofix.assign_to_run(run.pk, fixes, actor=context.actor.name, using=using)
         checklist.attach(run, actor=context.actor, using=using)

@@ -137,8 +137,11 @@ def _send_signal(signal: Signal, run: MigrationRun, using: str, reason: str) -> 
 
 
 def _title(run: MigrationRun, phrase: str, using: str) -> str:
-    database = "" if using == "default" else f" (database {using})"
-    return f"{run.get_kind_display()} run {run.pk}{database} {phrase}"
+    return f"{run.get_kind_display()} run {run.pk}{_database(using)} {phrase}"
+
+
+def _database(using: str) -> str:
+    return "" if using == "default" else f" (database {using})"
 
 
 def _expected(run: MigrationRun) -> str:
@@ -152,16 +155,24 @@ def _figures(run: MigrationRun, using: str) -> str:
 
 
 def _body(figures: str, reason: str, run: MigrationRun, using: str) -> str:
-    return "\n".join(filter(None, (figures, reason and f"Reason: {reason}", _link(run, using))))
+    return "\n".join(filter(None, (figures, reason and f"Reason: {reason}", _link("run", run.pk, using))))
 
 
-def _link(run: MigrationRun, using: str) -> str:
-    """Return the address of the run's page; empty without ``MANA_MIGRATION_SITE_URL``, or where no page shows it."""
+def ask_for_approval(request_id: int, kind: str, *, using: str) -> None:
+    """Send, once the current transaction is committed, that a mass run waits for a second person's approval."""
+    if conf.notify():
+        title = f"{kind} request {request_id}{_database(using)} waits for a second person's approval"
+        message = Message(title, _link("request", request_id, using))
+        transaction.on_commit(partial(_send, message), using=using, robust=True)
+
+
+def _link(page: str, number: int, using: str) -> str:
+    """Return the address of a page; empty without ``MANA_MIGRATION_SITE_URL``, or where no page shows it."""
     site = conf.site_url()
     if not site or using != "default":
         return ""
     try:
-        return site.rstrip("/") + reverse("mana_migration:run", args=[run.pk])
+        return site.rstrip("/") + reverse(f"mana_migration:{page}", args=[number])
     except NoReverseMatch:
         return ""
 

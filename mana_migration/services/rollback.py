@@ -23,7 +23,8 @@ from mana_migration.engine.planning import Slice
 from mana_migration.engine.reversal import ReversalTerms
 from mana_migration.errors import NothingToRollBackError, RunConflictError
 from mana_migration.models import MigrationRun, UserMigration
-from mana_migration.services import autofix, closing, logs, runs, selected_users, validation
+from mana_migration.services import approval, autofix, closing, logs, runs, selected_users, validation
+from mana_migration.services.approval import Approval
 from mana_migration.services.context import RunContext
 from mana_migration.states import RunKind, RunStatus, StopCause, statuses_before
 
@@ -82,6 +83,7 @@ class Rollback:
     """A rollback as it is asked for; see ``operation.Operation``."""
 
     options: RollbackOptions
+    approval: Approval | None = None
 
     @property
     def controls(self) -> Controls:
@@ -136,12 +138,16 @@ class Rollback:
         Raises:
             NothingToRollBackError: the selection holds no conversion.
             RunConflictError, RunNotFoundError: the target cannot be rolled back, or another rollback is open.
+            ApprovalError: a second person's approval is needed.
         """
         options, using = self.options, context.using
         check_target(options, using)
+        granted = self.approval or Approval(options.approved_by)
         if not options.breaker:
             closing.require_open(using, actor=context.actor, approved_by=options.approved_by)
+            approval.require(granted, actor=context.actor, using=using)
         with transaction.atomic(using=using):
+            approval.lock(granted, using)
             open_run = runs.open_run_or_none(using)
             if open_run is not None and open_run.kind == RunKind.MIGRATION:
                 runs.change_status(
@@ -171,6 +177,7 @@ class Rollback:
                 baseline=_read_from(using)
                 | ({} if options.preserve_logs else {"findings": validation.error_counts(using)}),
             )
+            approval.record(granted, run, actor=context.actor, using=using)
         if open_run is not None:
             context.notice(f"run {open_run.pk} was open: it is stopped, since a mass rollback begins")
         return run

@@ -145,13 +145,19 @@ def add_event(
     actor: Actor | None = None,
     message: str = "",
     details: Mapping[str, Any] | None = None,
+    request: int | None = None,
     using: str,
 ) -> RunEvent:
-    """Record what happened to a run."""
+    """Record what happened to a run; ``request``: the one that it was opened by."""
     logs.run_event(run_id, kind, details or {})
     notifications.announce(run_id, kind, reason=message, using=using)
     return RunEvent.objects.using(using).create(
-        run_id=run_id, kind=kind, actor=actor.name if actor else "", message=message, details=dict(details or {})
+        run_id=run_id,
+        request_id=request,
+        kind=kind,
+        actor=actor.name if actor else "",
+        message=message,
+        details=dict(details or {}),
     )
 
 

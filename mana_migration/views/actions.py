@@ -36,6 +36,7 @@ from mana_migration.services.executors import background
 from mana_migration.services.migration import Migration
 from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunStatus, check_transition
+from mana_migration.views import requests
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of
 from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask, context_of
@@ -224,8 +225,8 @@ def settings(request: HttpRequest, run_id: int) -> HttpResponseBase:
 
 @staff_only("mana_migration.start_run", methods=ACT)
 def start(request: HttpRequest) -> HttpResponseBase:
-    """Open a migration for a worker process, with options whose effect is shown as they are chosen."""
-    using = alias_of(request)
+    """Open a migration for a worker process, or ask for it, with options whose effect is shown as they are chosen."""
+    using, needs_approval = alias_of(request), bool(conf.approval_hours())
 
     def prepare(values: Values) -> Mapping[str, Any]:
         open_run = runs.open_run_or_none(using)
@@ -244,11 +245,15 @@ def start(request: HttpRequest) -> HttpResponseBase:
             "default": Controls(),
             "celery": conf.executor() == CELERY,
             "workers": conf.celery_workers(),
+            "fixes": requests.fix_figures(forecast.fixes),
+            "needs_approval": needs_approval,
             "unusable": bool(forecast.blocked) or not forecast.totals.selected,
         }
 
     def perform(values: Values, reason: str) -> Outcome:
         workers = parse_workers(values["workers"]) if values.get("workers") else None
+        if needs_approval:
+            return requests.ask_for(request, _options(values), reason, workers=workers)
         run = background.open_run(Migration(_options(values), reason), context_of(request), workers=workers)
         return Outcome(
             _("Run {run} is open; a worker process takes it up.").format(run=run.pk), address(request, "run", run.pk)
@@ -259,8 +264,8 @@ def start(request: HttpRequest) -> HttpResponseBase:
         Question(
             action="start_run",
             target=using,
-            title=_("Start a migration"),
-            button=_("Start the migration"),
+            title=_("Ask for a migration") if needs_approval else _("Start a migration"),
+            button=_("Ask for approval") if needs_approval else _("Start the migration"),
             template="confirm_start.html",
             back=address(request, "overview"),
             prepare=prepare,
@@ -317,7 +322,8 @@ def retry(request: HttpRequest, run_id: int) -> HttpResponseBase:
                 )
             )
         forecast = dry_run.forecast(MigrationOptions(users=selected, auto_fix=_fixes(values)), using=using)
-        return {"forecast": forecast, "unusable": bool(forecast.blocked), "most": MAX_SELECTED_USERS}
+        fixes = requests.fix_figures(forecast.fixes)
+        return {"forecast": forecast, "fixes": fixes, "unusable": bool(forecast.blocked), "most": MAX_SELECTED_USERS}
 
     def perform(values: Values, reason: str) -> Outcome:
         options = MigrationOptions(users=selected, auto_fix=_fixes(values))
@@ -388,18 +394,20 @@ def _policy(values: Values) -> str:
 
 @staff_only("mana_migration.rollback_run", methods=ACT)
 def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
-    """Open a rollback of a run for a worker process."""
-    using = alias_of(request)
+    """Open a rollback of a run for a worker process, or ask for it."""
+    using, needs_approval = alias_of(request), bool(conf.approval_hours())
     run = _run(request, run_id)
 
     def prepare(values: Values) -> Mapping[str, Any]:
         found = outlook(RollbackOptions(run=run.pk), using=using)
         if not found.skipping.selected:
             raise RefusedError(_("Nothing to roll back: no user is migrated by run {run} any more.").format(run=run.pk))
-        return {"outlook": found, "in_background": True}
+        return {"outlook": found, "in_background": True, "needs_approval": needs_approval}
 
     def perform(values: Values, reason: str) -> Outcome:
         options = RollbackOptions(run=run.pk, on_shortfall=_policy(values), reason=reason)
+        if needs_approval:
+            return requests.ask_for(request, options, reason)
         opened = background.open_run(Rollback(options), context_of(request))
         return Outcome(
             _("Rollback run {run} is open; a worker process takes it up.").format(run=opened.pk),
@@ -412,7 +420,7 @@ def roll_back_run(request: HttpRequest, run_id: int) -> HttpResponseBase:
             action="rollback_run",
             target=f"{using}:{run.pk}",
             title=_("Roll back run {run}?").format(run=run.pk),
-            button=_("Roll back run {run}").format(run=run.pk),
+            button=_("Ask for approval") if needs_approval else _("Roll back run {run}").format(run=run.pk),
             template="confirm_rollback.html",
             back=address(request, "run", run.pk),
             prepare=prepare,

@@ -34,6 +34,7 @@ ACTION_PERMISSIONS: Final = {
     name: f"mana_migration.{name}"
     for name in (
         "start_run",
+        "approve_run",
         "pause_run",
         "resume_run",
         "stop_run",

@@ -27,6 +27,7 @@ from mana_migration.states import Action, RunKind, RunStatus, UserStatus
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of, render, snapshot_or_404
 from mana_migration.views.reports import DOWNLOADS
+from mana_migration.views.requests import waiting
 from mana_migration.views.words import option_words, setting_words, shown_status
 
 #: Rows of the list of runs, and runs read for them at most: runs of single users share a row.
@@ -84,6 +85,7 @@ def overview(request: HttpRequest) -> HttpResponseBase:
         {
             "title": _("Mana migration"),
             "groups": shown,
+            "waiting": waiting(using),
             "filters": filters,
             "kinds": RunKind.choices,
             "statuses": RunStatus.choices,

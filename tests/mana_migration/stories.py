@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from mana_migration.domain.results import Totals
-from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.models import MigrationBatch, MigrationRun, RunRequest, UserMigration
 from mana_migration.states import RunKind, RunStatus, UserStatus
 from tests.mana_migration.history import make_batch, make_run, worth
 from wishes.models import EntryKind, ManaEntry, Wallet
@@ -41,7 +41,7 @@ def make_staff(name: str, *permissions: str) -> Any:
 
 
 class Village:
-    """A completed run, a rollback of it, and users who stand everywhere."""
+    """A completed run, a rollback of it, a request for another, and users who stand everywhere."""
 
     def __init__(self) -> None:
         """Create the runs."""
@@ -51,6 +51,7 @@ class Village:
         )
         self.batch: MigrationBatch = make_batch(self.run, Totals())
         self.rollback_batch: MigrationBatch = make_batch(self.rollback, Totals())
+        self.request: RunRequest = RunRequest.objects.create(kind=RunKind.MIGRATION, actor="olga", host="web-1")
 
     def pending(self, name: str) -> Any:
         """Add a user whom no run has handled."""

@@ -28,6 +28,7 @@ from mana_migration.reports import rehearsal as rehearsal_report
 from mana_migration.reports.forecast import UserList
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import checklist, dry_run, logs, migration, plans, rehearsal, statements
+from mana_migration.services.approval import Approval
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
@@ -103,7 +104,9 @@ class Command(RunCommand):
         self.confirm_fixes(asked, options)
         with self.working(options, verb="migrated") as context:
             try:
-                done = self.execute_operation(Migration(asked, options["reason"]), context, options)
+                done = self.execute_operation(
+                    Migration(asked, options["reason"], Approval(options["approved_by"])), context, options
+                )
             except NothingToDoError as nothing:
                 return self.print_nothing(nothing, RunKind.MIGRATION)
         if promise is not None:
@@ -170,7 +173,9 @@ def before_only(options: dict[str, Any]) -> bool:
 
 def read_rollback_options(users: tuple[str, ...], options: dict[str, Any]) -> RollbackOptions:
     """Return what ``--rollback`` means: ``rollback_migration --user-id`` or ``--all``."""
-    asked = RollbackOptions(users=users, everything=not users, reason=options["reason"])
+    asked = RollbackOptions(
+        users=users, everything=not users, reason=options["reason"], approved_by=options["approved_by"]
+    )
     size = options["batch_size"]
     if size is None:
         return asked

@@ -107,14 +107,7 @@ class Command(RunCommand):
             help="Leave what auto-fix did for the runs reversed (default: undo it, so that those wallets are as they "
             "were before the run; both stay recorded).",
         )
-        parser.add_argument(
-            "--approved-by",
-            type=arguments.text,
-            default="",
-            metavar="NAME",
-            help="The second person who approved a mass rollback; needed once the migration is closed, and kept with "
-            "the run.",
-        )
+        arguments.add_approval_option(parser)
         arguments.add_reason_option(parser)
 
     def run(self, **options: Any) -> int:

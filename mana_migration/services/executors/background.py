@@ -7,22 +7,26 @@ instead (``MANA_MIGRATION_EXECUTOR``): then they are sent a message.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, transaction
 
 from mana_migration import conf
-from mana_migration.domain.options import CELERY
+from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
 from mana_migration.domain.results import RunSummary
 from mana_migration.domain.words import counted
 from mana_migration.engine import failures
 from mana_migration.errors import RunConflictError
-from mana_migration.models import MigrationRun, ReportFile
-from mana_migration.services import operation, preflight, report_files, runs
-from mana_migration.services.context import RunContext
+from mana_migration.models import MigrationRun, ReportFile, RunRequest
+from mana_migration.services import approval, operation, preflight, report_files, runs
+from mana_migration.services.approval import Approval
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.executors import celery_broker
+from mana_migration.services.migration import Migration
 from mana_migration.services.operation import Operation
-from mana_migration.states import Action, EventKind, RunStatus
+from mana_migration.services.rollback import Rollback
+from mana_migration.states import Action, EventKind, RunKind, RunStatus
 
 WORKER_COMMAND: Final = "python manage.py work_migration"
 
@@ -48,6 +52,26 @@ def open_run(asked: Operation, context: RunContext, *, workers: int | None = Non
     """
     _check(context.using)
     return _send(asked.open(context), context.using, workers)
+
+
+def approve(request_id: int, context: RunContext, *, reason: str) -> MigrationRun:
+    """Open the run that another person asks for, for a worker process, as the second person who approves it.
+
+    Raises:
+        ApprovalError: the request is decided on, has expired or is the approver's own.
+        MigrationError: the run cannot start now; the request waits on.
+    """
+    request = approval.get_waiting(request_id, by=context.actor.name, using=context.using)
+    granted = Approval(context.actor.name, reason, request.pk)
+    author = replace(context, actor=Actor(request.actor, request.host))
+    return open_run(_requested(request, granted), author, workers=request.workers)
+
+
+def _requested(request: RunRequest, granted: Approval) -> Operation:
+    if request.kind == RunKind.ROLLBACK:
+        options = RollbackOptions.from_dict(request.options, request.controls)
+        return Rollback(replace(options, reason=request.reason, approved_by=granted.by), granted)
+    return Migration(MigrationOptions.from_dict(request.options, request.controls), request.reason, granted)
 
 
 def ask_for_report(run_id: int, kind: str, *, actor: str, again: bool, using: str = "default") -> ReportFile:

@@ -24,6 +24,7 @@ SINGLE = (
     "export_report",
     "view_metrics",
     "change_migrationrun",
+    "approve_run",
 )
 ROLES = (
     "anonymous",
@@ -55,6 +56,10 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "settings": ("change_migrationrun", ("GET", "HEAD", "POST")),
     "retry": ("start_run", ("GET", "HEAD", "POST")),
     "run_users": ("", ("GET", "HEAD")),
+    "request": ("", ("GET", "HEAD")),
+    "approve": ("approve_run", ("GET", "HEAD", "POST")),
+    "decline": ("approve_run", ("GET", "HEAD", "POST")),
+    "withdraw": ("", ("GET", "HEAD", "POST")),
     "metrics": ("view_metrics", ("GET", "HEAD")),
     "healthz": ("", ("GET", "HEAD")),
 }
@@ -70,6 +75,10 @@ STATUS = {
     "send_again": RunStatus.RUNNING,
     "settings": RunStatus.RUNNING,
 }
+
+
+#: No user of the village's run failed, and its request is another person's.
+NOT_NOW = ("retry", "withdraw")
 
 
 def test_the_matrix_knows_every_page() -> None:
@@ -104,6 +113,7 @@ def address(page: str, village: Village, user: object) -> str:
         "user": [user],
         "rollback_user": [user],
         "download": [village.run.pk, "json"],
+        **{page: [village.request.pk] for page in ("request", "approve", "decline", "withdraw")},
     }
     return reverse(f"mana_migration:{page}", args=arguments.get(page, [village.run.pk]))
 
@@ -123,7 +133,7 @@ def expected(role: str, page: str, method: str) -> int:
     elif not permission:
         allowed |= {role for role in ROLES if role.startswith("viewer")}
     if role in allowed:
-        return 409 if page == "retry" else 200  # no user of the village's run failed
+        return 409 if page in NOT_NOW else 200
     return 403
 
 
@@ -135,6 +145,7 @@ def test_who_gets_what(place: str, settings: Settings) -> None:
     user = village.migrated("anna")
     village.run.status = STATUS.get(place, RunStatus.COMPLETED)
     village.run.save()
+    village.pending("ben")  # a migration has something to do
     got, wanted = {}, {}
     for role in ROLES:
         client = client_of(role)
