@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Final
 
-from django.db import connections
+from django.db import connections, transaction
 
 from mana_migration.domain.statistics import LatestConversion, Statistics, UserCounts
 from mana_migration.engine import dialect
@@ -42,16 +43,16 @@ WHERE (
 GROUP BY r.status
 """
 
-_WALLETS: Final = "SELECT COUNT(*), COUNT(w.migrated_at), 0 FROM wishes_wallet w"
-
-#: The last number are the users who are not migrated and have a record: one step into an index for each of them,
-#: which LIMIT asks for, however long their histories are.
+#: The users who are not migrated and have a record: a step into an index for each, however long their histories are.
 _HANDLED: Final = """
-SELECT COUNT(*), COUNT(w.migrated_at), COUNT(CASE WHEN w.migrated_at IS NULL THEN (
-    SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id LIMIT 1
-) END)
+SELECT COUNT(*)
 FROM wishes_wallet w
+WHERE w.migrated_at IS NULL
+  AND EXISTS (SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = w.user_id)
 """
+
+#: What PostgreSQL may not do instead of those steps: read the records of all history.
+_STEPS: Final = ("enable_hashjoin", "enable_mergejoin", "jit")
 
 
 def user_counts(using: str = "default") -> UserCounts:
@@ -60,20 +61,23 @@ def user_counts(using: str = "default") -> UserCounts:
     The latest record of a migration or an import says who failed or was skipped.  Of the other users who are not
     migrated, those who have a record were rolled back.
     """
-    with connections[using].cursor() as cursor:
+    connection, handled = connections[using], 0
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*), COUNT(migrated_at) FROM wishes_wallet")
+        total, migrated = cursor.fetchone()
         cursor.execute(_PENDING)
         found = dict(cursor.fetchall())
-        problems = sum(found.values())
-        cursor.execute(
-            _HANDLED if MigrationRun.objects.using(using).filter(kind=RunKind.ROLLBACK).exists() else _WALLETS
-        )
-        total, migrated, handled = cursor.fetchone()
+        if MigrationRun.objects.using(using).filter(kind=RunKind.ROLLBACK).exists():
+            in_transaction = transaction.atomic(using=using) if connection.vendor == "postgresql" else nullcontext()
+            with in_transaction, dialect.joined(connection, _STEPS):
+                cursor.execute(_HANDLED)
+                (handled,) = cursor.fetchone()
     return UserCounts(
         total=total,
         migrated=migrated,
         failed=found.get(UserStatus.FAILED, 0),
         skipped=found.get(UserStatus.SKIPPED, 0),
-        rolled_back=max(0, handled - problems),
+        rolled_back=max(0, handled - sum(found.values())),
     )
 
 
