@@ -169,7 +169,7 @@ def number_shape(text: str) -> Shape:
     """Return why a text is not a whole number in plain digits, with its shape."""
     if len(text) > _LONGEST:
         return Shape("not_a_number")
-    core = text.strip("".join(c for c in text if c.isspace() or is_invisible(c)))
+    core = text.strip("".join(c for c in text if not c.isprintable() or c.isspace() or is_invisible(c)))
     if core != text and (core == "" or _is_digits(core)):
         return Shape("not_a_number", "blanks")
     mangled = id_shape(core)

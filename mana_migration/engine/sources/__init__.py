@@ -45,6 +45,7 @@ _OTHERS = {
     ".txt": "rename it to .csv or .tsv if it is a table",
     ".sql": "load it into a database and give its address",
     ".parquet": "export it as CSV",
+    **dict.fromkeys((".bz2", ".xz", ".zst", ".7z", ".rar", ".tar", ".tgz"), "unpack it"),
     ".sqlite3": "give it as sqlite:///FILE",
     ".sqlite": "give it as sqlite:///FILE",
     ".db": "give it as sqlite:///FILE",

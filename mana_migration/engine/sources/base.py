@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.domain.shapes import is_invisible
 from mana_migration.errors import SourceError
 
 #: Where a row is in its file (line of text, row of a sheet; None where there is no such thing) and its raw
@@ -157,6 +158,12 @@ def _found(found: Sequence[str]) -> str:
         return f"found {', '.join(plain[:_SHOWN_NAMES])} and {len(found) - len(plain)} with other names"
     more = f" and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
     return f"found {', '.join(found[:_SHOWN_NAMES])}{more}"
+
+
+def heading(value: Any) -> str:
+    """Return the name of a column, without the blanks and invisible characters around it."""
+    text = as_text(value)
+    return text.strip("".join(one for one in text if one.isspace() or is_invisible(one)))
 
 
 def as_text(value: Any) -> str:

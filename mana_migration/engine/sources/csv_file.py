@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -31,6 +31,7 @@ from mana_migration.engine.sources.base import (
     SourceRow,
     as_text,
     has_columns,
+    heading,
     positions,
 )
 from mana_migration.engine.sources.input import Input
@@ -90,6 +91,7 @@ class CsvSource(LegacySource):
     def _find_header(self, options: SourceOptions) -> None:
         """Find the header among the first lines; only rows that look like titles may be above it."""
         first: list[str] | None = None
+        opening = ""
         above = widest = 0
         delimiter: str | None = None
         while above < MOST_TITLES and (line := self._lines.next()) is not None:
@@ -102,7 +104,7 @@ class CsvSource(LegacySource):
             number = self._lines.number
             self._use(delimiter or max(DELIMITERS, key=line.count), len(line))
             fields = self._quoted(line).fields
-            names = [] if isinstance(fields, Marker) else [as_text(name).strip() for name in fields]
+            names = [] if isinstance(fields, Marker) else [heading(name) for name in fields]
             if has_columns(names, options.columns):
                 self._take_header(line, names, options, number)
                 if above and widest * 2 > len(names):
@@ -113,7 +115,8 @@ class CsvSource(LegacySource):
                 if above:
                     self.notes["titles_skipped"] = f"the header is line {number:,}; the lines above it were not read"
                 return
-            first = names if first is None else first
+            if first is None:
+                first, opening = names, line
             widest = max(widest, sum(bool(name) for name in names))
             above += 1
         if first is None:
@@ -123,11 +126,28 @@ class CsvSource(LegacySource):
             raise SourceError(
                 f"{self._file.name} is {kind}, not a table; export it as CSV, or end its name as what it is"
             )
+        self._refuse_separators(opening, options.columns)
         positions(first, options.columns, where=self._file.name)
+
+    def _refuse_separators(self, line: str, columns: Mapping[str, str]) -> None:
+        """Refuse a first line that has all columns, but not as fields."""
+        names = list(columns.values())
+        if not all(name in line for name in names):
+            return
+        begin, _, end = line.strip().partition(max(names, key=len))
+        mark = (end or begin[::-1])[:1]
+        if mark == "'":
+            cause = "its fields are enclosed in single quotation marks; export it with double ones"
+        elif line.lstrip().startswith('"'):
+            cause = "each line is enclosed in quotation marks as a whole; export it again as CSV"
+        else:
+            cause = f"they are separated by {mark!r}; put sep={mark} above them, as a line of its own"
+        raise SourceError(f"{self._file.name} has the columns, but {cause}")
 
     def _use(self, delimiter: str, width: int) -> None:
         self._delimiter, self._width = delimiter, width
         self._positions: tuple[int, ...] = ()
+        self._plain_quotes = False
         self._numbers: list[int] = []
 
     def _take_header(self, line: str, names: list[str], options: SourceOptions, number: int) -> None:
@@ -164,7 +184,7 @@ class CsvSource(LegacySource):
                     yield number, Marker.WRONG_FIELD_COUNT
                 elif is_damaged("".join(self._latest[1])):
                     yield number, self._damaged(fields)
-                elif fields[0] == first and [as_text(field).strip() for field in fields] == self._header:
+                elif fields[0] == first and [heading(field) for field in fields] == self._header:
                     yield number, Marker.REPEATED_HEADER
                 else:
                     yield number, pick(fields)
@@ -266,7 +286,7 @@ class CsvSource(LegacySource):
         """Read a record whose backslashes escape, with or without enclosing quotation marks, as MySQL writes it."""
         taken = [first]
         while True:
-            fields = _split_escaped(_without_end("".join(taken)), self._delimiter)
+            fields = _split_escaped(_without_end("".join(taken)), self._delimiter, quotes=not self._plain_quotes)
             if fields is not None:
                 break
             line = self._lines.next() if len(taken) < _MOST_LINES else None
@@ -286,9 +306,19 @@ class CsvSource(LegacySource):
             if self._is_clean(record):
                 return self._doubted(record)
             self._lines.put_back(record.lines[1:])
+        if len(fields) != self._width and "\\" in line:
+            return self._continued(line, fields)
         if len(fields) == self._width:
             for place in self._positions:
                 fields[place] = self._copied_field(fields[place] or "", sure=sure)
+        return _Record(fields, (line,))
+
+    def _continued(self, line: str, fields: Sequence[str]) -> _Record:
+        """Read a record with backslashes before tabs and line ends, as MySQL writes it; ``fields``: without them."""
+        record = self._escaped(line)
+        if self._is_clean(record) or record.fields is Marker.SPANS_RECORDS:
+            return record
+        self._lines.put_back(record.lines[1:])
         return _Record(fields, (line,))
 
     def _copied_field(self, text: str, *, sure: bool) -> str | Marker | None:
@@ -322,9 +352,12 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda found: _CONTROLS.get(found[1], found[1]), text) if "\\" in text else text
 
 
-def _split_escaped(text: str, delimiter: str) -> list[str | None] | None:
-    """Return the fields of a record with backslash escapes, None where a quotation mark or a backslash stays open."""
-    field = _field_pattern(delimiter)
+def _split_escaped(text: str, delimiter: str, *, quotes: bool) -> list[str | None] | None:
+    """Return the fields of a record with backslash escapes, None where a quotation mark or a backslash stays open.
+
+    ``quotes``: whether quotation marks may enclose a field.
+    """
+    field = _field_pattern(delimiter, quotes)
     fields: list[str | None] = []
     place = 0
     while True:
@@ -346,9 +379,9 @@ _DOUBLED: Final = re.compile(r'(\\.)|""', re.DOTALL)
 
 
 @cache
-def _field_pattern(delimiter: str) -> Callable[[str, int], re.Match[str] | None]:
-    mark = re.escape(delimiter)
+def _field_pattern(delimiter: str, quotes: bool) -> Callable[[str, int], re.Match[str] | None]:
+    mark, quote = re.escape(delimiter), '"' if quotes else "(?!)"
     return re.compile(
-        rf"""(?: "((?: [^"\\] | \\. | "" )*)" | ((?!") (?: [^{mark}\\] | \\. )*) ) ({mark} | \Z)""",
+        rf"""(?: {quote}((?: [^"\\] | \\. | "" )*)" | ((?!{quote}) (?: [^{mark}\\] | \\. )*) ) ({mark} | \Z)""",
         re.DOTALL | re.VERBOSE,
     ).match

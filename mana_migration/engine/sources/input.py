@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from django.db import connections
+
 from mana_migration.errors import SourceError
 
 #: Formats that are read from a stream, and can therefore be packed or piped.
@@ -141,7 +143,8 @@ def open_input(address: str) -> Input:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
-        stream = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb", _BUFFER)
+        _refuse_own_database(path)
+        stream: Any = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb", _BUFFER)
     suffix = path.suffix.lower()
     if suffix == ".zip":
         return _zipped(path, stream)
@@ -150,10 +153,28 @@ def open_input(address: str) -> Input:
         if suffix and suffix not in STREAMED:
             stream.close()
             raise SourceError(f"{address}: only text is read from a packed file; unpack it and give the file")
+        with reading(address):
+            start = stream.peek(2)[:2]
+        if start and start != _GZIP:
+            stream.close()
+            raise SourceError(f"{address} is not packed, although it ends in .gz; rename it to what it is")
         packed = Input(gzip.GzipFile(fileobj=stream), address, suffix, file=stream)
         return packed if suffix else _unpacked(packed)
     found = Input(stream, address, suffix, file=stream)
     return _unpacked(found) if not suffix or (stat.S_ISFIFO(mode) and suffix not in STREAMED) else found
+
+
+def _refuse_own_database(path: Path) -> None:
+    """Refuse the file of a database of this site without opening it.
+
+    To close any descriptor of it drops all locks that this process has on it.
+    """
+    names = [str(one.settings_dict["NAME"]) for one in connections.all() if one.vendor == "sqlite"]
+    for name in [name + part for name in names for part in ("", "-wal", "-shm", "-journal")]:
+        if Path(name).exists() and path.samefile(name):
+            raise SourceError(
+                f"{path} is the database of this site; for a legacy table in it give sqlite:///{path} and --table"
+            )
 
 
 def _open_pipe(path: Path) -> BinaryIO:
@@ -187,7 +208,9 @@ def _zipped(path: Path, stream: BinaryIO) -> Input:
                 part for part in archive.infolist()
                 if not part.is_dir() and not any(junk in part.filename for junk in _JUNK)
             ]  # fmt: skip
-            if len(files) != 1:
+            if not files:
+                raise SourceError(f"{path} holds no file; pack it again")
+            if len(files) > 1:
                 raise SourceError(f"{path} holds {len(files):,} files; unpack it and give one of them")
             suffix = Path(files[0].filename).suffix.lower()
             if suffix not in STREAMED:

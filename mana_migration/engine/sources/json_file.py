@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import chain, islice
 from typing import Any, Final
 
 import ijson
@@ -18,9 +20,12 @@ from mana_migration.engine.sources.input import Input
 from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
 
+#: Entries in front of the first one that can be read.
+MOST_DAMAGED: Final = 20
 #: Bytes of one entry: far beyond any row, far below the memory of a machine.
 LARGEST_ENTRY: Final = 1 << 20
 
+_REPLACEMENT: Final = "\ufffd".encode()
 _BOM: Final = b"\xef\xbb\xbf"
 _DEFAULT_KEY: Final = "users"
 _CHUNK: Final = 8 << 10
@@ -36,9 +41,10 @@ _NOT_JSON: Final = re.compile(rb"\b(?:NaN|-?Infinity)\b").search
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers whether a key came twice."""
+    """A JSON object that remembers whether a key came twice; ``damaged``: bytes of it are not UTF-8."""
 
     repeated = False
+    damaged = False
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self:
@@ -59,14 +65,19 @@ class _Entries(LegacySource):
         self._file, self._columns = file, options.columns
         self._latest: Any = None
         self._header: list[str] = []
+        self._first: list[tuple[int | None, Any]] = []
         file.refuse_binary()
 
     def _begin(self) -> None:
         """Read the first entry and find its columns."""
         self._entries = self._numbered()
-        self._first = next(self._entries, None)
-        if self._first is not None:
-            entry = self._first[1]
+        entry: Any = Marker.ABSENT
+        for found in islice(self._entries, MOST_DAMAGED):
+            self._first.append(found)
+            entry = found[1]
+            if not isinstance(entry, Marker):
+                break
+        if self._first:
             if not isinstance(entry, dict):
                 raise SourceError(f"{self._file.name}: its first entry is not an object; give an array of objects")
             positions(list(entry), self._columns, where=f"{self._file.name}, first entry")
@@ -85,17 +96,16 @@ class _Entries(LegacySource):
         """Yield (line, values); a key that an object lacks is marked, not taken as null."""
         names = list(self._columns.values())
         absent = Marker.ABSENT
-        found = self._first
-        while found is not None:
-            line, entry = found
+        for line, entry in chain(self._first, self._entries):
             self._latest = entry
-            if isinstance(entry, _Object) and not entry.repeated:
+            if isinstance(entry, _Object) and entry.damaged:
+                yield line, Marker.NOT_UTF8
+            elif isinstance(entry, _Object) and not entry.repeated:
                 yield line, [entry.get(name, absent) for name in names]
             elif isinstance(entry, Marker):
                 yield line, entry
             else:
                 yield line, Marker.REPEATED_KEY if isinstance(entry, _Object) else Marker.NOT_AN_OBJECT
-            found = next(self._entries, None)
         self._file.check_unchanged()
 
     def original(self) -> list[list[str]]:
@@ -115,7 +125,7 @@ class JsonSource(_Entries):
 
     def __init__(self, file: Input, options: SourceOptions) -> None:
         super().__init__(file, options)
-        self._count = 0
+        self.count = 0
         with file.reading():
             start = file.stream.peek(LARGEST_ENTRY)
             if start.startswith(_BOM):
@@ -123,8 +133,8 @@ class JsonSource(_Entries):
                 start = start[len(_BOM) :]
         self._choose(start.lstrip(), options)
         self._begin()
-        if self._first is None and self.part is not None and self._keys.get(self.part) != "start_array":
-            self._refuse_key()
+        if not self._first and self.part is not None and self._keys.get(self.part) != "start_array":
+            raise self.no_array()
 
     def _choose(self, start: bytes, options: SourceOptions) -> None:
         """Find out where the entries are from the beginning of the file."""
@@ -137,8 +147,6 @@ class JsonSource(_Entries):
             else:
                 self.part = options.table or _DEFAULT_KEY
                 self._prefix = f"{self.part}.item"
-                if self.part not in self._keys and options.table is None:
-                    self._refuse_key()
         elif start == b"":
             raise SourceError(f"{self._file.name} is empty; export it again")
         elif start[:1] != b"[":
@@ -146,11 +154,12 @@ class JsonSource(_Entries):
         elif options.table is not None:
             raise SourceError(f"{self._file.name} holds an array, without keys; leave out --table")
 
-    def _refuse_key(self) -> None:
+    def no_array(self, where: str = "") -> SourceError:
+        """Return the error for an object without an array of rows."""
         found = ", ".join(name for name in list(self._keys)[:10] if re.fullmatch(r"[\w.-]{1,40}", name))
-        raise SourceError(
+        return SourceError(
             f"{self._file.name} holds an object without the column {next(iter(self._columns.values()))!r} "
-            f"and without an array of objects under the key {self.part!r}"
+            f"and without an array of objects under the key {self.part!r}{where}"
             + (f"; its keys begin with {found}" if found else "")
             + ". "
             "Name the key of the array with --table, or a column with --column"
@@ -167,8 +176,10 @@ class JsonSource(_Entries):
                 raise SourceError(self._broken(guarded)) from None
             if entry is _END:
                 return
-            self._count += 1
+            self.count += 1
             guarded.since = 0
+            if guarded.damaged and isinstance(entry, _Object):
+                entry.damaged = any(isinstance(text, str) and "\ufffd" in text for text in entry.values())
             yield None, entry
 
     def _broken(self, guarded: _Guarded) -> str:
@@ -177,11 +188,11 @@ class JsonSource(_Entries):
             if _NOT_JSON(guarded.latest)
             else "not JSON in UTF-8, or broken off; export it again"
         )
-        return f"{self._file.name}, entry {self._count + 1:,}: {cause}"
+        return f"{self._file.name}, entry {self.count + 1:,}: {cause}"
 
     def refused(self, cause: str) -> SourceError:
         """Return the error for an entry that no row can be."""
-        return SourceError(f"{self._file.name}, in or after entry {self._count + 1:,}: {cause}")
+        return SourceError(f"{self._file.name}, in or after entry {self.count + 1:,}: {cause}")
 
 
 class _Guarded:
@@ -198,6 +209,17 @@ class _Guarded:
         self._tail = b""
         self.since = 0
         self.latest = b""
+        self.damaged = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._array = source.part and re.compile(rb'"%s"\s*:\s*\[' % re.escape(source.part).encode()).finditer
+        self._arrays = 0
+
+    def _refuse_second_array(self, window: bytes) -> None:
+        """Refuse the key of the array where it comes again, because which of the arrays is meant is not known."""
+        if self._array:
+            self._arrays += sum(found.end() > len(self._tail) for found in self._array(window))
+            if self._arrays > 1:
+                raise self._source.refused(f"a second array under a key {self._source.part!r}; keep one of them")
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes.
@@ -207,12 +229,18 @@ class _Guarded:
         """
         if size == 0:
             return b""  # ijson asks for the type
-        self.latest = chunk = self._file.stream.read(_CHUNK)
+        data = self._file.stream.read(_CHUNK)
+        self.latest = chunk = self._decoder.decode(data, final=not data).encode()
+        if _REPLACEMENT in chunk:
+            self.damaged = True
         window = self._tail + chunk
+        self._refuse_second_array(window)
         self._tail = window[-_OVERLAP:]
         self.since += len(chunk)
         self._depth += chunk.count(b"[") + chunk.count(b"{") - chunk.count(b"]") - chunk.count(b"}")
         if self.since > LARGEST_ENTRY:
+            if self._source.part is not None and not self._source.count:
+                raise self._source.no_array(f" in its first {LARGEST_ENTRY >> 20} MiB")
             raise self._source.refused(
                 f"an entry of more than {LARGEST_ENTRY >> 20} MiB, which no row is; give one object for each user"
             )
@@ -234,7 +262,7 @@ class JsonLinesSource(_Entries):
             raise SourceError(f"{file.name}: lines of JSON have no keys to choose from; leave out --table")
         self._lines = TextLines(file)
         self._begin()
-        if self._first is None:
+        if not self._first:
             raise SourceError(f"{file.name} is empty; export it again")
 
     def _numbered(self) -> Iterator[tuple[int | None, Any]]:

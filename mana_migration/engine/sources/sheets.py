@@ -14,6 +14,7 @@ from mana_migration.engine.sources.base import (
     SourceRow,
     as_text,
     has_columns,
+    heading,
     positions,
 )
 from mana_migration.engine.sources.input import Input
@@ -104,7 +105,7 @@ class SheetSource(LegacySource):
         for above, (line, cells) in enumerate(sheet.rows()):
             if above == MOST_TITLES:
                 break
-            names = [as_text(cells.get(place)).strip() for place in range(max(cells) + 1)]
+            names = [heading(cells.get(place)) for place in range(max(cells) + 1)]
             if has_columns(names, self._options.columns):
                 if above and widest * 2 > len([one for one in names if one]):
                     raise SourceError(
@@ -152,7 +153,7 @@ class SheetSource(LegacySource):
                 count += 1
                 values = [cells.get(key), *(_plain(cells.get(place)) for place in others)]
                 if values[0] == table.header[key] and all(
-                    as_text(cells.get(place)).strip() == name for place, name in enumerate(table.header)
+                    heading(cells.get(place)) == name for place, name in enumerate(table.header)
                 ):
                     yield line, Marker.REPEATED_HEADER
                 else:

@@ -724,6 +724,16 @@ def test_only_text_is_read_from_a_packed_file(tmp_path: Path, name: str) -> None
     refused(tmp_path / f"{name}.gz", "only text")
 
 
+def test_a_packed_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_text(LINE)  # a browser has unpacked it
+    refused(tmp_path / "a.csv.gz", "is not packed, although it ends in .gz")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w"):
+        pass
+    refused(tmp_path / "a.zip", "holds no file")
+    (tmp_path / "a.csv.xz").write_bytes(b"x")
+    refused(tmp_path / "a.csv.xz", "unpack it")
+
+
 @pytest.mark.parametrize("address", ["mysql://u:secret@h/n", "http://host/export.csv", "s3://bucket/x", "oracle://x"])
 def test_another_address_says_to_export_csv(address: str) -> None:
     assert "secret" not in refused(address, "export it as CSV")
@@ -774,6 +784,28 @@ def test_json_keeps_the_array_under_a_key(tmp_path: Path) -> None:
     refused(path, "without an array", table="people")
 
 
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_bytes_that_are_not_utf8_spoil_their_json_entry_alone(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"e.{ending}"
+    entries = [json.dumps(dict(zip(HEADER, [key, name, 1, 2, 3, 4, False], strict=True)), ensure_ascii=False)
+               for key, name in (("u1", "M\xfcller"), ("M\xfcller", "n"), ("u3", "n"))]  # fmt: skip
+    text = "\n".join(entries) if ending == "jsonl" else f"[{','.join(entries)}]"
+    path.write_bytes(text.encode("cp1252"))
+    assert [values for _, values in read(path)] == [Marker.NOT_UTF8, Marker.NOT_UTF8, ["u3", 1, 2, 3, 4, False]]
+
+
+def test_a_json_array_is_found_behind_a_long_beginning_and_never_twice(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    rows, long = json.dumps([dict(zip(HEADER, ROWS[0], strict=True))]), "x" * 200_000
+    path.write_text(f'{{"about": "{long}", "users": {rows}}}')
+    assert [values for _, values in read(path)] == VALUES[:1]
+    path.write_text(f'{{"about": "{long * 15}", "users": {rows}}}')
+    refused(path, "without an array of objects under the key 'users' in its first 1 MiB")
+    path.write_text(f'{{"users": {rows}, "users": {rows}}}')
+    with pytest.raises(SourceError, match="a second array under a key 'users'"):
+        read(path)
+
+
 # --- Dialects that are no RFC 4180 ------------------------------------------------------------------------------------
 
 
@@ -800,6 +832,38 @@ def test_a_tab_separated_id_that_can_be_read_in_two_ways_is_marked(tmp_path: Pat
     path.write_text((LINE + f"{key},x,5,0,0,0,f\n").replace(",", "\t"))
     assert read(path)[0][1][0] is Marker.AMBIGUOUS
     assert read(path, backslash="literal")[0][1][0] == key.strip('"')
+
+
+def test_backslashes_before_tabs_and_line_ends_continue_a_record_as_mysql_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "e.tsv"
+    rows = ["u1,tab\\\there,1,2,3,4,0", "u2,line\\\nbreak,1,2,3,\\N,0", "u3,C:\\\\,1,2,3,4,0"]
+    path.write_text(LINE.replace(",", "\t") + "".join(row.replace(",", "\t") + "\n" for row in rows))
+    assert read(path) == [
+        (2, ["u1", "1", "2", "3", "4", "0"]),
+        (3, ["u2", "1", "2", "3", None, "0"]),
+        (5, ["u3", "1", "2", "3", "4", "0"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "match"),
+    [
+        (LINE.replace(",", "^"), "separated by '\\^'; put sep=\\^ above"),
+        (LINE.replace(",", " "), "separated by ' '; put sep="),
+        ("'" + LINE.strip().replace(",", "','") + "'\n", "single quotation marks"),
+        ('"' + LINE.strip() + '"\n', "each line is enclosed in quotation marks as a whole"),
+    ],
+)
+def test_a_header_whose_fields_are_not_separated_as_usual_is_named(tmp_path: Path, header: str, match: str) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(header + header)
+    refused(path, match)
+
+
+def test_blanks_and_invisible_characters_around_a_column_name_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text("\ufeff\ufeff" + LINE.replace(",", " ,\u200b").replace("\n", "\xa0\n") + "u1,n,1,2,3,4,f\n")
+    assert read(path) == [(2, ["u1", "1", "2", "3", "4", "f"])]
 
 
 def test_a_row_that_is_too_long_costs_itself_alone(tmp_path: Path) -> None:
