@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
+from mana_migration.domain.resources import Figure
 from mana_migration.domain.results import Totals
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.statistics import Statistics
@@ -63,14 +64,6 @@ class BeforeAfter(NamedTuple):
 
 #: Columns of a user that are amounts, which spreadsheets round beyond 15 digits.
 AMOUNTS: Final = ("green", "blue", "red", "mana_before", "mana_credited", "mana_debited", "shortfall")
-
-
-class Figure(NamedTuple):
-    """A figure of the database or of this process: what it is, its value (None: not known), and its unit or context."""
-
-    what: str
-    value: int | float | None
-    unit: str
 
 
 class UserDetails(Protocol):

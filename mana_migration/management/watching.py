@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Final
 from django.db import DatabaseError, InterfaceError, connections
 from rich.console import Console, ConsoleDimensions, RenderableType
 
+from mana_migration.domain.resources import Resources
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.words import counted
 from mana_migration.engine import failures
@@ -21,6 +23,9 @@ from mana_migration.reports import console as screens
 from mana_migration.reports.console import NO_RUN
 from mana_migration.reports.formatting import clock, one_line
 from mana_migration.services.context import StopFlag
+
+#: Seconds between two readings of the state of the database.
+RESOURCES_EVERY: Final = 5.0
 
 WAITING: Final = "no run is open; waiting for one to start"
 
@@ -33,7 +38,8 @@ class View:
 
     ``more`` is the number of users handled since the view before, None of another run or where that is unknown;
     ``seen`` is the run as last seen; ``trouble`` what is wrong with the database (``lost``) or was
-    until now; ``waiting`` says that no run is open and one is waited for.
+    until now; ``waiting`` says that no run is open and one is waited for; ``resources`` is the state of the
+    database as last read, None where it is not asked for or could not be read.
     """
 
     seen: RunSnapshot | None
@@ -41,6 +47,7 @@ class View:
     lost: bool = False
     waiting: bool = False
     more: int | None = None
+    resources: Resources | None = None
 
 
 class _Screen:
@@ -56,7 +63,9 @@ class _Screen:
         size, parts = self._console.size, []
         with self._console.capture() as captured:
             self._console.print(content, end="")
-        lines = captured.get().splitlines()[: size.height]
+        lines = captured.get().splitlines()
+        if len(lines) > size.height:  # the foot says how to end it
+            lines = [*lines[: size.height - 1], lines[-1]]
         if size != self._size:
             parts.append("\x1b[2J")
             self._size, self._lines = size, []
@@ -79,6 +88,8 @@ class Watch:
         interval: seconds between two polls.
         follow: the run is already chosen, so that a closed one is the end and not waited past.
         now: the clock of the messages about a lost database.
+        measure: returns the state of the database and of this process, for the live screen; asked for every
+            ``RESOURCES_EVERY`` seconds at most.
     """
 
     def __init__(
@@ -90,9 +101,12 @@ class Watch:
         follow: bool,
         now: Callable[[], datetime],
         zone: tzinfo,
+        measure: Callable[[], Resources] | None = None,
     ) -> None:
         self._read, self._using, self._interval, self._follow = read, using, interval, follow
-        self._now, self._zone = now, zone
+        self._now, self._zone, self._measure = now, zone, measure
+        self._resources: Resources | None = None
+        self._measured = -RESOURCES_EVERY
         self._stop = StopFlag()
 
     @property
@@ -110,6 +124,7 @@ class Watch:
         while not self._stop.requested:
             try:
                 seen = self._read()
+                self._read_resources()
                 trouble = f"the database is back; it was gone from {lost_since}" if lost_since else ""
                 lost_since = ""
             except (DatabaseError, InterfaceError) as error:
@@ -124,11 +139,21 @@ class Watch:
             was_open = was_open or (seen is not None and seen.is_open)
             over = seen is not None and not seen.is_open and (was_open or self._follow)
             nothing_open = not over and (not seen.is_open if seen is not None else not lost_since)
-            yield View(seen, trouble, bool(lost_since), waiting=nothing_open, more=_more(before, seen))
+            yield View(seen, trouble, bool(lost_since), nothing_open, _more(before, seen), self._resources)
             before = seen
             if over and not lost_since:
                 return
             self._stop.wait(self._interval)
+
+    def _read_resources(self) -> None:
+        """Read the state of the database, unless it was read a moment ago; it never ends the watch."""
+        if self._measure is None or time.monotonic() - self._measured < RESOURCES_EVERY:
+            return
+        try:
+            self._resources = self._measure()
+        except (DatabaseError, InterfaceError):
+            self._resources = None
+        self._measured = time.monotonic()
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
@@ -157,9 +182,11 @@ class Watch:
                     last = screens.nothing_yet(view.trouble if view.lost else f"{NO_RUN} Waiting for it; {hint}.")
                     screen.draw(last)
                     continue
-                foot = f"{WAITING}, {hint}" if view.waiting else hint
-                foot = foot if view.more is None else f"{more(view.more)}, {foot}"
-                screen.draw(screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot))
+                since = "waiting for a run to start" if view.waiting else more(view.more)
+                foot = f"{since}, {hint}" if since else hint
+                screen.draw(
+                    screens.screen(view.seen, self._zone, notice=view.trouble, hint=foot, resources=view.resources)
+                )
                 last = screens.screen(view.seen, self._zone, notice=view.trouble)
         console.print(last)
 
@@ -178,14 +205,14 @@ class Watch:
                     said = sentence
                 elif view.seen is not None and not view.lost:
                     line = screens.plain_line(view.seen, self._zone)
-                    write(line if view.more is None else f"{line}; {more(view.more)}")
+                    write("; ".join(filter(None, (line, more(view.more)))))
         if last is not None and not last.is_open:
             write(screens.snapshot_text(last, self._zone))
 
 
-def more(handled: int) -> str:
-    """Say how many users were handled since the last check."""
-    return f"+{counted(handled, 'user')} since the last check"
+def more(handled: int | None) -> str:
+    """Say how many users were handled since the last check; empty where that is not known."""
+    return "" if handled is None else f"+{counted(handled, 'user')} since the last check"
 
 
 def _more(before: RunSnapshot | None, seen: RunSnapshot | None) -> int | None:

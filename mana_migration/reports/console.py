@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Final
 
+from mana_migration.domain.resources import Resources
 from mana_migration.domain.snapshot import RunLine, RunSnapshot
 from mana_migration.domain.words import counted
 from mana_migration.reports import run_lines as words
 from mana_migration.reports.formatting import clock, duration, number, one_line, percent, span, when
+from mana_migration.reports.resources import resource_facts
 from mana_migration.states import RunStatus, Tone
 
 if TYPE_CHECKING:
@@ -21,8 +23,15 @@ _STYLES: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red",
 _BORDERS: Final = {Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "red", Tone.PLAIN: "blue"}
 
 
-def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", hint: str = "") -> RenderableType:
-    """Draw a run's screen; ``notice`` is shown on top in red, ``hint`` at the foot."""
+def screen(
+    seen: RunSnapshot,
+    zone: tzinfo | None = None,
+    *,
+    notice: str = "",
+    hint: str = "",
+    resources: Resources | None = None,
+) -> RenderableType:
+    """Draw a run's screen; ``notice`` is shown on top in red, ``hint`` at the foot, ``resources`` where given."""
     from rich.console import Group  # noqa: PLC0415 (takes long to import, and only a screen needs it)
     from rich.panel import Panel  # noqa: PLC0415
     from rich.progress_bar import ProgressBar  # noqa: PLC0415
@@ -37,6 +46,10 @@ def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", h
         if fact.label == "Progress" and seen.progress.share is not None:
             table.add_row("", ProgressBar(total=1.0, completed=seen.progress.share, width=None))
         table.add_row(fact.label, Text(fact.value, style=_STYLES[fact.tone]))
+    if resources is not None:
+        table.add_row("", "")
+        for fact in resource_facts(resources, zone):
+            table.add_row(fact.label, Text(fact.value, style=_STYLES[fact.tone]))
     body: list[RenderableType] = [table]
     if seen.events:
         body += [Text(""), Text("Latest events", style="bold")]
@@ -46,7 +59,7 @@ def screen(seen: RunSnapshot, zone: tzinfo | None = None, *, notice: str = "", h
     panel = Panel(
         Group(*body),
         title=Text(words.headline(seen), style="bold"),
-        subtitle=Text(f"as of {when(seen.taken_at, zone)}" + (f", {hint}" if hint else "")),
+        subtitle=Text(f"as of {seen.taken_at.astimezone(zone):%H:%M:%S %Z}" + (f", {hint}" if hint else "")),
         border_style=_BORDERS[tone],
         padding=(1, 2),
     )

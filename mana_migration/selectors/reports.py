@@ -85,7 +85,7 @@ def gather(
         shortfall_users=shortfalls,
         reconciliation=_books(run, seen, sums, using),
         validation=validation,
-        resources=resources(using),
+        resources=resources(using).figures(),
         since=since,
         listed=status_sums(sums if since is None else record_sums.record_sums(connection, run, since).sums),
         details=details,

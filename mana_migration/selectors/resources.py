@@ -6,6 +6,7 @@ Statistics of the server only; no text of a statement and no value of a row is r
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Final
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from mana_migration.domain.report import Figure
+from mana_migration.domain.resources import LockWait, Resources, Server, Table
 
 #: Sessions that wait for a lock, listed one by one.
 WAITS: Final = 10
@@ -28,33 +29,59 @@ TABLES: Final = (
 )
 
 
-def resources(using: str = "default") -> list[Figure]:
-    """Return the figures of the database and of this process, as (what, value, unit)."""
+def resources(using: str = "default") -> Resources:
+    """Return the state of the database and of this process as of now."""
     connection = connections[using]
-    found = _postgresql(connection) if connection.vendor == "postgresql" else _sqlite(connection)
-    return [*found, *_process()]
+    on_postgresql, folder = connection.vendor == "postgresql", data_folder(using)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return Resources(
+        server=_server(connection) if on_postgresql else None,
+        size=_size(connection),
+        room=None if folder is None else shutil.disk_usage(folder).free,
+        memory=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        processor=usage.ru_utime + usage.ru_stime,
+    )
 
 
-def _postgresql(connection: BaseDatabaseWrapper) -> list[Figure]:
+def data_folder(using: str) -> Path | None:
+    """Return the folder that holds the database's files; None where it cannot be seen from here."""
+    connection = connections[using]
+    if connection.vendor == "sqlite":
+        path = Path(str(connection.settings_dict["NAME"]))
+        return path.resolve().parent if path.is_file() else None
+    host = connection.settings_dict["HOST"]
+    if host and not host.startswith("/"):
+        return None  # another machine
+    # no row for a role that may not read it
+    rows = _rows(connection, "SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    folder = Path(rows[0][0]) if rows and rows[0][0] else None
+    return folder if folder is not None and os.access(folder, os.R_OK) else None
+
+
+def _size(connection: BaseDatabaseWrapper) -> int | None:
+    if connection.vendor == "postgresql":
+        ((size,),) = _rows(connection, "SELECT pg_database_size(current_database())")
+        return int(size)
+    path = Path(str(connection.settings_dict["NAME"]))
+    return path.stat().st_size if path.is_file() else None
+
+
+def _server(connection: BaseDatabaseWrapper) -> Server:
     _rows(connection, "SELECT pg_stat_clear_snapshot()")  # sessions are seen once in a transaction otherwise
-    ((used, limit, waiting, size),) = _rows(
+    ((used, limit, waiting),) = _rows(
         connection,
         """
         SELECT COUNT(*) FILTER (WHERE backend_type = 'client backend'),
                current_setting('max_connections')::int,
-               COUNT(*) FILTER (WHERE wait_event_type = 'Lock'),
-               pg_database_size(current_database())
+               COUNT(*) FILTER (WHERE wait_event_type = 'Lock')
         FROM pg_stat_activity
         """,
     )
-    found = [
-        Figure("connections", used, f"of {limit:,}"),
-        Figure("sessions that wait for a lock", waiting, ""),
-    ]
-    for waits, holds, seconds in _rows(
+    waits = _rows(
         connection,
         """
-        SELECT w.application_name, h.application_name,
+        SELECT COALESCE(NULLIF(w.application_name, ''), 'a session'),
+               COALESCE(NULLIF(h.application_name, ''), 'a session'),
                EXTRACT(EPOCH FROM statement_timestamp() - w.query_start)::float
         FROM pg_stat_activity w
         CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS held (pid)
@@ -64,26 +91,22 @@ def _postgresql(connection: BaseDatabaseWrapper) -> list[Figure]:
         LIMIT %s
         """,
         WAITS,
-    ):
-        found.append(Figure(f"{waits or 'a session'} waits for {holds or 'a session'}", _rounded(seconds), "seconds"))
-    for name, seconds in _rows(
+    )
+    longest = _rows(
         connection,
         """
-        SELECT application_name, EXTRACT(EPOCH FROM statement_timestamp() - xact_start)::float
+        SELECT COALESCE(NULLIF(application_name, ''), 'no application name'),
+               EXTRACT(EPOCH FROM statement_timestamp() - xact_start)::float
         FROM pg_stat_activity
         WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
         ORDER BY xact_start
         LIMIT 1
         """,
-    ):
-        found.append(Figure(f"longest transaction ({name or 'no application name'})", _rounded(seconds), "seconds"))
+    )
     ((replicas, lag),) = _rows(
         connection, "SELECT COUNT(*), EXTRACT(EPOCH FROM MAX(replay_lag))::float FROM pg_stat_replication"
     )
-    found.append(Figure("replicas", replicas, ""))
-    if replicas:
-        found.append(Figure("replication lag", _rounded(lag), "seconds"))
-    for table, live, dead, vacuumed in _rows(
+    tables = _rows(
         connection,
         """
         SELECT relname, n_live_tup, n_dead_tup, GREATEST(last_vacuum, last_autovacuum)
@@ -92,12 +115,20 @@ def _postgresql(connection: BaseDatabaseWrapper) -> list[Figure]:
         ORDER BY relname
         """,
         list(TABLES),
-    ):
-        last = "never vacuumed" if vacuumed is None else f"last vacuum {vacuumed:%Y-%m-%d %H:%M:%S %Z}"
-        found.append(Figure(f"dead rows of {table}", dead, f"beside {live:,} live ones, {last}"))
+    )
     timed, requested = _checkpoints(connection)
-    found.append(Figure("checkpoints", timed + requested, f"{requested:,} of them requested, not timed"))
-    return [*found, Figure("size of the database", size, "bytes")]
+    return Server(
+        connections=used,
+        limit=limit,
+        waiting=waiting,
+        waits=[LockWait(*row) for row in waits],
+        longest=longest[0] if longest else None,
+        replicas=replicas,
+        lag=lag,
+        tables=[Table(*row) for row in tables],
+        checkpoints=timed + requested,
+        requested=requested,
+    )
 
 
 def _checkpoints(connection: BaseDatabaseWrapper) -> tuple[int, int]:
@@ -111,30 +142,7 @@ def _checkpoints(connection: BaseDatabaseWrapper) -> tuple[int, int]:
     return int(timed), int(requested)
 
 
-def _sqlite(connection: BaseDatabaseWrapper) -> list[Figure]:
-    path = Path(str(connection.settings_dict["NAME"]))
-    if not path.is_file():
-        return []
-    return [
-        Figure("size of the database", path.stat().st_size, "bytes"),
-        Figure("room on its disk", shutil.disk_usage(path.parent).free, "bytes"),
-    ]
-
-
-def _process() -> list[Figure]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return [
-        Figure("memory of this process at its peak", usage.ru_maxrss * unit, "bytes"),
-        Figure("processor time of this process", _rounded(usage.ru_utime + usage.ru_stime), "seconds"),
-    ]
-
-
 def _rows(connection: BaseDatabaseWrapper, sql: str, *values: Any) -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute(sql, values)
         return list(cursor.fetchall())
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)

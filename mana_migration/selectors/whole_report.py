@@ -72,7 +72,7 @@ def gather_whole(
         runs=_runs(using),
         acts=_acts(using),
         validation=validation,
-        resources=resources(using),
+        resources=resources(using).figures(),
         since=since,
         listed=status_sums(record_sums.sums_where(connection, *final_records(using, since)).sums),
         details=details,

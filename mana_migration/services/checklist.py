@@ -19,6 +19,7 @@ from mana_migration.domain.rehearsal import GROWTH_PER_USER
 from mana_migration.engine.health import read_health
 from mana_migration.errors import MigrationError
 from mana_migration.models import Checklist, MigrationRun
+from mana_migration.selectors.resources import data_folder
 from mana_migration.services import logs, notifications, observation, preflight, runs, validation
 from mana_migration.services.context import Actor
 from mana_migration.states import EventKind
@@ -211,26 +212,12 @@ def _disk_room(using: str, users: int) -> Item:
     """Compare the growth that a migration and its rollback need with what is free, where that can be known."""
     needed = 2 * users * GROWTH_PER_USER
     question = f"Is there room for {words.size(needed)} of growth (a migration and its rollback)?"
-    folder = _data_folder(using)
+    folder = data_folder(using)
     if folder is None:
         return _item("disk_room", question, None, "the server's disk cannot be seen from here; ask its administrator")
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     return _item("disk_room", question, free > needed, f"{words.size(free)} free")
-
-
-def _data_folder(using: str) -> Path | None:
-    connection = connections[using]
-    if connection.vendor == "sqlite":
-        return Path(str(connection.settings_dict["NAME"])).resolve().parent
-    host = connection.settings_dict["HOST"]
-    if host and not host.startswith("/"):
-        return None  # another machine
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT setting FROM pg_settings WHERE name = 'data_directory'")
-        row = cursor.fetchone()  # no row for a role that may not read it
-    folder = Path(row[0]) if row and row[0] else None
-    return folder if folder is not None and os.access(folder, os.R_OK) else None
 
 
 def _health(using: str) -> Item:

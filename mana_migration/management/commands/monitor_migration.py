@@ -138,6 +138,7 @@ class Command(MigrationCommand):
         from rich.console import Console  # noqa: PLC0415 (takes long to import, and only a screen needs it)
 
         from mana_migration.management.watching import Watch  # noqa: PLC0415
+        from mana_migration.selectors.resources import resources  # noqa: PLC0415
 
         using, chosen, since = options["database"], options["run_id"], options["since"]
 
@@ -155,6 +156,7 @@ class Command(MigrationCommand):
             follow=chosen is not None,
             now=timezone.now,
             zone=timezone.get_current_timezone(),
+            measure=(lambda: resources(using)) if self.on_terminal() else None,
         )
         if self.on_terminal():
             watch.on_terminal(Console())

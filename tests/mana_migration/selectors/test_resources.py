@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from django.db import connection, transaction
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.django_db
 
 
 def figures() -> dict[str, tuple[float | None, str]]:
-    return {figure.what: (figure.value, figure.unit) for figure in resources()}
+    return {figure.what: (figure.value, figure.unit) for figure in resources().figures()}
 
 
 def test_this_process_is_measured() -> None:
@@ -60,3 +61,19 @@ def test_who_waits_for_whom_is_named_by_application() -> None:
             waiting.join(0.05)
     waiting.join(10)
     assert found == ["the waiting one waits for the holding one"]
+
+
+@pytest.mark.sqlite
+def test_a_file_says_its_size_and_the_room_on_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "site.sqlite3"
+    path.write_bytes(b"x" * 5_000)
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(path))
+    found = resources()
+    assert (found.server, found.size) == (None, 5_000)
+    assert (found.room or 0) > 0
+
+
+@pytest.mark.postgres
+def test_the_room_of_a_server_on_another_machine_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connection.settings_dict, "HOST", "db.example.org")
+    assert resources().room is None

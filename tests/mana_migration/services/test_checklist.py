@@ -52,7 +52,7 @@ def answers(outcome: checklist.Outcome) -> dict[str, str]:
 
 def known_room(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the server's disk be seen, which it is not for every role and server."""
-    monkeypatch.setattr(checklist, "_data_folder", lambda using: folder)
+    monkeypatch.setattr(checklist, "data_folder", lambda using: folder)
 
 
 def test_everything_is_answered_with_yes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
