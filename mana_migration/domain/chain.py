@@ -102,8 +102,22 @@ def next_fix_link(previous: str, fix: Mapping[str, Any]) -> str:
 
     ``fix`` holds its check, user (text), before, after, the four changes, what it undoes and its actor.
     """
-    said = json.dumps(dict(fix), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return sha256(f"fix|{previous}|{said}")
+    return sha256(f"fix|{previous}|{_as_text(fix)}")
+
+
+def first_event_link(run: Mapping[str, Any]) -> str:
+    """Return what the first event of a run hangs on: what is written of the run when it is created."""
+    return sha256(f"run and its events|{_as_text(run)}")
+
+
+def next_event_link(previous: str, event: Mapping[str, Any]) -> str:
+    """Return the link of an event: its kind, actor, message and details, behind that of the run's event before it."""
+    return sha256(f"event|{previous}|{_as_text(event)}")
+
+
+def _as_text(values: Mapping[str, Any]) -> str:
+    kept = json.loads(json.dumps(dict(values)))  # as a database returns it: with texts for keys
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain import chain
 from mana_migration.domain.chain import LINKED_FIGURES, MARK_LENGTH, OUTCOMES, Break, Head, Walk
-from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun
-from mana_migration.states import BatchStatus
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent
+from mana_migration.states import RUN_STATES, BatchStatus, EventKind, RunKind, RunStatus
 from wishes.sql import block
 
 #: Records read at once, about, and batches at most.
@@ -143,6 +143,33 @@ def write_links(connection: BaseDatabaseWrapper, links: Sequence[tuple[int, int,
             "UPDATE mana_migration_migrationbatch SET folded = true, number = %s, link = %s WHERE id = %s",
             [(number, link_text, batch) for batch, number, link_text in links],
         )
+
+
+#: Numbers for the locks under which what is linked is written, one transaction after the other: fixes, events of a run.
+_FIXES: Final = 0x6D616E61
+_EVENTS: Final = 0x6D616E62
+
+
+def latest_fix_link(using: str) -> str:
+    """Return the link that the next integrity fix hangs on; no other transaction writes one before this one ends."""
+    _link_alone(using, _FIXES, 0)
+    return IntegrityFix.objects.using(using).order_by("-pk").values_list("link", flat=True).first() or ""
+
+
+def event_link(using: str, run: int, event: RunEvent) -> str:
+    """Return the link of an event of a run; no other transaction writes one of it before this one ends."""
+    _link_alone(using, _EVENTS, run)
+    events = RunEvent.objects.using(using).filter(run=run).order_by("-pk")
+    previous = events.values_list("link", flat=True).first()
+    if not previous:
+        previous = chain.first_event_link(MigrationRun.objects.using(using).get(pk=run).said())
+    return chain.next_event_link(previous, event.said())
+
+
+def _link_alone(using: str, what: int, number: int) -> None:
+    if connections[using].vendor == "postgresql":
+        with connections[using].cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [what, number % 2**31])
 
 
 # --- Lines as they are now --------------------------------------------------------------------------------------------
@@ -360,7 +387,8 @@ def walk(
     reversed_by = origins(connections[using]) if connections[using].vendor == "postgresql" else {}
     for each in runs if run is None else runs.filter(pk=run):
         step(f"chain of run {each.pk}")
-        _walk_run(using, each, found, expected, reversed_by.get(each.pk, ()))
+        if _walk_run(using, each, found, expected, reversed_by.get(each.pk, ())):
+            _walk_events(using, each, found)
     forgotten = sum(_users_rolled_back(using, each) for each in runs if forgets(each)) if found.unseen else 0
     if found.unseen > forgotten:
         found.breaks.append(
@@ -386,6 +414,51 @@ def _walk_fixes(using: str, found: Walk) -> None:
             return
 
 
+def _walk_events(using: str, run: MigrationRun, found: Walk) -> None:
+    """Compute the links of a run's events anew, and compare its status with the latest that they say.
+
+    Those written before there were links come first and have none.
+    """
+    link, changes = "", []
+    for event in RunEvent.objects.using(using).filter(run=run).order_by("pk"):
+        if event.kind in _OF_STATUS:
+            changes.append(event)
+        if not (event.link or link):
+            continue
+        link = chain.next_event_link(link or chain.first_event_link(run.said()), event.said())
+        if event.link != link:
+            said = (
+                f"event {event.pk} is not what was written, one before it was added or removed, or the run was changed"
+            )
+            found.breaks.append(Break(run.pk, None, None, said))
+            return
+    if link and not _has_status(run, changes):
+        said = f"the run is {run.status_words}, and that is not what its events say"
+        found.breaks.append(Break(run.pk, None, None, said))
+
+
+#: The kinds of events that a change of status leaves, and those that say why a run ended.
+_OF_STATUS: Final = {EventKind.STARTED, *(state.event for state in RUN_STATES.values() if state.event is not None)}
+_OF_END: Final = (EventKind.STOPPED, EventKind.BREAKER_TRIPPED, EventKind.FINISHED)
+
+
+def _has_status(run: MigrationRun, changes: Sequence[RunEvent]) -> bool:
+    """Say whether a run's status and the reason of its end are those that its events say."""
+    if not changes:
+        return False
+    latest = changes[-1]
+    possible = [status for status, state in RUN_STATES.items() if state.event == latest.kind]
+    if latest.kind == EventKind.FINISHED:
+        possible = [RunStatus.FAILED if latest.message else RunStatus.COMPLETED]
+    elif latest.kind == EventKind.STARTED:
+        ends_at_once = run.kind == RunKind.IMPORT or run.options.get("users")  # an import, a run of selected users
+        possible = [RunStatus.COMPLETED if ends_at_once else RunStatus.RUNNING]
+    if RunStatus.RUNNING in possible:
+        possible.append(RunStatus.CHECKING)  # of which there is no event
+    ends = [event.message for event in changes if event.kind in _OF_END]
+    return run.status in possible and run.stop_reason == (ends[-1] if ends else "")
+
+
 def forgets(run: MigrationRun) -> bool:
     """Say whether a run deleted the records of the users it rolled back."""
     return run.deletes_records
@@ -397,7 +470,8 @@ def _users_rolled_back(using: str, run: MigrationRun) -> int:
     return int(run.folded.get("totals", {}).get("rolled_back", 0)) + (more or 0)
 
 
-def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str, reversed_runs: Sequence[int]) -> None:
+def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str, reversed_runs: Sequence[int]) -> bool:
+    """Compute the links of a run's batches anew; return whether they hold."""
     known = run.folded.get("chain", {})
     head, number = first_link(run), 0
     if expected and head == expected:
@@ -413,26 +487,27 @@ def _walk_run(using: str, run: MigrationRun, found: Walk, expected: str, reverse
                     f"batch {batch['id']} is not what was linked as number {number}: its figures or its place changed"
                 )
                 found.breaks.append(Break(run.pk, batch["id"], None, said))
-                return
+                return False
             if expected and head == expected:
                 found.met = (run.pk, number)
             broken = _compare(using, run.pk, batch, lines[batch["id"]], found) if batch["id"] in lines else None
             if broken is not None:
                 found.breaks.append(broken)
-                return
+                return False
     if number != known.get("links", 0) or (number and head != known.get("head")):
         said = f"the chain ends at link {number:,}, not as the run says at {known.get('links', 0):,}"
         found.breaks.append(Break(run.pk, None, None, f"{said}: batches were added or removed"))
-        return
+        return False
     unlinked = MigrationBatch.objects.using(using).filter(run=run, status=BatchStatus.DONE, number=None)
     found.undigested += unlinked.filter(digest="").count()
     loose = unlinked.exclude(digest="")
     if not run.is_open and loose.exists():
         first = loose.order_by("pk").values_list("pk", flat=True)[0]
         found.breaks.append(Break(run.pk, first, None, f"batch {first} is done and in no chain"))
-        return
+        return False
     if number:
         found.heads.append(Head(run.pk, number, head))
+    return True
 
 
 def linked_pages(using: str, run: MigrationRun, *, users: int = PAGE_USERS) -> Iterator[list[dict[str, Any]]]:

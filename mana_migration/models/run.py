@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.db.models import Q, Value
@@ -205,6 +205,21 @@ class MigrationRun(models.Model):
         """Return the kind and number of this run, as in a sentence: ``rollback run 7``."""
         return f"{self.get_kind_display().lower()} run {self.pk}"
 
+    def said(self) -> dict[str, Any]:
+        """Return what is written when it is created and never changes: what the link of its first event hangs on."""
+        return {
+            "run": self.pk,
+            "kind": self.kind,
+            "options": self.options,
+            "rates": self.rates,
+            "actor": self.actor,
+            "host": self.host,
+            "reason": self.reason,
+            "target_run": self.target_run_id,
+            "expected": self.expected,
+            "baseline": self.baseline,
+        }
+
     @property
     def status_words(self) -> str:
         """Return the status as in a sentence: ``rolling back``."""
@@ -224,6 +239,7 @@ class RunEvent(models.Model):
     actor = models.CharField(verbose_name=_("actor"), max_length=150, blank=True)
     message = models.TextField(verbose_name=_("message"), blank=True)
     details = models.JSONField(verbose_name=_("details"), default=dict)
+    link = models.CharField(verbose_name=_("link"), max_length=64, default="", db_default="", editable=False)
     created_at = MomentField(verbose_name=_("created at"), db_default=Now(), always_aware=True)
 
     class Meta:
@@ -234,3 +250,13 @@ class RunEvent(models.Model):
     def __str__(self) -> str:
         what = f"request {self.request_id}" if self.run_id is None else f"run {self.run_id}"
         return f"{what}: {self.get_kind_display().lower()}"
+
+    def said(self) -> dict[str, Any]:
+        """Return what its link is the hash of: all but the time."""
+        return {
+            "kind": self.kind,
+            "request": self.request_id,
+            "actor": self.actor,
+            "message": self.message,
+            "details": self.details,
+        }

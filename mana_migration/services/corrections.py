@@ -22,6 +22,7 @@ from django.db.models import Model
 from mana_migration.domain import chain
 from mana_migration.domain.repairs import Balances, Flag, Repair, UserState
 from mana_migration.engine import dialect, users
+from mana_migration.engine.chain import latest_fix_link
 from mana_migration.engine.integrity import states
 from mana_migration.models import IntegrityFix
 from wishes import guards, posting
@@ -32,9 +33,6 @@ from wishes.rates import COLOURS
 
 #: The check under which a repair by the ledger is recorded.
 BY_LEDGER: Final = "ledger_mismatch"
-
-#: A number for the lock under which fixes are linked to one another, one transaction after the other.
-_LINKING: Final = 0x6D616E61
 
 _COLUMNS: Final = ("user_id", "green", "blue", "red", "mana", "flag")
 
@@ -102,11 +100,7 @@ def write(using: str, changes: Sequence[Change], *, actor: str, run: int | None)
 
 def _record(using: str, changes: Sequence[Change], *, actor: str, run: int | None) -> list[IntegrityFix]:
     """Write a fix for each change, each linked to the one before it."""
-    connection = connections[using]
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LINKING])
-    link = IntegrityFix.objects.using(using).order_by("-pk").values_list("link", flat=True).first() or ""
+    link = latest_fix_link(using)
     fixes = []
     for change in changes:
         fix = IntegrityFix(

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES
-from mana_migration.engine import dialect, totals
+from mana_migration.engine import chain, dialect, totals
 from mana_migration.engine.integrity import quick
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
@@ -151,14 +151,18 @@ def add_event(
     """Record what happened to a run; ``request``: the one that it was opened by."""
     logs.run_event(run_id, kind, details or {})
     notifications.announce(run_id, kind, reason=message, using=using)
-    return RunEvent.objects.using(using).create(
+    event = RunEvent(
         run_id=run_id,
         request_id=request,
-        kind=kind,
+        kind=str(kind),
         actor=actor.name if actor else "",
         message=message,
         details=dict(details or {}),
     )
+    with transaction.atomic(using=using):
+        event.link = chain.event_link(using, run_id, event)
+        event.save(using=using, force_insert=True)
+    return event
 
 
 def note_resumed_work(run_id: int, *, actor: Actor, using: str) -> None:

@@ -241,8 +241,9 @@ def _count_records(plan: CountPlan, found: Counts, sums: LedgerSums | None) -> N
         found.numbers["missing_entry"] = ledger.count_missing_entries(connection, scope, forgetful=forgetful)
     else:
         lacking = scan.total("lacking_conversion") + scan.total("lacking_reversal")
-        openings = scope.all_users and sums is not None and sums.numbers.get("opening")
-        found.numbers["missing_entry"] = lacking + (ledger.count_unrecorded_openings(connection) if openings else 0)
+        if scope.all_users and sums is not None:
+            lacking += ledger.count_unrecorded(connection, openings="opening" in sums.numbers)
+        found.numbers["missing_entry"] = lacking
     if scope.users:
         return
     gathered = runs.gather(connection, scan, scope.run)

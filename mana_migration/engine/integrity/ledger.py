@@ -235,7 +235,7 @@ def missing_entry_sql(vendor: str, scope: Scope, *, forgetful: bool) -> str:
             f"AND NOT {_record_of_entry(vendor, kind, condition)}{deleted}"
         )
     if scope.run is None:
-        parts.append(_openings(vendor, people))
+        parts += [_openings(vendor, people), _corrections(people)]
     return " UNION ALL ".join(parts)
 
 
@@ -247,6 +247,17 @@ def _openings(vendor: str, people: Scope) -> str:
         f"AND (e.reference <> 'opening:' || {users.key_sql(vendor, 'e.user_id')} OR NOT EXISTS "
         "(SELECT 1 FROM mana_migration_usermigration r JOIN mana_migration_migrationrun o ON o.id = r.run_id "
         "WHERE r.user_id = e.user_id AND o.kind = 'import'))"
+    )
+
+
+def _corrections(people: Scope) -> str:
+    """Return the part of the query for entries of fixes that are not recorded."""
+    return " UNION ALL ".join(
+        f"SELECT e.user_id, NULL AS record_id, e.reference, NULL AS amount, e.amount AS booked FROM {table} e "
+        f"WHERE e.kind = 'adjustment' AND e.reference LIKE 'adjustment:fix:%%' AND {people.sql('e.user_id')} "
+        "AND NOT EXISTS (SELECT 1 FROM mana_migration_integrityfix f WHERE f.user_id = e.user_id "
+        "AND e.reference LIKE 'adjustment:fix:' || f.id || ':%%')"
+        for table in ("wishes_manaentry", "wishes_wishentry")
     )
 
 
@@ -265,9 +276,10 @@ def count_conversions(connection: BaseDatabaseWrapper, scope: Scope) -> int:
     return _count(connection, sql, scope, pattern=f"conversion:{scope.run}:%")
 
 
-def count_unrecorded_openings(connection: BaseDatabaseWrapper) -> int:
-    """Count opening balances that no import has recorded."""
-    return _count(connection, _openings(connection.vendor, Scope()), Scope())
+def count_unrecorded(connection: BaseDatabaseWrapper, *, openings: bool) -> int:
+    """Count entries of fixes that are not recorded and, if asked to, opening balances that no import has recorded."""
+    sql = _corrections(Scope())
+    return _count(connection, f"{sql} UNION ALL {_openings(connection.vendor, Scope())}" if openings else sql, Scope())
 
 
 def _count(connection: BaseDatabaseWrapper, sql: str, scope: Scope, **parameters: str) -> int:
