@@ -7,6 +7,7 @@ What is expected is read from the models, so that it is written once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,8 +130,11 @@ def _read_sqlite(cursor: Any, name: str) -> _Table:
     return table
 
 
-def add(connection: Any, lacks: Iterable[Lack]) -> None:
-    """Add what tables lack; on SQLite that makes the table anew, without its triggers.
+def add(connection: Any, lacks: Iterable[Lack], *, without_triggers: AbstractContextManager[None]) -> None:
+    """Add what tables lack; on SQLite that makes the table anew, which triggers that read it prevent.
+
+    ``without_triggers``: entered in the same transaction where tables are made anew; drops triggers and creates them
+    again.
 
     Raises:
         django.db.Error: rows of the table break it, or this role may not; nothing was changed.
@@ -138,14 +142,17 @@ def add(connection: Any, lacks: Iterable[Lack]) -> None:
     wanted = list(lacks)
     if not wanted:
         return
+    if connection.vendor == "sqlite":
+        connection.check_constraints()  # what it refuses at the editor's end would leave the transaction open
     with connection.schema_editor() as editor:
         if connection.vendor == "postgresql":
             for lack in wanted:
                 _add_on_postgresql(editor, lack)
             return
-        for model in dict.fromkeys(lack.model for lack in wanted):
-            _drop_indexes_elsewhere(editor, connection, model)
-            editor._remake_table(model)
+        with without_triggers:
+            for model in dict.fromkeys(lack.model for lack in wanted):
+                _drop_indexes_elsewhere(editor, connection, model)
+                editor._remake_table(model)
 
 
 def _add_on_postgresql(editor: Any, lack: Lack) -> None:

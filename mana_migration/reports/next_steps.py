@@ -35,6 +35,8 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
             yield f"control_migration resume {run}, then the same command continues it"
         case RunStatus.ROLLING_BACK:
             yield "the same command resumes the rollback"
+        case RunStatus.ROLLED_BACK if summary.cause == StopCause.MASS_ROLLBACK:
+            yield "monitor_migration shows the rollback; the same command opens a new run"
         case RunStatus.ROLLED_BACK if not rollback:
             yield f"{why}; remove the cause, then the same command starts again"
         case RunStatus.FAILED:

@@ -74,7 +74,8 @@ def forecast(
             if on_user is not None:
                 for row in conversion.each(connection, terms, selected_users=named, limit=limit, fixed=fixed):
                     on_user(UserForecast(*row))
-        if goes_on_with is None and not blocked:  # an open run has passed these checks
+        blocked = blocked or preflight.behind(using)
+        if goes_on_with is None and not blocked:  # an open run has passed this check
             blocked = _other_rates(rates, using)
     fixes = None
     if goes_on_with is None and not blocked and not options.users:
@@ -188,6 +189,8 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 blocked = str(error)
         some = rollback.any_migrated(options, using) if options.users else whole.selected
         nothing_to_do = not blocked and goes_on_with is None and not some
+        if not blocked:
+            blocked = preflight.behind(using)
         if nothing_to_do:
             blocked = rollback.nothing_to_roll_back(options)
         return RollbackForecast(

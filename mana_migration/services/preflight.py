@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from django.apps import apps
@@ -56,8 +57,7 @@ def check(
             _check_writable(using)
         faults = _faults(connection)
         lacks = constraints.lacking(connection, _models())
-        if not (read_only or faults or lacks):
-            _check_sequences(using)
+        late = "" if read_only or faults or lacks else behind(using)
         if reverses:
             wishes_guards.require_reversals(connection)
     except ReversalNotAllowedError as error:
@@ -73,6 +73,8 @@ def check(
             f"database {using!r} does not refuse what it must, because of: {', '.join(named)}; "
             "install it again with: python manage.py install_guards"
         )
+    if late:
+        raise PreflightError(late)
     if notice is not None:
         for sentence in warnings(using):
             notice(f"warning: {sentence}")
@@ -185,16 +187,28 @@ def _check_writable(using: str) -> None:
         cursor.execute("SELECT 1")
 
 
-def _check_sequences(using: str) -> None:
+def behind(using: str) -> str:
+    """Return why sequences that lag behind their tables block a run, with the cure; empty where none does."""
     models = [*_models(), get_user_model()]
     keys = [(model._meta.db_table, model._meta.pk.column) for model in models if model._meta.pk.remote_field is None]
-    behind = foreign.sequences_behind(connections[using], keys)
-    if behind:
-        cures = "; ".join(f"SELECT setval('{name}', {newest})" for name, newest in behind)
-        raise PreflightError(
-            f"database {using!r} has sequences behind their tables, as after a restore: new rows would be refused as "
-            f"duplicates. Nothing was done. Run with psql: {cures}; then give the command again"
-        )
+    found = foreign.sequences_behind(connections[using], keys)
+    if not found:
+        return ""
+    cures = "; ".join(f"SELECT setval('{name}', {newest})" for name, newest in found)
+    return (
+        f"database {using!r} has sequences behind their tables, as after a restore: new rows would be refused as "
+        f"duplicates. Nothing was done. Run with psql: {cures}; then give the command again"
+    )
+
+
+@contextmanager
+def _without_guards(connection: Any) -> Iterator[None]:
+    """Drop all guards for the block, inside the caller's transaction."""
+    for each in (wishes_guards, guards):
+        each.uninstall(connection)
+    yield
+    for each in (wishes_guards, guards):
+        each.install(connection)
 
 
 def install_missing_guards(using: str = "default") -> list[str]:
@@ -208,12 +222,8 @@ def install_missing_guards(using: str = "default") -> list[str]:
     _check_tables(using)
     _check_hidden_rows(using)
     try:
-        lacks = constraints.lacking(connection, _models())
-        if lacks and connection.vendor == "sqlite":  # it copies each table, which triggers that read it prevent
-            wishes_guards.uninstall(connection)
-            guards.uninstall(connection)
-        constraints.add(connection, lacks)
-        faults = _faults(connection)
+        lacks, faults = constraints.lacking(connection, _models()), _faults(connection)
+        constraints.add(connection, lacks, without_triggers=_without_guards(connection))
         with transaction.atomic(using=using):
             if faults:
                 needed = [*wishes_guards.statements(connection.vendor), *guards.statements(connection.vendor)]

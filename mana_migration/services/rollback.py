@@ -288,7 +288,7 @@ def nothing_to_roll_back(options: RollbackOptions) -> str:
     elif options.since is not None:
         which = f"no user was migrated since {timezone.localtime(options.since):%Y-%m-%d %H:%M:%S %Z}"
     else:
-        which = "no user is migrated"
+        which = "no user is migrated by a migration run"
     return f"nothing to roll back: {which}"
 
 

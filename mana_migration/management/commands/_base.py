@@ -198,10 +198,12 @@ class MigrationCommand(BaseCommand):
             what = f"the database failed: {failures.describe(error)}"
             self._refuse(f"{what}; what was committed is kept, give the command again", REFUSED, error)
         except Aborted as abort:
-            self.stderr.write("aborted: the current batch was rolled back; the same command resumes an open run")
+            self.stderr.write(
+                "aborted: what was committed is kept, what was not is rolled back; the same command resumes an open run"
+            )
             self.exit_code = 128 + abort.signal
         except KeyboardInterrupt:
-            self.stderr.write("aborted: the current transaction was rolled back")
+            self.stderr.write("aborted: what was committed is kept, what was not is rolled back")
             self.exit_code = 128 + signal.SIGINT
         finally:
             notifications.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
 
 from mana_migration.models import IntegrityFix, MigrationRun
 from tests.factories import make_wallets
@@ -71,3 +72,17 @@ def test_validate_only_with_auto_fix_fixes_records_and_validates_again() -> None
     assert not Wallet.objects.filter(migrated_at__isnull=False).exists()
     Wallet.objects.filter(red__gt=0).update(red=0)
     assert run_command("migrate_users", "--validate-only", "--auto-fix").code == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("argv", [("migrate_users",), ("rollback_migration", "--all")])
+def test_sequences_behind_their_tables_refuse_a_run_and_its_dry_run_alike(argv: tuple[str, ...]) -> None:
+    make_wallets([(5, 0, 0)] * 3)
+    migrate("--limit", 2)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT setval('wishes_manaentry_id_seq', 1, false)")
+    foretold = run_command(*argv, "--dry-run")
+    reason = refusal(run_command(*argv, "--no-input")).removeprefix("CommandError: ").strip()
+    assert "sequences behind their tables" in reason
+    assert reason in foretold.out
+    assert foretold.code == 3

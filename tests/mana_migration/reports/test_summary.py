@@ -171,6 +171,10 @@ def test_who_only_followed_a_run_was_not_what_interrupted_it() -> None:
             ],
         ),
         (
+            replace(WELL, status="rolled_back", cause=StopCause.MASS_ROLLBACK),
+            ["monitor_migration shows the rollback; the same command opens a new run"],
+        ),
+        (
             replace(WELL, status="stopped", cause=StopCause.BREAKER, reason="the breaker tripped: 7 of 50 failed"),
             [
                 "monitor_migration --report --run 7 shows why users failed; then rollback_migration --run 7, "

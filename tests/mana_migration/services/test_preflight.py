@@ -239,17 +239,39 @@ def test_a_constraint_that_rows_break_is_not_installed_and_the_rows_are_the_reas
         preflight.install_missing_guards()
 
 
+def on_a_file_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Continue on a copy of the database, whose tables may be made anew."""
+    # not a copy of the file: to close it would drop the locks of every other connection that this process has to it
+    own = str(folder / "own.sqlite3")
+    execute(f"VACUUM INTO '{own}'")
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "NAME", own)
+
+
+@pytest.mark.sqlite
+@pytest.mark.django_db(transaction=True)
+def test_on_sqlite_guards_stay_in_force_where_rows_break_what_is_to_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_user_model: Any
+) -> None:
+    on_a_file_of_its_own(tmp_path, monkeypatch)
+    Wallet.objects.create(user=django_user_model.objects.create(username="someone"), green=1)
+    execute("PRAGMA foreign_keys = OFF")
+    execute("UPDATE wishes_wallet SET user_id = user_id + 1")
+    execute("DROP INDEX mana_migration_one_live_record")
+    with pytest.raises(PreflightError, match="cannot be installed: .*foreign key"):
+        preflight.install_missing_guards()
+    with pytest.raises(PreflightError, match="because of: mana_migration_one_live_record;"):
+        preflight.check()
+    connection.close()
+
+
 @pytest.mark.sqlite
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("table", preflight._models(), ids=lambda model: model._meta.db_table)
 def test_a_table_of_sqlite_without_its_constraints_is_found_out_and_repaired(
     table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # not a copy of the file: to close it would drop the locks of every other connection that this process has to it
-    own = str(tmp_path / "own.sqlite3")
-    execute(f"VACUUM INTO '{own}'")
-    connection.close()
-    monkeypatch.setitem(connection.settings_dict, "NAME", own)
+    on_a_file_of_its_own(tmp_path, monkeypatch)
     name, constraints = table._meta.db_table, {constraint.name for constraint in table._meta.constraints}
     execute(f"ALTER TABLE {name} RENAME TO w_old")
     execute(f"CREATE TABLE {name} AS SELECT * FROM w_old")
