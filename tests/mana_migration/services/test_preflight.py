@@ -258,9 +258,9 @@ def test_on_sqlite_guards_stay_in_force_where_rows_break_what_is_to_be_installed
     execute("PRAGMA foreign_keys = OFF")
     execute("UPDATE wishes_wallet SET user_id = user_id + 1")
     execute("DROP INDEX mana_migration_one_live_record")
-    with pytest.raises(PreflightError, match="cannot be installed: .*foreign key"):
+    with pytest.raises(PreflightError, match=r"cannot be installed: .*foreign key"):
         preflight.install_missing_guards()
-    with pytest.raises(PreflightError, match="because of: mana_migration_one_live_record;"):
+    with pytest.raises(PreflightError, match=r"because of: mana_migration_one_live_record;"):
         preflight.check()
     connection.close()
 
