@@ -37,7 +37,8 @@ class UserTemplate:
     ``user_side`` and ``row_side``: the SQL that is equal where user ``u`` is the one of staging row ``s``.
     ``constants``: values by column that all new users share; ``generated``: fields by the name of
     the staging column that holds each user's own value; ``obstacle``: why no user can be created,
-    empty where they can.
+    empty where they can.  ``name_type``: the type of a column that calls those usernames equal which the site's own
+    column does; ``folded``: what a unique index of the site's makes of a username before it compares.
     """
 
     table: str
@@ -50,11 +51,14 @@ class UserTemplate:
     obstacle: str = ""
     user_side: str = ""
     row_side: str = ""
+    name_type: str = "text"
+    folded: str = "{}"
 
     def matching(self, match: str, connection: BaseDatabaseWrapper) -> UserTemplate:
         """Return the template for exports whose id is this column, ``username`` or ``pk``."""
         if match == "username":
-            return replace(self, user_side=f"u.{self.username}", row_side="s.username")
+            user, row = (self.folded.format(name) for name in (f"u.{self.username}", "s.username"))
+            return replace(self, user_side=user, row_side=row)
         row_side = "s.username"
         if isinstance(get_user_model()._meta.pk, models.UUIDField):
             # SQLite keeps a UUID as 32 digits
@@ -136,6 +140,45 @@ def user_template(connection: BaseDatabaseWrapper) -> UserTemplate:
         ),
     )
     return template.matching("username", connection)
+
+
+def with_equal_names(connection: BaseDatabaseWrapper, template: UserTemplate) -> UserTemplate:
+    """Return the template with what is known of the usernames that the site's database calls equal."""
+    model: Any = get_user_model()
+    return replace(
+        template, **_equality(connection, model._meta.db_table, model._meta.get_field(model.USERNAME_FIELD).column)
+    )
+
+
+def _equality(connection: BaseDatabaseWrapper, table: str, column: str) -> dict[str, Any]:
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(
+                "SELECT c.coll FROM pragma_index_list(%s) i, pragma_index_xinfo(i.name) c "
+                'WHERE i."unique" AND c.key AND c.name = %s',
+                [table, column],
+            )
+            collations = [name for (name,) in cursor.fetchall() if name != "BINARY"]
+            return {"folded": f"{{}} COLLATE {_quoted(collations[0])}"} if collations else {}
+        cursor.execute(
+            """
+            SELECT t.typname = 'citext',
+                   CASE WHEN NOT c.collisdeterministic THEN c.oid::regcollation::text END,
+                   EXISTS (
+                       SELECT 1 FROM pg_index i
+                       WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indnkeyatts = 1
+                         AND pg_get_indexdef(i.indexrelid, 1, true) = 'lower(' || quote_ident(a.attname) || '::text)'
+                   )
+            FROM pg_attribute a
+            JOIN pg_type t ON t.oid = a.atttypid
+            LEFT JOIN pg_collation c ON c.oid = a.attcollation
+            WHERE a.attrelid = to_regclass(%s) AND a.attname = %s
+            """,
+            [_quoted(table), column],
+        )
+        citext, collation, lower = cursor.fetchone() or (False, None, False)
+    found = {"name_type": "citext" if citext else f"text COLLATE {collation}"} if citext or collation else {}
+    return found | ({"folded": "lower({})"} if lower else {})
 
 
 def normalise_username(text: str) -> str:

@@ -49,7 +49,7 @@ def create(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
         "line bigint",
         "problem text NOT NULL",
         "shown text",
-        "username text",
+        f"username {template.name_type}",
         *(f"{name} bigint NOT NULL" for name in ("green", "blue", "red", "mana")),
         *(f"{name} smallint NOT NULL" for name in ("migrated", "nulls", "flagged")),
         "original text",
@@ -219,13 +219,17 @@ def _escaped(text: str) -> str:
 # --- What the rows are worth ------------------------------------------------------------------------------------------
 
 
-def mark_duplicates(connection: BaseDatabaseWrapper) -> None:
-    """Mark each row whose id an earlier row has, good or bad, with that row's number."""
+def mark_duplicates(connection: BaseDatabaseWrapper, template: UserTemplate) -> None:
+    """Mark each row whose id an earlier row has, good or bad, with that row's number.
+
+    Ids are alike where the site's database calls them so as usernames.
+    """
+    name = template.folded.format(f"{TABLE}.username")
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE {TABLE} SET first_row = d.first_row FROM (SELECT username, MIN(row_no) AS first_row FROM {TABLE} "
-            "WHERE username IS NOT NULL GROUP BY username HAVING COUNT(*) > 1) d "
-            f"WHERE {TABLE}.username = d.username AND {TABLE}.row_no > d.first_row"
+            f"UPDATE {TABLE} SET first_row = d.first_row FROM (SELECT {name} AS name, MIN(row_no) AS first_row "
+            f"FROM {TABLE} WHERE username IS NOT NULL GROUP BY {name} HAVING COUNT(*) > 1) d "
+            f"WHERE {name} = d.name AND {TABLE}.row_no > d.first_row"
         )
 
 
@@ -295,6 +299,8 @@ def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, in
     ``entries``: user, 1 for a payment or -1 for one that was rolled back, mana with the same sign.
     """
     on_postgresql = connection.vendor == "postgresql"
+    # the old system's own ids, which may differ by case alone
+    own = f'{TABLE}.username::text COLLATE "C"' if on_postgresql else f"{TABLE}.username COLLATE BINARY"
     count = 0
     with connection.cursor() as cursor:
         iterator = iter(entries)
@@ -310,7 +316,7 @@ def load_ledger(connection: BaseDatabaseWrapper, entries: Iterable[tuple[str, in
         cursor.execute(
             f"UPDATE {TABLE} SET payments = l.payments, paid = l.paid FROM (SELECT username, "
             f"SUM(payments) AS payments, SUM(mana) AS paid FROM {LEDGER} GROUP BY username) l "
-            f"WHERE {TABLE}.username = l.username"
+            f"WHERE {own} = l.username"
         )
     return count
 

@@ -35,10 +35,10 @@ def next_steps(summary: RunSummary, *, following: bool = False) -> Iterator[str]
             yield f"control_migration resume {run}, then the same command continues it"
         case RunStatus.ROLLING_BACK:
             yield "the same command resumes the rollback"
-        case RunStatus.ROLLED_BACK if summary.cause == StopCause.MASS_ROLLBACK:
-            yield "monitor_migration shows the rollback; the same command opens a new run"
         case RunStatus.ROLLED_BACK if not rollback:
-            yield f"{why}; remove the cause, then the same command starts again"
+            tripped = f"{why}; remove the cause, then the same command starts again"
+            asked_for = "monitor_migration shows the rollback; the same command opens a new run"
+            yield asked_for if summary.cause == StopCause.MASS_ROLLBACK else tripped
         case RunStatus.FAILED:
             yield "validate_migration shows what is wrong; do not start another run before that is clear"
         case RunStatus.STOPPED if summary.cause == StopCause.BREAKER:

@@ -107,14 +107,23 @@ def _known_keys(keys: Sequence[str], using: str) -> set[str]:
 
 
 def _keys_by_username(names: Sequence[str], using: str) -> dict[str, str]:
+    """Return the key of the user whom the database finds by each name, which may be written in another case."""
     model = get_user_model()
-    field = model.USERNAME_FIELD
-    rows = (
-        row
-        for chunk in _chunks(names)
-        for row in model._base_manager.using(using).filter(**{f"{field}__in": chunk}).values_list(field, "pk")
-    )
-    return {name: users.to_text(key) for name, key in rows}
+    field, everyone = model.USERNAME_FIELD, model._base_manager.using(using)
+    found: dict[str, str] = {}
+    for chunk in _chunks(names):
+        rows = {
+            name: users.to_text(key)
+            for name, key in everyone.filter(**{f"{field}__in": chunk}).values_list(field, "pk")
+        }
+        found |= rows
+        if rows.keys() <= set(chunk):
+            continue
+        for name in set(chunk) - rows.keys():
+            key = everyone.filter(**{field: name}).values_list("pk", flat=True).first()
+            if key is not None:
+                found[name] = users.to_text(key)
+    return found
 
 
 def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:

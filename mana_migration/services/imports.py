@@ -47,7 +47,7 @@ from mana_migration.domain.legacy import (
 )
 from mana_migration.domain.options import Controls
 from mana_migration.engine import chain, dialect, failures, import_load, legacy_ledger, rejects, staging, totals
-from mana_migration.engine.new_users import normalise_username, user_template
+from mana_migration.engine.new_users import normalise_username, user_template, with_equal_names
 from mana_migration.engine.sources import LegacySource, open_ledger, open_source
 from mana_migration.errors import (
     DatabaseUnavailableError,
@@ -223,6 +223,7 @@ class _Import:
 
     def _read(self) -> None:
         _prepare(self._connection)
+        self._template = with_equal_names(self._connection, self._template)
         staging.create(self._connection, self._template)
         if self._options.dry_run and self._connection.vendor == "postgresql":
             with self._connection.cursor() as cursor:
@@ -257,7 +258,7 @@ class _Import:
 
     def _check(self) -> None:
         self._ticker.say("looking for duplicates and existing users")
-        staging.mark_duplicates(self._connection)
+        staging.mark_duplicates(self._connection, self._template)
         summary = self._summary
         if summary.ledger is not None:
             found = staging.apply_ledger(self._connection, rates=self._rates.as_dict(), unpaid=self._options.unpaid)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from django.db import connections
+from django.db import connection, connections
 
 from tests.support.driver import psycopg, sql
 
@@ -69,3 +69,20 @@ def address(settings: dict[str, Any]) -> str:
     )
     port = f":{settings['PORT']}" if settings["PORT"] else ""
     return f"postgres://{credentials}@{quote(settings['HOST'], safe='')}{port}/{settings['NAME']}"
+
+
+def call_names_equal(how: str) -> None:
+    """Let the database call usernames equal that differ by case alone."""
+    statements = {
+        "citext": ["CREATE EXTENSION citext", "ALTER TABLE auth_user ALTER username TYPE citext"],
+        "collation": [
+            "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+            "DROP INDEX auth_user_username_6821ab7c_like",
+            "ALTER TABLE auth_user ALTER username TYPE varchar(150) COLLATE any_case",
+        ],
+        "index": ["CREATE UNIQUE INDEX any_case ON auth_user (lower(username))"],
+        "nocase": ["CREATE UNIQUE INDEX any_case ON auth_user (username COLLATE NOCASE)"],
+    }
+    with connection.cursor() as cursor:
+        for sql in statements[how]:
+            cursor.execute(sql)

@@ -12,6 +12,7 @@ from mana_migration.errors import AmbiguousUserError, UsageError, UserNotFoundEr
 from mana_migration.selectors import users as selector
 from mana_migration.selectors.users import resolve_users
 from tests.factories import UserFactory
+from tests.support.databases import call_names_equal
 
 pytestmark = pytest.mark.django_db
 
@@ -125,3 +126,19 @@ def test_a_uuid_key_is_recognised_with_and_without_dashes(monkeypatch: pytest.Mo
     for spelling in (str(key), key.hex, str(key).upper(), f"pk:{key}"):
         assert selector._key_of(spelling, "default") == str(key)
     assert selector._key_of("57", "default") is None
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("how", ["citext", "collation"])
+def test_a_name_finds_the_user_whom_the_database_finds(how: str) -> None:
+    call_names_equal(how)
+    alice, bob = UserFactory(username="Alice"), UserFactory(username="bob")
+    assert resolve_users(["aLICE", "username:BOB", "bob", f"pk:{alice.pk}"]) == [str(alice.pk), str(bob.pk)]
+    with pytest.raises(UserNotFoundError, match="carol"):
+        resolve_users(["alice", "carol"])
+
+
+def test_a_name_in_another_case_is_no_user_where_the_database_calls_it_another() -> None:
+    UserFactory(username="Alice")
+    with pytest.raises(UserNotFoundError, match="alice"):
+        resolve_users(["alice"])

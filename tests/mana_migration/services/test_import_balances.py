@@ -23,6 +23,7 @@ from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, Ru
 from mana_migration.services import imports
 from mana_migration.services.context import Actor
 from mana_migration.states import RunKind, RunStatus
+from tests.support.databases import call_names_equal
 from tests.support.oracle import assert_books_balance, assert_nothing_changes
 from wishes.models import ManaEntry, Wallet
 
@@ -643,3 +644,35 @@ def test_what_is_no_value_of_a_workbook_cannot_be_imported_as_one_later(tmp_path
     book.save(tmp_path / "e.xlsx")
     bring_in(tmp_path / "e.xlsx", rejects_with_values=tmp_path / "r.csv")
     assert bring_in(tmp_path / "r.csv").status == "rejected"
+
+
+ANY_CASE = [
+    *(pytest.param(how, marks=pytest.mark.postgres) for how in ("citext", "collation", "index")),
+    pytest.param("nocase", marks=pytest.mark.sqlite),
+]
+
+
+@pytest.mark.parametrize("how", ANY_CASE)
+def test_names_that_the_database_calls_equal_are_duplicates_and_find_their_user(export: Any, how: str) -> None:
+    call_names_equal(how)
+    first = bring_in(export(("alice", 1, 0, 0, 0, "f"), ("Alice", 2, 0, 0, 0, "f"), ("BOB", 3, 0, 0, 0, "f")))
+    assert (first.status, [(row.row, row.message) for row in first.rejected]) == (
+        "rejected",
+        [(2, "id: duplicate id, first seen in row 1")],
+    )
+    path = export(("alice", 1, 0, 0, 0, "f"), ("BOB", 3, 0, 0, 0, "f"))
+    assert bring_in(path).imported == 2
+    again = bring_in(export(("ALICE", 5, 0, 0, 0, "f"), ("bob", 3, 0, 0, 0, "f")), update_existing=True)
+    assert again.wallets["updated"] == 1
+    assert wallets() == {"alice": (5, 0, 0, 0), "BOB": (3, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("how", ANY_CASE)
+def test_payments_of_another_id_that_the_database_calls_equal_are_not_taken_for_a_users_own(
+    export: Any, tmp_path: Path, how: str
+) -> None:
+    call_names_equal(how)
+    ledger = write_ledger(tmp_path / "ledger.csv", [("alice", "migration", 50), ("Alice", "migration", 7)])
+    bring_in(export(("alice", 0, 0, 0, 50, "t")), ledger=str(ledger))
+    entries = ManaEntry.objects.order_by("id").values_list("kind", "amount")
+    assert list(entries) == [("opening", 50)]
