@@ -33,7 +33,7 @@ def expect(truth: bool, otherwise: str) -> None:
 
 
 class Stage:
-    """A server with one database that Django calls ``default``, and copies of it for whoever it is compared with.
+    """A server with one database that Django calls ``default``, and copies of it for what it is compared with.
 
     ``rules`` are those that ``migrate`` made; no database is handed out that enforces less.
     """

@@ -23,7 +23,7 @@ _LEARNT_BY_QUEUE: Final = ("_size", "in_company")
 
 
 class Contestant(Protocol):
-    """Somebody who handles users."""
+    """A program that handles users."""
 
     def advance(self, users: int) -> int:
         """Handle about so many users and return how many; 0 at the end."""
@@ -184,7 +184,7 @@ class Ours:
 class ByHand:
     """A script of one message a batch.
 
-    ``size`` says how many users the next batch has; ``observe`` is told of each batch and its seconds;
+    ``size`` says how many users the next batch has; ``observe`` is called with each batch and its seconds;
     ``first`` is the key that it begins with.
     """
 

@@ -89,7 +89,7 @@ def validation(stage: Stage, sizes: Sizes) -> Iterator[Row]:
 
 def _migrate_all(stage: Stage, users: int) -> int:
     ours = Ours("migration", "auto")
-    expect(ours.advance(users + 1) == users, "not everybody was migrated")
+    expect(ours.advance(users + 1) == users, "not every user was migrated")
     ours.close()
     with closing(stage.connect()) as site, site.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
@@ -208,7 +208,7 @@ def export(stage: Stage, sizes: Sizes) -> Iterator[Row]:
                 os.fsync(file.fileno())
             return path
 
-        # the first start compiles the program's modules, unless somebody has done so
+        # the first start compiles the program's modules, unless that has happened
         found = Path(ours("--no-validation")).read_text().splitlines()[1:]
         expect(sorted(found) == sorted(Path(copy()).read_text().splitlines()), "the two files have other lines")
         expect(len(found) == sizes.users, "the export lacks users")

@@ -153,7 +153,7 @@ def workers(stage: Stage, sizes: Sizes) -> Iterator[Row]:
         stage.fill(sizes.users + 2 * turn)
         ours = Ours("migration", size)
         with stage.copy("prepared"), stage.copy("at_once"), books_balance():
-            stage.admin("CHECKPOINT")  # whoever is the first to write to a page after one logs all of the page
+            stage.admin("CHECKPOINT")  # the first to write to a page after one logs all of the page
             pairs = {
                 "ours": Pair(_either(ours)),
                 **{way: Pair(_half(stage, way, sizes.users // 2 + turn, size)) for way in ("prepared", "at_once")},

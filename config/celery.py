@@ -1,4 +1,4 @@
-"""Celery's app of this site, for workers and whoever hands them a run; needs the extra ``[celery]``.
+"""Celery's app of this site, for its workers and for what sends them a run; needs the extra ``[celery]``.
 
     celery -A config worker --concurrency 4
 

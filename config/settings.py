@@ -148,7 +148,7 @@ CSRF_COOKIE_SECURE = HTTPS_ONLY
 SECURE_HSTS_SECONDS = (
     env.integer("HSTS_SECONDS", default=31_536_000, minimum=0, maximum=63_072_000) if HTTPS_ONLY else 0
 )
-# They bind every other site of the domain, and for long: whoever wants them says so.
+# They bind every other site of the domain, and for long: off unless the environment says otherwise.
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("HSTS_INCLUDE_SUBDOMAINS", default=False)
 SECURE_HSTS_PRELOAD = env.boolean("HSTS_PRELOAD", default=False)
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]  # which ask for these two
@@ -247,13 +247,13 @@ MANA_MIGRATION_CELERY_TASK_SECONDS = env.integer(
 
 CELERY_BROKER_URL = env.text("CELERY_BROKER_URL", default="redis://localhost:6379/0")
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-# For Redis alone: seconds after which a message that nobody has acknowledged is delivered again.
+# For Redis alone: seconds after which a message that no worker has acknowledged is delivered again.
 _visibility = env.integer("CELERY_VISIBILITY_TIMEOUT", default=3600, minimum=60, maximum=604_800)
 if CELERY_BROKER_URL.startswith("redis"):
     CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": _visibility}
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
-# A worker takes no task into reserve: while it works on one run, the next must go to somebody who is free.
+# A worker takes no task into reserve: while it works on one run, the next must go to a worker that is free.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False

@@ -2,7 +2,7 @@
 
 A file is written aside in the same folder, flushed to the disk and only then given its name, so that
 no reader and no crash ever sees half of it.  The folder is held open by its descriptor meanwhile, so
-that nobody can swap it for another.
+that no other process can swap it for another.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ BEGIN
     EXECUTE format('GRANT INSERT, UPDATE ON wishes_wallet TO %I, %I', app, migrator);
     EXECUTE format('GRANT INSERT ON wishes_manaentry, wishes_wishentry TO %I, %I', app, migrator);
 
-    -- Whoever may write here may lift the guard of migrated wallets: see Note [Who may reverse] in wishes/guards.py.
+    -- A role that may write here may lift the guard of migrated wallets: see Note [Who may reverse] in wishes/guards.py.
     EXECUTE format('GRANT INSERT ON wishes_guard TO %I', migrator);
 
     -- The migration; the site's staff pages ask for work, and convert on touch records it.

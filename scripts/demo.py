@@ -26,7 +26,7 @@ ENVIRONMENT = os.environ | {
     "MANA_MIGRATION_LOG_DIR": str(VAR / "demo-logs"),
     "MANA_MIGRATION_REPORT_DIR": str(VAR / "demo-reports"),
     "PYTHONUNBUFFERED": "1",
-    "SECRET_KEY": secrets.token_urlsafe(64),  # nobody signs in to the demo
+    "SECRET_KEY": secrets.token_urlsafe(64),  # no one signs in to the demo
 }
 
 DONE, REFUSED, DONE_IN_PART = 0, 1, 3

@@ -56,7 +56,7 @@ TROUBLES: tuple[Callable[[Row], Row], ...] = (
     lambda row: {"legacy_migration_completed": ""},  # neither yes nor no
     lambda row: {"legacy_migration_completed": "t", "mana_balance": _worth(row)},  # paid, wishes left in place
     lambda row: {"legacy_migration_completed": "t", "green_balance": 5},  # flagged, but never paid
-    # Names that attack whoever prints them.
+    # Names that attack the program that prints them.
     lambda row: {"name": "<script>alert(1)</script>"},
     lambda row: {"name": '=HYPERLINK("http://example.invalid";"x")'},
     lambda row: {"name": 'line\nbreak, comma "quote"'},

@@ -93,7 +93,7 @@ class MigratingUserAdmin(PageAdmin):
     ordering = ("pk",)
 
     def has_view_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        """Let in whoever may see records."""
+        """Let in users who may view records."""
         return request.user.has_perm("mana_migration.view_usermigration")
 
     def complete(self, rows: list[Any]) -> None:

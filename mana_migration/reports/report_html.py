@@ -88,7 +88,7 @@ def content_security_policy() -> str:
 
 def write(report: AnyReport, stream: BinaryIO) -> None:
     """Write the page; its size has a limit, since it lists at most ``USERS_LISTED`` users."""
-    with translation.override(None):  # a report is the same file whoever asks for it
+    with translation.override(None):  # a report is the same file in every language
         stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
 
 

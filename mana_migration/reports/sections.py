@@ -1,6 +1,6 @@
 """A report as tables of plain cells: the one source of every format, so that all of them say the same.
 
-The report of one run names nobody.  That of the whole migration, which is signed and kept for the audit, names who
+The report of one run names no person.  That of the whole migration, which is signed and kept for the audit, names who
 started, changed, fixed and rolled back what; users are record ids in both.
 """
 

@@ -38,7 +38,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer with the metrics in Prometheus' text format, to whoever has the token or the permission.
+    """Answer with the metrics in Prometheus' text format, to those with the token or the permission.
 
     404 while they are turned off, which is the default (MANA_MIGRATION_METRICS_ENABLED); 401
     without or with a wrong token; 403 to an account without the permission.
@@ -58,7 +58,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 
 def _refuse(request: HttpRequest) -> HttpResponse | None:
-    """Return the answer to whoever may not read the metrics, None to whoever may."""
+    """Return the refusal for those who may not read the metrics, None for those who may."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     token = conf.metrics_token()
     if scheme.lower() == "bearer" and token and constant_time_compare(given.strip(), token):

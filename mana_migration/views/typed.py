@@ -7,7 +7,7 @@ from typing import Final
 
 from django.http import HttpRequest, QueryDict
 
-#: Fields that are not what somebody typed.
+#: Fields that the page itself adds.
 _OWN: Final = ("csrfmiddlewaretoken", "token", "preview")
 
 #: Characters kept of a field, and fields kept.
