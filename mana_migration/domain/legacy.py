@@ -150,6 +150,7 @@ class Marker(Enum):
     DATE = "not_a_number.date"
     ERROR_CELL = "not_a_number.error_cell"
     FORMATTED = "not_a_number.formatted"
+    PERCENT = "not_a_number.percent"
     AMBIGUOUS = "not_a_number.ambiguous"
     DISPUTED = "not_a_number.disputed"
     WRONG_FIELD_COUNT = "wrong_field_count"

@@ -28,9 +28,13 @@ SHAPES: Final = {
     "empty_text": ("an empty text", "write null, or a number"),
     "error_cell": ("a spreadsheet's error value", "correct the formula behind it"),
     "exponent": ("a number with an exponent", "export the column in plain digits; digits may be lost already"),
+    "escape": (
+        "an escape such as _x000D_, which some spreadsheets read as a character",
+        "write the character itself",
+    ),
     "formatted": (
-        "a number whose cell format shows other text, such as leading zeros",
-        "make the cells text as they are shown",
+        "a number whose cell format shows something else, such as leading zeros or thousands",
+        "make ids text as they are shown, and give numbers a plain format",
     ),
     "formula": ("a formula", "replace formulas by their values"),
     "hexadecimal": ("a hexadecimal number", "write it in plain digits"),
@@ -58,8 +62,8 @@ SHAPES: Final = {
 
 #: Shapes of an id that --literal-ids accepts as they are.
 LITERAL: Final = frozenset(
-    {"date", "decimals", "double_encoded", "error_cell", "exponent", "formula", "infinity", "invisible", "look_alike",
-     "minus", "nested", "null_word", "other_digits", "quotes", "thousands", "total_word", "truth_word"}
+    {"date", "decimals", "double_encoded", "error_cell", "escape", "exponent", "formula", "infinity", "invisible",
+     "look_alike", "minus", "nested", "null_word", "other_digits", "quotes", "thousands", "total_word", "truth_word"}
 )  # fmt: skip
 
 _MONTH: Final = r"(?:jan|feb|mar|mrz|m\xe4r|apr|ma[iy]|jun|jul|aug|sept?|o[ck]t|nov|de[cz])[a-z\xe4]*"
@@ -89,6 +93,7 @@ _MANGLED: Final = re.compile(
     | (?P<nested>      \[object\ [a-z]+\] | \[\] | {{}} )
     | (?P<formula>     = .+ )
     | (?P<minus>       {_MINUS} \s* \d+ )
+    | (?P<escape>      .* _x [0-9a-f]{{4}} _ .* )
     | (?P<quotes>      b? ".*" | b? '.*' | '\d+ | " [^"]* | [^"]* " )
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,

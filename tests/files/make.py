@@ -19,6 +19,7 @@ from typing import Any
 
 import openpyxl
 import tablib
+from openpyxl.worksheet.formula import ArrayFormula
 
 FOLDER = Path(__file__).parent
 HEADER = ["id", "name", "green_balance", "blue_balance", "red_balance", "mana_balance", "legacy_migration_completed"]
@@ -89,6 +90,22 @@ def _bytes(save: Callable[[Any], object]) -> bytes:
     return stream.getvalue()
 
 
+def _odd_cells() -> bytes:
+    """Return a workbook with cells that are not what their values seem to be."""
+    book = openpyxl.Workbook()
+    page = book.active
+    assert page is not None
+    for row in (HEADER, *([f"u{place}", "x", 5, 1, 0, 0, False] for place in range(1, 9))):
+        page.append(row)
+    page["C3"].number_format = "0%"
+    page["C4"].number_format = "0,"
+    page["A5"], page["A5"].number_format = 1234, "00-00"
+    page["C6"] = ArrayFormula("C6:C7", "=G1:G2*0+7")
+    page["A8"] = "a_x000D_b"
+    page.row_dimensions[9].hidden = True
+    return _bytes(book.save)
+
+
 def _strict(workbook: bytes) -> bytes:
     """Return a workbook with the namespaces of strict Office Open XML."""
     stream = io.BytesIO()
@@ -127,6 +144,7 @@ def _files() -> dict[str, bytes]:
         "hidden-first.xlsx": _workbook({"old": [HEADER, old], "now": [HEADER, ann]}, hidden=("old",)),
         "two-sheets.xlsx": _workbook({"A to M": [HEADER, ann], "N to Z": [HEADER, bob], "notes": [["x"]]}),
         "number-formats.xlsx": _workbook({"s": [HEADER, [123, "x", 1, 0, 0, 0, False], ann]}, formats={"A2": "00000"}),
+        "odd-cells.xlsx": _odd_cells(),
         "strict.xlsx": _strict(_workbook({"s": [HEADER, ann]})),
     }
 
@@ -150,9 +168,10 @@ def _tools() -> None:
             "1004,D,=1/0,0,0,0,FALSE",
         ]
         source.write_text(LINE + "\n".join(rows) + "\n")
-        for kind in ("ods", "xlsx", "xls"):
+        for kind, origin in (("ods", source), ("xlsx", source), ("xls", source),
+                             ("ods", FOLDER / "odd-cells.xlsx"), ("xls", FOLDER / "odd-cells.xlsx")):  # fmt: skip
             subprocess.run(
-                ["soffice", "--headless", "--convert-to", kind, "--outdir", str(FOLDER), str(source)],
+                ["soffice", "--headless", "--convert-to", kind, "--outdir", str(FOLDER), str(origin)],
                 check=True,
                 capture_output=True,
             )

@@ -7,6 +7,7 @@ one cell, so that columns shift; takes hidden sheets; loses truth values of XLS;
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import Any, Final
 from mana_migration.domain.legacy import Marker
 from mana_migration.engine.sources.base import SourceOptions
 from mana_migration.engine.sources.input import Input
-from mana_migration.engine.sources.sheets import Formatted, Row, Sheet, SheetSource, number
+from mana_migration.engine.sources.sheets import TRUTHS, Arrays, Formatted, Row, Sheet, SheetSource, number
 from mana_migration.engine.sources.xlsx_parts import parse_xml
 from mana_migration.errors import SourceError
 
@@ -28,6 +29,7 @@ TIGHTEST: Final = 500
 #: Rows and columns that a sheet can have.
 MOST_ROWS: Final = 1_048_576
 MOST_COLUMNS: Final = 16_384
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII).fullmatch
 _LONGEST_TEXT: Final = 32_767
 
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError)
@@ -88,11 +90,11 @@ class OdsSource(SheetSource):
             with self._file.reading(), self._archive.open(_CONTENT) as part:
                 reader = _TableReader(place)
                 for _ in parse_xml(part, start=reader.start, end=reader.end, text=reader.text):
-                    for line, repeated, cells in reader.ready:
+                    for line, repeated, cells, hidden in reader.ready:
                         if line + repeated > MOST_ROWS + 1:
                             raise SourceError(f"{self._file.name}: a sheet cannot have so many rows; export it as CSV")
                         for further in range(repeated):
-                            yield line + further, cells
+                            yield line + further, cells, hidden
                     reader.ready.clear()
         except _BROKEN as error:
             raise SourceError(f"{self._file.name} is damaged; save it again") from error
@@ -108,7 +110,9 @@ class _TableReader:
     """Collect the rows of one table from the events of the parser."""
 
     def __init__(self, place: int) -> None:
-        self.ready: list[tuple[int, int, dict[int, Any]]] = []
+        self.ready: list[tuple[int, int, dict[int, Any], bool]] = []
+        self._hidden = False
+        self._arrays = Arrays()
         self._left, self._inside = place, False
         self._line, self._column = 1, 0
         self._rows = self._repeated = 1
@@ -126,7 +130,9 @@ class _TableReader:
         if not self._inside:
             return
         if name == "table-row":
-            self._rows = int(_local(attributes).get("number-rows-repeated", 1))
+            values = _local(attributes)
+            self._rows = int(values.get("number-rows-repeated", 1))
+            self._hidden = values.get("visibility") in ("collapse", "filter")
             self._column, self._cells = 0, {}
         elif name in ("table-cell", "covered-table-cell"):
             self._attributes = _local(attributes)
@@ -152,6 +158,11 @@ class _TableReader:
             self._note -= 1
         elif name in ("table-cell", "covered-table-cell"):
             value = _value(self._attributes, "".join(self._pieces)) if name == "table-cell" else None
+            if "number-matrix-rows-spanned" in self._attributes:
+                wide, high = (int(self._attributes[f"number-matrix-{one}-spanned"]) for one in ("columns", "rows"))
+                self._arrays.add(range(self._column, self._column + wide), range(self._line, self._line + high))
+            if self._arrays.have(self._column, self._line):
+                value = Marker.FORMULA
             if value is not None:
                 if self._column + self._repeated > MOST_COLUMNS:
                     raise ValueError("no column")
@@ -159,7 +170,7 @@ class _TableReader:
             self._column += self._repeated
         elif name == "table-row":
             if self._cells:
-                self.ready.append((self._line, self._rows, self._cells))
+                self.ready.append((self._line, self._rows, self._cells, self._hidden))
             self._line += self._rows
 
     def text(self, data: str) -> None:
@@ -184,7 +195,7 @@ def _value(attributes: Mapping[str, str], shown: str) -> Any:
     """Return a cell's value: text, number, truth value, None, or a marker."""
     kind = attributes.get("value-type")
     if "formula" in attributes:
-        return Marker.FORMULA
+        return TRUTHS.get(attributes["formula"].removeprefix("of:="), Marker.FORMULA)
     if "error" in attributes:
         return Marker.ERROR_CELL
     if kind in ("float", "currency"):
@@ -193,12 +204,14 @@ def _value(attributes: Mapping[str, str], shown: str) -> Any:
         return attributes["boolean-value"] == "true"
     if kind == "string" or kind is None:
         return attributes.get("string-value", shown) or None
-    return {"date": Marker.DATE, "time": Marker.DATE}.get(kind, Marker.TEXT if kind == "percentage" else None)
+    return {"date": Marker.DATE, "time": Marker.DATE}.get(kind, Marker.PERCENT if kind == "percentage" else None)
 
 
 def _number(text: str, shown: str, *, is_currency: bool) -> Any:
     found = number(float(text))
     plain = shown.replace(",", "").replace("\xa0", "").replace("\u202f", "").strip()
+    if isinstance(found, int) and _WHOLE(shown) and int(shown) != found:
+        return Marker.FORMATTED  # another number, such as one of thousands
     if isinstance(found, int) and shown and not is_currency and plain.partition(".")[0] != str(found):
         return Formatted(found)
     return found

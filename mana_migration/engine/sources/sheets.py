@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from mana_migration.domain.legacy import Marker, Typing
+from mana_migration.domain.words import counted
 from mana_migration.engine.sources.base import (
     MOST_TITLES,
     LegacySource,
@@ -25,7 +26,11 @@ INEXACT_FROM: Final = 10**15
 
 ALL_SHEETS: Final = "all"
 
-Row = tuple[int, dict[int, Any]]
+#: Formulas that are truth values, as LibreOffice writes those that it has read from other formats.
+TRUTHS: Final = {"TRUE()": True, "FALSE()": False}
+
+#: Its number in the sheet, its values by column from 0, and whether it is hidden.
+Row = tuple[int, dict[int, Any], bool]
 
 
 class Sheet(NamedTuple):
@@ -102,7 +107,7 @@ class SheetSource(LegacySource):
         """Return the line and the names of the header, which titles may be above; of the first row if there is none."""
         first: tuple[int, list[str]] = (0, [])
         widest = 0
-        for above, (line, cells) in enumerate(sheet.rows()):
+        for above, (line, cells, _) in enumerate(sheet.rows()):
             if above == MOST_TITLES:
                 break
             names = [heading(cells.get(place)) for place in range(max(cells) + 1)]
@@ -139,14 +144,15 @@ class SheetSource(LegacySource):
 
     def rows(self) -> Iterator[SourceRow]:
         """Yield (row of the sheet, values); rows without any content are no rows."""
-        count = 0
+        count = hidden_rows = 0
         for table in self._tables:
             self._header = table.header
             self.starts.append((count + 1, table.sheet.name))
             key, *others = table.places
-            for line, cells in table.sheet.rows():
+            for line, cells, hidden in table.sheet.rows():
                 if line <= table.line:
                     continue
+                hidden_rows += hidden
                 if isinstance(cells.get(key), Formatted):
                     cells[key] = Marker.FORMATTED
                 self._latest = cells
@@ -159,10 +165,34 @@ class SheetSource(LegacySource):
                 else:
                     yield line, values
         self._file.check_unchanged()
+        if hidden_rows:
+            self.notes["hidden_rows"] = (
+                f"{counted(hidden_rows, 'row that is', 'rows that are')} hidden, by hand or by a filter, "
+                f"{'was' if hidden_rows == 1 else 'were'} read as well"
+            )
 
     def original(self) -> list[list[str]]:
         """Return the latest row as text."""
         return [[as_text(_plain(self._latest.get(place))) for place in range(len(self._header))]]
+
+
+class Arrays:
+    """The cells that a formula with several results fills; only its first cell has the formula."""
+
+    def __init__(self) -> None:
+        self._areas: list[tuple[range, range]] = []
+
+    def add(self, columns: range, lines: range) -> None:
+        """Add the area of a formula."""
+        if len(columns) * len(lines) > 1:
+            self._areas.append((columns, lines))
+
+    def have(self, column: int, line: int) -> bool:
+        """Say whether a cell is in an area; areas above it are forgotten."""
+        if not self._areas:
+            return False
+        self._areas = [area for area in self._areas if line < area[1].stop]
+        return any(column in columns and line in lines for columns, lines in self._areas)
 
 
 class Formatted(NamedTuple):
@@ -182,17 +212,34 @@ def number(value: float) -> int | float | Marker:
     return int(value) if value == int(value) else float(value)
 
 
+def as_shown(value: float, code: str) -> int | float | Marker | Formatted:
+    """Return a cell's number, or what is known of it where the number format ``code`` shows another number or text."""
+    found = number(value)
+    if code == "General" or isinstance(found, Marker):
+        return found
+    plain = _LITERAL.sub("", code.partition(";")[0])
+    if "%" in plain:
+        return Marker.PERCENT
+    if _SCALED(plain):
+        return Marker.FORMATTED
+    return Formatted(found) if isinstance(found, int) and shows_other_text(code, len(str(abs(found)))) else found
+
+
+#: Commas behind the digits divide by a thousand each.
+_SCALED: Final = re.compile(r"[0#?],+(?![0#?,])").search
+#: Characters that a number format shows as they are.
+_SIGNS: Final = re.compile(r"[-+()/:!^&'~{}<>=$]").search
 _LITERAL: Final = re.compile(r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|\[[^\]]*\]|[_*].')
 
 
 def shows_other_text(code: str, digits: int) -> bool:
     """Say whether a number format shows a whole number of so many digits as other text than its digits.
 
-    Leading zeros, prefixes, percent and exponents count; separators and decimals do not.
+    Leading zeros, signs, prefixes and exponents count; separators of thousands and decimals do not.
     """
     section = code.partition(";")[0]
     literal = "".join("".join(part for part in found if part) for found in _LITERAL.findall(section))
     plain = _LITERAL.sub("", section)
-    if literal.strip() or "%" in plain or "E" in plain.upper().replace("GENERAL", ""):
+    if literal.strip() or _SIGNS(plain) or "E" in plain.upper().replace("GENERAL", ""):
         return True
     return plain.partition(".")[0].count("0") > digits

@@ -17,7 +17,7 @@ from xlrd.compdoc import CompDocError
 from mana_migration.domain.legacy import Marker
 from mana_migration.engine.sources.base import SourceOptions
 from mana_migration.engine.sources.input import Input
-from mana_migration.engine.sources.sheets import Formatted, Row, Sheet, SheetSource, number, shows_other_text
+from mana_migration.engine.sources.sheets import Row, Sheet, SheetSource, as_shown
 from mana_migration.errors import SourceError
 
 #: Bytes of a workbook, which xlrd reads as a whole; its 65,536 rows take a tenth.
@@ -54,15 +54,14 @@ class XlsSource(SheetSource):
             values = {column: self._value(cell) for column, cell in enumerate(sheet.row(place))}
             cells = {column: value for column, value in values.items() if value is not None}
             if cells:
-                yield place + 1, cells
+                row = sheet.rowinfo_map.get(place)
+                yield place + 1, cells, row is not None and bool(row.hidden)
 
     def _value(self, cell: Any) -> Any:
         """Return a cell's value: text, number, truth value, None, or a marker."""
         if cell.ctype == xlrd.XL_CELL_NUMBER:
             code = self._book.format_map[self._book.xf_list[cell.xf_index].format_key].format_str
-            found = number(cell.value)
-            other = isinstance(found, int) and shows_other_text(code, len(str(abs(found))))
-            return Formatted(found) if other else found
+            return as_shown(cell.value, code)
         if cell.ctype == xlrd.XL_CELL_TEXT:
             return cell.value or None
         if cell.ctype == xlrd.XL_CELL_BOOLEAN:

@@ -135,10 +135,10 @@ class XlsxSource(SheetSource):
         try:
             self._check(part, large=True)
             with self._file.reading(), self._archive.open(part) as stream:
-                for line, cells in rows_of_sheet(stream, self._texts, formats):
-                    if line > MOST_ROWS:
-                        raise SourceError(f"{self._file.name}: row {line:,} is beyond the rows that a sheet can have")
-                    yield line, cells
+                for row in rows_of_sheet(stream, self._texts, formats):
+                    if row[0] > MOST_ROWS:
+                        raise SourceError(f"{self._file.name}: row {row[0]:,} is beyond the rows that a sheet can have")
+                    yield row
         except _BROKEN as error:
             raise SourceError(f"{self._file.name} is damaged, or not an XLSX workbook; save it again") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tempfile
 import zipfile
@@ -11,13 +12,17 @@ from typing import IO, Any, Final
 from xml.parsers import expat
 
 from mana_migration.domain.legacy import Marker
-from mana_migration.engine.sources.sheets import Formatted, number, shows_other_text
+from mana_migration.engine.sources.sheets import TRUTHS, Arrays, Row, as_shown
 from mana_migration.errors import SourceError
 
 _CHUNK: Final = 1 << 16
 #: Characters of a cell that are kept; Excel's own limit is 32,767, and ours is far below for an id.
 _LONGEST_TEXT: Final = 32_767
 _OFFSET: Final = struct.Struct("<Q")
+_NUMBER: Final = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*", re.ASCII).fullmatch
+#: An underscore that is escaped, because it would begin the escape of another character.
+_UNDERSCORE: Final = re.compile(r"_x005[fF]_(?=x[0-9a-fA-F]{4}_)")
+_RANGE: Final = re.compile(r"([A-Z]+)([0-9]+):([A-Z]+)([0-9]+)").fullmatch
 
 Handler = Callable[..., None]
 
@@ -122,7 +127,7 @@ class SharedTexts:
         self._index.flush()
 
     def _add(self, text: str) -> None:
-        data = text.encode("utf-8", "surrogatepass")
+        data = unescaped(text).encode("utf-8", "surrogatepass")
         self._data.write(data)
         self._index.write(_OFFSET.pack(self._length))
         self._length += len(data)
@@ -141,74 +146,110 @@ class SharedTexts:
         self._index.close()
 
 
-def rows_of_sheet(
-    part: IO[bytes], texts: SharedTexts | None, formats: Sequence[str | None]
-) -> Iterator[tuple[int, dict[int, Any]]]:
-    """Yield (row of the sheet, values by column from 0) of each row that has any content.
+def unescaped(text: str) -> str:
+    """Return a text without escaped underscores; other escapes stay, which no id may hold."""
+    return _UNDERSCORE.sub("_", text) if "_x005" in text else text
+
+
+def rows_of_sheet(part: IO[bytes], texts: SharedTexts | None, formats: Sequence[str | None]) -> Iterator[Row]:
+    """Yield each row that has any content.
 
     ``formats``: the number format of each style, None for those that show a number as a date.
 
     Raises:
         ValueError, IndexError: the sheet is damaged.
     """
-    ready: list[tuple[int, dict[int, Any]]] = []
-    cells: dict[int, Any] = {}
-    pieces: list[str] = []
-    line = column = style = size = 0
-    kind = "n"
-    inside = phonetic = formula = False
+    reader = _SheetReader(texts, formats)
+    for _ in parse_xml(part, start=reader.start, end=reader.end, text=reader.text):
+        yield from reader.ready
+        reader.ready.clear()
 
-    def start(tag: str, attributes: Mapping[str, str]) -> None:
-        nonlocal line, column, style, kind, inside, formula, phonetic, size
+
+class _SheetReader:
+    """Collect the rows of a sheet from the events of the parser."""
+
+    def __init__(self, texts: SharedTexts | None, formats: Sequence[str | None]) -> None:
+        self.ready: list[Row] = []
+        self._texts, self._formats = texts, formats
+        self._arrays = Arrays()
+        self._cells: dict[int, Any] = {}
+        self._pieces: list[str] = []
+        self._line = self._column = self._style = self._size = 0
+        self._kind = "n"
+        self._inside = self._phonetic = self._formula = self._hidden = self._filled = False
+        self._formula_text = ""
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """Take the start of an element."""
         name = tag.rpartition(" ")[2]
         if name == "c":
             place = attributes.get("r")
-            column = _column(place) if place else column + 1
-            kind = attributes.get("t", "n")
-            style = int(attributes.get("s") or 0)
-            formula = False
-            size = 0
-            pieces.clear()
+            self._column = _column(place) if place else self._column + 1
+            self._kind = attributes.get("t", "n")
+            self._style = int(attributes.get("s") or 0)
+            self._formula = self._filled = False
+            self._size = 0
+            self._pieces.clear()
         elif name in ("v", "t"):
-            inside = not phonetic
+            if self._filled:
+                raise ValueError("a cell with two values")
+            self._filled = name == "v"
+            self._inside = not self._phonetic
         elif name == "row":
-            number = attributes.get("r")
-            line = int(number) if number else line + 1
-            column = -1
-            cells.clear()
+            self._start_row(attributes)
         elif name == "f":
-            formula = True
+            self._formula = self._inside = True
+            if found := _RANGE(attributes.get("ref", "")):
+                left, top, right, bottom = found.groups()
+                self._arrays.add(range(_column(left), _column(right) + 1), range(int(top), int(bottom) + 1))
         elif name == "rPh":
-            phonetic = True
+            self._phonetic = True
 
-    def end(tag: str) -> None:
-        nonlocal inside, phonetic
+    def _start_row(self, attributes: Mapping[str, str]) -> None:
+        number, above = attributes.get("r"), self._line
+        self._line = int(number) if number else above + 1
+        if self._line <= above:
+            raise ValueError("rows out of their order")
+        self._hidden = attributes.get("hidden") in ("1", "true")
+        self._column, self._cells = -1, {}
+
+    def end(self, tag: str) -> None:
+        """Take the end of an element."""
         name = tag.rpartition(" ")[2]
         if name in ("v", "t"):
-            inside = False
+            self._inside = False
+        elif name == "f":
+            self._inside = False
+            self._formula_text = "".join(self._pieces)
+            self._pieces.clear()
+            self._size = 0
         elif name == "c":
-            value = (
-                Marker.FORMULA
-                if formula
-                else _value(kind, "".join(pieces), texts, formats[style] if formats else "General")
-            )
-            if value is not None:
-                cells[column] = value
+            self._end_cell()
         elif name == "row":
-            if cells:
-                ready.append((line, dict(cells)))
+            if self._cells:
+                self.ready.append((self._line, self._cells, self._hidden))
         elif name == "rPh":
-            phonetic = False
+            self._phonetic = False
 
-    def text(data: str) -> None:
-        nonlocal size
-        if inside and size <= _LONGEST_TEXT:
-            pieces.append(data)
-            size += len(data)
+    def _end_cell(self) -> None:
+        if self._column in self._cells:
+            raise ValueError("a cell twice")
+        if self._arrays.have(self._column, self._line):
+            self._cells[self._column] = Marker.FORMULA
+            return
+        if self._formula:
+            self._cells[self._column] = TRUTHS.get(self._formula_text, Marker.FORMULA)
+            return
+        code = self._formats[self._style] if self._formats else "General"
+        value = _value(self._kind, "".join(self._pieces), self._texts, code)
+        if value is not None:
+            self._cells[self._column] = value
 
-    for _ in parse_xml(part, start=start, end=end, text=text):
-        yield from ready
-        ready.clear()
+    def text(self, data: str) -> None:
+        """Take text, of values and formulas alone."""
+        if self._inside and self._size <= _LONGEST_TEXT:
+            self._pieces.append(data)
+            self._size += len(data)
 
 
 def _column(place: str) -> int:
@@ -227,21 +268,18 @@ def _value(kind: str, text: str, texts: SharedTexts | None, code: str | None) ->
     """Return a cell's value: text, whole number, float, truth value, None, or a marker."""
     if text == "":
         return None
+    if kind in ("n", "s") and not _NUMBER(text):
+        raise ValueError("no number")
     if kind == "n":
-        return _number(text, code)
+        return Marker.DATE if code is None else as_shown(float(text), code)
     if kind == "s":
         if texts is None:
             raise IndexError(text)
         return texts[int(text)] or None
     if kind == "b":
         return text.strip() in ("1", "true")
-    return text if kind in ("str", "inlineStr") else {"e": Marker.ERROR_CELL, "d": Marker.DATE}.get(kind, Marker.TEXT)
-
-
-def _number(text: str, code: str | None) -> Any:
-    if code is None:
-        return Marker.DATE
-    found = number(float(text))
-    if isinstance(found, int) and code != "General" and shows_other_text(code, len(str(abs(found)))):
-        return Formatted(found)
-    return found
+    return (
+        unescaped(text)
+        if kind in ("str", "inlineStr")
+        else {"e": Marker.ERROR_CELL, "d": Marker.DATE}.get(kind, Marker.TEXT)
+    )

@@ -267,6 +267,7 @@ def test_each_bad_typed_number_has_its_own_reason(value: Any, code: str) -> None
         ("05-03-2024 10:30", "date"),
         ("Tue Mar 05 2024 00:00:00 GMT+0100", "date"),
         ("12:30", "date"),
+        ("a_x000D_b", "escape"),
         ("=A1", "formula"),
         ('="00123"', "formula"),
         ("[object Object]", "nested"),

@@ -378,6 +378,28 @@ def test_a_text_of_several_runs_is_one_text(tmp_path: Path) -> None:
     assert read(path)[0][1] == VALUES[0]
 
 
+def test_underscores_that_are_escaped_are_one_character(tmp_path: Path) -> None:
+    path = write_xlsx(tmp_path / "e.xlsx", [["u_x0041_", "n", 1, 2, 3, 4, False]])
+    parts = parts_of(path)
+    texts = parts["xl/sharedStrings.xml"].replace(b"u_x0041_", b"u_x005F_x0041_")  # as Excel and XlsxWriter write it
+    write_parts(path, parts | {"xl/sharedStrings.xml": texts})
+    assert read(path)[0][1][0] == "u_x0041_"
+
+
+def test_truth_values_that_libreoffice_writes_as_formulas_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "e.xlsx"
+    book = openpyxl.Workbook()
+    for row in (
+        HEADER,
+        ["u1", "n", 1, 2, 3, 4, "=FALSE()"],
+        ["u2", "n", 1, 2, 3, 4, "=TRUE()"],
+        ["u3", *"n1234", "=A1"],
+    ):
+        book.active.append(row)
+    book.save(path)
+    assert [values[-1] for _, values in read(path)] == [False, True, Marker.FORMULA]
+
+
 def test_a_workbook_that_breaks_off_is_refused(tmp_path: Path) -> None:
     path = write_xlsx(tmp_path / "e.xlsx")
     path.write_bytes(path.read_bytes()[:-200])
@@ -391,6 +413,11 @@ def test_a_workbook_that_breaks_off_is_refused(tmp_path: Path) -> None:
         (b't="s"', b't="s" t="s"'),
         (b'r="A1"', b'r="1"'),
         (b"<v>5</v>", b"<v>five</v>"),
+        (b"<v>5</v>", b"<v>1_000</v>"),
+        (b"<v>5</v>", "<v>\u0665</v>".encode()),
+        (b"<v>5</v>", b"<v>5</v><v>6</v>"),
+        (b'r="D2"', b'r="C2"'),
+        (b'<row r="3"', b'<row r="2"'),
         (b't="s"><v>0</v>', b't="s"><v>999999</v>'),
         (b't="s"><v>0</v>', b't="s"><v>-1</v>'),
         (b'<row r="2"', b'<row r="two"'),

@@ -121,6 +121,27 @@ READ: list[tuple[str, dict[str, Any], dict[str, tuple[int, ...]], dict[int | Non
         )
         for kind in ("xlsx", "ods")
     ),
+    *(
+        (
+            f"odd-cells.{kind}",
+            {},
+            {"u1": (5, 1, 0, 0), "u8": (5, 1, 0, 0)} | more,
+            {
+                3: ["not_a_number.percent"],
+                4: ["not_a_number.formatted"],
+                5: ["invalid_id.formatted"],
+                6: [array],
+                8: [f"invalid_id.{escape}"],
+            }
+            | ({} if more else {7: ["formula."]}),
+        )
+        for kind, more, array, escape in (
+            ("xlsx", {}, "formula.", "escape"),
+            ("ods", {}, "formula.", "control"),
+            # without formulas, as below
+            ("xls", {"u6": (7, 1, 0, 0)}, "not_a_number.error_cell", "control"),
+        )
+    ),
     # xlrd does not tell a formula from its value
     (
         "libreoffice.xls",
@@ -173,6 +194,12 @@ def test_every_file_is_tried() -> None:
 )
 def test_what_the_operator_must_know_of_a_file_is_noted(name: str, note: str) -> None:
     assert list(bring_in(name, dry_run=True).notes) == [note]
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "ods", "xls"])
+def test_hidden_rows_are_read_with_a_note(kind: str) -> None:
+    notes = bring_in(f"odd-cells.{kind}", dry_run=True).notes
+    assert notes == {"hidden_rows": "1 row that is hidden, by hand or by a filter, was read as well"}
 
 
 def test_sheets_that_were_read_and_rows_over_lines_are_named() -> None:
