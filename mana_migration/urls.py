@@ -10,6 +10,7 @@ app_name = "mana_migration"
 
 urlpatterns = [
     path("", pages.overview, name="overview"),
+    path("counts", pages.counts_fragment, name="counts"),
     path("runs/start", actions.start, name="start"),
     path("runs/<int:run_id>/", pages.run_page, name="run"),
     path("runs/<int:run_id>/fragment", pages.run_fragment, name="run_fragment"),

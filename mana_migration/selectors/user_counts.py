@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from django.db import connections
 
+from mana_migration.states import OPEN_STATUSES
+
 #: Wallets counted one by one; beyond, the database's own estimate is good enough.
 WALLETS: Final = 20_000
 
@@ -63,6 +65,7 @@ class UserCounts:
     failed: Count
     skipped: Count
     rolled_back: Count
+    run_is_open: bool = False
 
     @property
     def share(self) -> float | None:
@@ -75,7 +78,7 @@ def user_counts(using: str) -> UserCounts:
     connection = connections[using]
     with connection.cursor() as cursor:
         cursor.execute(_sql(connection.vendor))
-        wallets, estimate, converted, reversed_, *rest = map(int, cursor.fetchone())
+        wallets, estimate, open_runs, converted, reversed_, *rest = map(int, cursor.fetchone())
     decided = [Count(users, exact=seen < RECORDS) for users, seen in zip(rest[::2], rest[1::2], strict=True)]
     migrated = max(0, converted - reversed_)
     total = Count(wallets) if wallets <= WALLETS else Count(max(estimate, wallets, migrated), exact=False)
@@ -84,7 +87,8 @@ def user_counts(using: str) -> UserCounts:
     failed, skipped, rolled_back = (Count(min(count.users, left), count.exact or not left) for count in decided)
     exact = total.exact and all(count.exact for count in decided)
     others = sum(count.users for count in (failed, skipped, rolled_back))
-    return UserCounts(total, Count(migrated), Count(max(0, left - others), exact), failed, skipped, rolled_back)
+    pending = Count(max(0, left - others), exact)
+    return UserCounts(total, Count(migrated), pending, failed, skipped, rolled_back, bool(open_runs))
 
 
 def _sql(vendor: str) -> str:
@@ -105,9 +109,10 @@ def _sql(vendor: str) -> str:
         for name in ("migrated", "rolled_back")
     )
     values: dict[str, Any] = {"records": RECORDS}
+    is_open = ", ".join(f"'{status}'" for status in OPEN_STATUSES)
     return (
         f"WITH {','.join(_LATEST.format(status=status, **values) for status in _STATUSES)}\n"
         f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM wishes_wallet LIMIT {WALLETS + 1}) AS counted),\n"
-        f"({estimate}),{sums},"
+        f"({estimate}),\n(SELECT COUNT(*) FROM mana_migration_migrationrun WHERE status IN ({is_open})),{sums},"
         f"{','.join(_DECIDED.format(status=status) for status in _STATUSES)}"
     )

@@ -22,6 +22,9 @@ from mana_migration.views import frame
 #: The permission that every page needs.
 VIEW: Final = "mana_migration.view_migrationrun"
 
+#: Seconds between two polls of the status header while a run is open.
+COUNTS_POLL_SECONDS: Final = 10
+
 #: What a refusal is called, by its HTTP status.
 _REFUSALS: Final = {
     403: gettext_lazy("Not allowed"),
@@ -97,6 +100,7 @@ def render(
         "alias_query": "" if alias == DEFAULT_DB_ALIAS else f"?{urlencode({'database': alias})}",
         "alias_more": "" if alias == DEFAULT_DB_ALIAS else f"&{urlencode({'database': alias})}",
         "counts": SimpleLazyObject(lambda: user_counts(alias)),  # not every template shows it
+        "counts_poll_seconds": COUNTS_POLL_SECONDS,
     }
     return TemplateResponse(request, f"mana_migration/{template}", page | context, status=status, headers=headers)
 

@@ -94,9 +94,22 @@ def overview(request: HttpRequest) -> HttpResponseBase:
             "first_query": _query(request),
             "run": open_run,
             "seen": seen,
+            "poll_seconds": POLL_SECONDS,
             **_headline(seen, using),
         },
     )
+
+
+@staff_only()
+def counts_fragment(request: HttpRequest) -> HttpResponseBase:
+    """Return the status header, which is polled while a run is open."""
+    using = alias_of(request)
+    run = _open_run(using, elsewhere=True)
+    seen = None
+    if run is not None:
+        with read_only_snapshot(using):
+            seen = snapshot_of(run, using)
+    return render(request, "_counts.html", {"seen": seen})
 
 
 def _open_run(using: str, elsewhere: object) -> MigrationRun | None:

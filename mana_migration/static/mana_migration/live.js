@@ -1,5 +1,5 @@
-// What a polled page loses when it is replaced: which tables were open, and what is selected. Whether the site answers
-// at all. And copying a text.
+// What a polled page loses when it is replaced: which tables were open, what is selected or focused. Whether the site
+// answers at all. And copying a text.
 "use strict";
 
 let open = [];
@@ -11,9 +11,10 @@ function isSelecting(target) {
 
 document.addEventListener("htmx:beforeSwap", (event) => {
   const target = event.detail.target;
-  if (target.id !== "live") return;
-  if (isSelecting(target)) event.detail.shouldSwap = false; // the next poll brings the figures
-  open = [...target.querySelectorAll("details[open]")].map((details) => details.id);
+  const isFocused = target.id === "counts" && target.contains(document.activeElement);
+  const isUsed = isFocused || (target.id !== "preview" && isSelecting(target));
+  if (isUsed) event.detail.shouldSwap = false; // the next poll brings the figures
+  if (target.id === "live") open = [...target.querySelectorAll("details[open]")].map((details) => details.id);
 });
 
 document.addEventListener("htmx:afterSwap", () => {

@@ -39,6 +39,7 @@ ROLES = (
 #: Page: the permission it wants beside the view permission ("" for none), and the methods it answers to.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "overview": ("", ("GET", "HEAD")),
+    "counts": ("", ("GET", "HEAD")),
     "run": ("", ("GET", "HEAD")),
     "run_fragment": ("", ("GET", "HEAD")),
     "report": ("", ("GET", "HEAD", "POST")),
@@ -105,6 +106,7 @@ def address(page: str, village: Village, user: object) -> str:
     """Return where a page is."""
     arguments: dict[str, list[object]] = {
         "overview": [],
+        "counts": [],
         "users": [],
         "whole": [],
         "start": [],
