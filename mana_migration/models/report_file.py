@@ -12,9 +12,16 @@ from wishes.moments import MomentField
 
 
 class ReportFile(models.Model):
-    """A report of a run that a page asks for: the request, and its file in the report folder once it is made."""
+    """A report that a page asks for, of a run or the whole migration: the request, then its file in the folder."""
 
-    run = models.ForeignKey(MigrationRun, verbose_name=_("run"), on_delete=models.PROTECT, related_name="report_files")
+    run = models.ForeignKey(
+        MigrationRun,
+        verbose_name=_("run"),
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="report_files",
+        help_text=_("Empty: the whole migration."),
+    )
     kind = models.CharField(
         verbose_name=_("kind"), max_length=12, help_text=_("html, json, csv, xlsx, or summary.csv.")
     )
@@ -43,4 +50,9 @@ class ReportFile(models.Model):
         indexes = (models.Index(fields=["run", "kind"], name="mana_migration_report_of_run"),)
 
     def __str__(self) -> str:
-        return f"{self.kind} report of run {self.run_id} ({self.get_status_display().lower()})"
+        return f"{self.description} ({self.kind}, {self.get_status_display().lower()})"
+
+    @property
+    def description(self) -> str:
+        """Return what it is a report of, as in a sentence."""
+        return "report of the whole migration" if self.run_id is None else f"report of run {self.run_id}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from mana_migration.reports import export
 
 if TYPE_CHECKING:
-    from mana_migration.domain.report import RunReport
+    from mana_migration.domain.report import RunReport, WholeReport
 
 #: The file beside the CSV of the users that has everything else.
 SUMMARY: Final = "summary.csv"
@@ -21,7 +21,7 @@ def content_type(kind: str) -> str:
     return export.CONTENT_TYPES[kind.rpartition(".")[2]]
 
 
-def write(report: RunReport, kind: str, stream: BinaryIO) -> None:
+def write(report: RunReport | WholeReport, kind: str, stream: BinaryIO) -> None:
     """Write a report of this kind to a stream."""
     if kind == SUMMARY:
         import_module("mana_migration.reports.report_csv").write_summary(report, stream)

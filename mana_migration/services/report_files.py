@@ -23,11 +23,11 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from mana_migration import conf
-from mana_migration.domain.report import RunReport
+from mana_migration.domain.report import RunReport, WholeReport
 from mana_migration.engine import sessions
 from mana_migration.errors import MigrationError
 from mana_migration.files import new_file
-from mana_migration.models import ReportFile
+from mana_migration.models import MigrationRun, ReportFile
 from mana_migration.services import logs, reporting, runs
 from mana_migration.services.context import StopFlag, ignore
 from mana_migration.states import ReportStatus
@@ -41,30 +41,31 @@ BEAT, SILENT = 5.0, timedelta(seconds=60)
 #: Seconds between two polls for reports to make.
 POLL_SECONDS: Final = 2.0
 
-Write = Callable[[RunReport, str, BinaryIO], None]
+Write = Callable[[RunReport | WholeReport, str, BinaryIO], None]
 """Writes a report of a kind to a stream."""
 
 _PENDING: Final = (ReportStatus.WANTED, ReportStatus.MAKING)
 
 
-def ask(run_id: int, kind: str, *, actor: str, again: bool = False, using: str = "default") -> ReportFile:
-    """Ask for a report of a run; where it is asked for already, return that request.
+def ask(run_id: int | None, kind: str, *, actor: str, again: bool = False, using: str = "default") -> ReportFile:
+    """Ask for a report of a run, or without one of the whole migration; where it is asked for, return that request.
 
     ``again``: check the run again for it.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
-    run = runs.get_run(run_id, using=using)
     with transaction.atomic(using=using):
-        runs.lock_run(run.pk, using)
+        run = None if run_id is None else runs.lock_run(run_id, using)
+        if run is None:
+            MigrationRun.objects.using(using).locked().first()  # so that two who ask at once get the same
         before = latest(run_id, kind, using=using)
         if before is not None and before.status in _PENDING:
             return before
         return ReportFile.objects.using(using).create(run=run, kind=kind, actor=actor, again=again)
 
 
-def latest(run_id: int, kind: str, *, using: str = "default") -> ReportFile | None:
+def latest(run_id: int | None, kind: str, *, using: str = "default") -> ReportFile | None:
     """Return the latest request of a report that is kept; None where there is none."""
     since = runs.database_now(using) - KEPT
     files = ReportFile.objects.using(using).filter(run_id=run_id, kind=kind, created_at__gt=since)
@@ -86,7 +87,7 @@ def make_next(write: Write, using: str = "default") -> ReportFile | None:
     if file is None:
         return None
     written, status, reason, name = _Counted(), ReportStatus.READY, "", ""
-    with sessions.named(f"report of run {file.run_id}"), _signs_of_life(file.pk, written, using):
+    with sessions.named(file.description), _signs_of_life(file.pk, written, using):
         try:
             name = _make(file, write, written, using)
         except Exception as error:  # it would end the thread, and the page would wait for ever
@@ -110,7 +111,7 @@ def work(stop: StopFlag, write: Write, *, using: str, notice: Callable[[str], No
         if made is None:
             stop.wait(POLL_SECONDS)
         else:
-            notice(f"report of run {made.run_id} ({made.kind}): {made.get_status_display().lower()}")
+            notice(f"{made.description} ({made.kind}): {made.get_status_display().lower()}")
 
 
 @contextmanager
@@ -147,10 +148,22 @@ def _claim(using: str) -> ReportFile | None:
 
 
 def _make(file: ReportFile, write: Write, written: _Counted, using: str) -> str:
-    path = conf.report_dir() / f"page-report-run{file.run_id}-{secrets.token_hex(6)}.{file.kind}"
-    with reporting.run_report(using, file.run_id, again=file.again) as report, new_file(path, make_folder=True) as out:
+    subject = "all" if file.run_id is None else f"run{file.run_id}"
+    path = conf.report_dir() / f"page-report-{subject}-{secrets.token_hex(6)}.{file.kind}"
+    with _report(file, using) as report, new_file(path, make_folder=True) as out:
         write(report, file.kind, written.into(out))
     return path.name
+
+
+@contextmanager
+def _report(file: ReportFile, using: str) -> Iterator[RunReport | WholeReport]:
+    """Open what the file is a report of."""
+    if file.run_id is None:
+        with reporting.whole_report_to_come(using) as found:
+            yield found.whole()
+    else:
+        with reporting.run_report(using, file.run_id, again=file.again) as report:
+            yield report
 
 
 def _remove_expired(using: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from django.contrib import messages
 from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
@@ -23,7 +23,7 @@ from mana_migration.services.executors import background
 from mana_migration.services.reporting import run_report, whole_report_to_come
 from mana_migration.states import ReportStatus
 from mana_migration.views.access import ACT, staff_only
-from mana_migration.views.page import alias_of, render, snapshot_or_404
+from mana_migration.views.page import address, alias_of, render, snapshot_or_404
 
 #: Users up to which a report is made inside a request; chosen, not measured.  A spreadsheet takes ten times as long.
 IN_REQUEST: Final = 20_000
@@ -54,15 +54,14 @@ def download(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
     return _report(request, run_id, kind, attached=True)
 
 
-@staff_only()
+@staff_only(methods=ACT)
 def whole(request: HttpRequest) -> HttpResponseBase:
-    """Show the report of the whole migration: one page that is read, printed and signed the morning after."""
+    """Show the report of the whole migration, which is signed the morning after; by POST ask for a large site's."""
     using = alias_of(request)
-    command = "python manage.py monitor_migration --report --all --export html"
-    total = user_counts(using).total
-    if total.users > IN_REQUEST:
-        context = {"title": _("The whole migration"), "users": total.users, "command": for_database(command, using)}
-        return render(request, "whole.html", context)
+    users = user_counts(using).total.users
+    if users > IN_REQUEST:
+        title, back = _("The whole migration"), address(request, "overview")
+        return _made_by_a_worker(request, None, HTML, {"title": title, "users": users, "back": back})
 
     def write(stream: BinaryIO) -> None:
         with whole_report_to_come(using) as found:
@@ -76,7 +75,7 @@ def in_request(kind: str) -> int:
     return IN_REQUEST_XLSX if kind == "xlsx" else IN_REQUEST
 
 
-def _ask(request: HttpRequest, run_id: int, kind: str) -> HttpResponseBase:
+def _ask(request: HttpRequest, run_id: int | None, kind: str) -> HttpResponseBase:
     actor, again = request.user.get_username()[:150], request.POST.get("again") == "on"
     try:
         background.ask_for_report(run_id, kind, actor=actor, again=again, using=alias_of(request))
@@ -95,9 +94,19 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
                 downloads.write(found, kind, stream)
 
         return _served(_written(write), kind, name)
+    title, back = _("Report of run {run}").format(run=seen.run), address(request, "run", seen.run)
+    context = {"title": title, "users": seen.totals.selected, "back": back}
+    return _made_by_a_worker(request, seen.run, kind, context, name)
+
+
+def _made_by_a_worker(
+    request: HttpRequest, run_id: int | None, kind: str, context: dict[str, Any], name: str | None = None
+) -> HttpResponseBase:
+    """Ask for a large report, show that it is being made, or serve it; ``name``: of the file to download."""
+    using = alias_of(request)
     if request.method == "POST":
         return _ask(request, run_id, kind)
-    file = report_files.latest(seen.run, kind, using=alias_of(request))
+    file = report_files.latest(run_id, kind, using=using)
     if file is not None and file.status == ReportStatus.READY and request.GET.get("file") == str(file.pk):
         try:
             stream = report_files.path_of(file).open("rb")
@@ -105,17 +114,16 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
             raise Http404(_("The file is not in the report folder of this machine.")) from error
         return _served(stream, kind, name)
     waited = 0.0 if file is None else (datetime.now(UTC) - file.created_at).total_seconds()
-    context = {
-        "title": _("Report of run {run}").format(run=seen.run),
-        "seen": seen,
+    context |= {
+        "run": run_id,
         "kind": kind,
         "file": file,
         "waiting": file is not None and file.status in (ReportStatus.WANTED, ReportStatus.MAKING),
         "ready": file is not None and file.status == ReportStatus.READY,
         "failed": file is not None and file.status == ReportStatus.FAILED,
-        "attached": attached,
+        "attached": name is not None,
         "poll_seconds": POLL_SECONDS,
-        "worker_command": background.worker_command(alias_of(request)),
+        "worker_command": background.worker_command(using),
         "no_worker": file is not None and file.status == ReportStatus.WANTED and waited >= WORKER_EXPECTED,
     }
     return render(request, "report_file.html", context)

@@ -74,8 +74,8 @@ def _requested(request: RunRequest, granted: Approval) -> Operation:
     return Migration(MigrationOptions.from_dict(request.options, request.controls), request.reason, granted)
 
 
-def ask_for_report(run_id: int, kind: str, *, actor: str, again: bool, using: str = "default") -> ReportFile:
-    """Ask a worker for a report of a run; ``again``: check the run again for it.
+def ask_for_report(run_id: int | None, kind: str, *, actor: str, again: bool, using: str = "default") -> ReportFile:
+    """Ask a worker for a report of a run, None for the whole migration; ``again``: check the run again for it.
 
     Raises:
         RunNotFoundError: there is no such run.

@@ -45,7 +45,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "report": ("", ("GET", "HEAD", "POST")),
     "download": ("export_report", ("GET", "HEAD", "POST")),
     "users": ("", ("GET", "HEAD", "POST")),
-    "whole": ("", ("GET", "HEAD")),
+    "whole": ("", ("GET", "HEAD", "POST")),
     "user": ("", ("GET", "HEAD")),
     "start": ("start_run", ("GET", "HEAD", "POST")),
     "pause": ("pause_run", ("GET", "HEAD", "POST")),

@@ -166,10 +166,20 @@ def test_the_whole_migration_is_one_page_linked_from_the_header(sign_in: SignIn)
     assert f"{history.totals.mana:,}" in page
 
 
-def test_the_whole_migration_of_a_large_site_is_made_in_a_terminal(
-    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+def test_the_whole_migration_of_a_large_site_is_made_by_a_worker(
+    large: int, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_history()
     monkeypatch.setattr(reports, "IN_REQUEST", 1)
-    page = sign_in().get(url("whole")).content.decode()
-    assert "python manage.py monitor_migration --report --all --export html" in page
+    client, address = sign_in(), url("whole")
+    assert "Make the report" in client.get(address).content.decode()
+    assert client.post(address).headers["Location"] == address
+    assert "A worker process makes the report of the whole migration." in client.get(address).content.decode()
+    assert report_files.ask(None, "html", actor="sven").actor == "staff"  # it is asked for once
+    made = report_files.make_next(downloads.write)
+    assert made is not None
+    assert (made.run_id, made.status) == (None, "ready")
+    assert f"file={made.pk}" in client.get(address).content.decode()
+    response = client.get(f"{address}?file={made.pk}")
+    assert response.headers["Content-Security-Policy"].startswith(report_html.content_security_policy())
+    assert b"The whole migration" in read_file(response)
+    assert "Make the report" in client.get(url("report", large)).content.decode()  # a run's is another one

@@ -1,0 +1,27 @@
+"""A page can ask for a report of the whole migration too."""
+
+from __future__ import annotations
+
+import django.db.models.deletion
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("mana_migration", "0015_approval"),
+    ]
+
+    operations = [
+        migrations.AlterField(
+            model_name="reportfile",
+            name="run",
+            field=models.ForeignKey(
+                help_text="Empty: the whole migration.",
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="report_files",
+                to="mana_migration.migrationrun",
+                verbose_name="run",
+            ),
+        ),
+    ]
