@@ -29,6 +29,7 @@ urlpatterns = [
     path("requests/<int:request_id>/decline", requests.decline, name="decline"),
     path("requests/<int:request_id>/withdraw", requests.withdraw, name="withdraw"),
     path("whole", reports.whole, name="whole"),
+    path("statistics", reports.statistics, name="statistics"),
     path("users/", pages.user_search, name="users"),
     path("users/<path:key>/rollback", actions.roll_back_user, name="rollback_user"),
     path("users/<path:key>/", pages.user_page, name="user"),

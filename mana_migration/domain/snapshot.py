@@ -128,6 +128,12 @@ class RunSnapshot:
     splits: Splits = field(default_factory=Splits)
 
     @property
+    def window_is_over(self) -> bool:
+        """Say whether the run is open and has a window that has ended."""
+        until = str(self.controls.get("until", "")) if self.is_open else ""
+        return bool(until) and datetime.fromisoformat(until) <= self.taken_at
+
+    @property
     def mana_by_colour(self) -> dict[str, int]:
         """Return what each colour's wishes are worth at the run's rates, in mana; empty for a rollback."""
         return {colour: getattr(self.totals, colour) * rate for colour, rate in self.rates.items()}

@@ -1,4 +1,4 @@
-"""A page can ask for a report of the whole migration too."""
+"""A page can ask for a report of the whole migration, and for the statistics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterField(
+            model_name="reportfile",
+            name="kind",
+            field=models.CharField(
+                help_text="html, json, csv, xlsx, summary.csv, or statistics.", max_length=12, verbose_name="kind"
+            ),
+        ),
         migrations.AlterField(
             model_name="reportfile",
             name="run",

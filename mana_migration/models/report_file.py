@@ -23,7 +23,7 @@ class ReportFile(models.Model):
         help_text=_("Empty: the whole migration."),
     )
     kind = models.CharField(
-        verbose_name=_("kind"), max_length=12, help_text=_("html, json, csv, xlsx, or summary.csv.")
+        verbose_name=_("kind"), max_length=12, help_text=_("html, json, csv, xlsx, summary.csv, or statistics.")
     )
     again = models.BooleanField(verbose_name=_("again"), default=False, help_text=_("The run is checked again for it."))
     actor = models.CharField(

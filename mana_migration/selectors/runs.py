@@ -15,6 +15,7 @@ from typing import Any, Final
 from django.db import connections
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
@@ -205,7 +206,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         worked=worked,
         recent=speed.recent_rate(seen.recent, now),
         idle=max(0.0, (now - _latest_life(run, last_progress, seen.marks)).total_seconds()) if run.is_open else None,
-        waits=run.status == RunStatus.PAUSED,
+        waits=run.status == RunStatus.PAUSED or bool(_window_over(run, now)),
         checking=run.status == RunStatus.CHECKING,
         complete=run.status in (RunStatus.CHECKING, RunStatus.COMPLETED, RunStatus.FAILED),
     )
@@ -249,7 +250,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         check=_check(seen.checked),
         batch_check=seen.batch_check,
         chain=_chain(seen),
-        standstill=_standstill(run, progress, waiting, seen.marks, left=left),
+        standstill=_standstill(run, now, progress, waiting, seen.marks, left=left),
         waiting=waiting,
         waiting_for=_waiting_for(seen.wait) if waiting else "",
         events=[event_line(event) for event in seen.events],
@@ -335,8 +336,15 @@ def _left(marks: Sequence[RunEvent], last_progress: datetime | None) -> bool:
     return last_progress is None or last_progress <= marks[-1].created_at
 
 
+def _window_over(run: MigrationRun, now: datetime) -> datetime | None:
+    """Return when the window of an open run ended; None where it has none, or has not ended."""
+    until = run.controls.get("until") if run.status == RunStatus.RUNNING else ""
+    end = datetime.fromisoformat(until) if until else None
+    return end if end is not None and end <= now else None
+
+
 def _standstill(
-    run: MigrationRun, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent], *, left: bool
+    run: MigrationRun, now: datetime, progress: speed.Progress, waiting: str, marks: Sequence[RunEvent], *, left: bool
 ) -> str:
     """Return why an open run makes no progress; empty where it does."""
     if run.status == RunStatus.PAUSED:
@@ -344,6 +352,9 @@ def _standstill(
         by = f" by {pause.actor}" if pause and pause.actor else ""
         because = f" because {pause.message}" if pause and pause.message else ""
         return f"paused{by}{because}"
+    if over := _window_over(run, now):
+        until = f"{timezone.localtime(over):%Y-%m-%d %H:%M %Z}"
+        return f"its window ended at {until}; give the same command again to resume it, or change the window"
     if left and run.status == RunStatus.RUNNING:
         return "its process was asked to end; give the same command again to resume"
     if not progress.stalled:

@@ -9,6 +9,7 @@ gives a sign of life every few seconds; what a process that died was making is m
 from __future__ import annotations
 
 import io
+import json
 import logging
 import secrets
 import threading
@@ -25,9 +26,11 @@ from django.db.models.functions import Now
 from mana_migration import conf
 from mana_migration.domain.report import RunReport, WholeReport
 from mana_migration.engine import sessions
+from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import MigrationError
 from mana_migration.files import new_file
 from mana_migration.models import MigrationRun, ReportFile
+from mana_migration.selectors.statistics import statistics
 from mana_migration.services import logs, reporting, runs
 from mana_migration.services.context import StopFlag, ignore
 from mana_migration.states import ReportStatus
@@ -43,6 +46,9 @@ POLL_SECONDS: Final = 2.0
 
 Write = Callable[[RunReport | WholeReport, str, BinaryIO], None]
 """Writes a report of a kind to a stream."""
+
+#: The figures of the whole site as JSON, made like a report because every wallet is read for them.
+STATISTICS: Final = "statistics"
 
 _PENDING: Final = (ReportStatus.WANTED, ReportStatus.MAKING)
 
@@ -150,6 +156,10 @@ def _claim(using: str) -> ReportFile | None:
 def _make(file: ReportFile, write: Write, written: _Counted, using: str) -> str:
     subject = "all" if file.run_id is None else f"run{file.run_id}"
     path = conf.report_dir() / f"page-report-{subject}-{secrets.token_hex(6)}.{file.kind}"
+    if file.kind == STATISTICS:
+        with read_only_snapshot(using), new_file(path, make_folder=True) as out:
+            written.into(out).write(json.dumps(statistics(using).as_dict()).encode())
+        return path.name
     with _report(file, using) as report, new_file(path, make_folder=True) as out:
         write(report, file.kind, written.into(out))
     return path.name

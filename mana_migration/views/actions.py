@@ -40,6 +40,7 @@ from mana_migration.views import requests
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of
 from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask, context_of
+from mana_migration.views.words import read_window, window_end
 
 
 def _run(request: HttpRequest, run_id: int) -> MigrationRun:
@@ -136,7 +137,14 @@ def _ask_about(
     def prepare(values: Values) -> Mapping[str, Any]:
         check()
         totals = totals_of([run], using=alias_of(request))[run.pk]
-        return {"run": run, "totals": totals, "action": action, "controls": Controls.from_dict(run.controls)}
+        controls = run.controls_in_force
+        return {
+            "run": run,
+            "totals": totals,
+            "action": action,
+            "controls": controls,
+            "window": window_end(controls.until),
+        }
 
     return ask(
         request,
@@ -194,6 +202,12 @@ def send_again(request: HttpRequest, run_id: int) -> HttpResponseBase:
 _SETTINGS: Final = ("batch_size", "delay", "error_threshold")
 
 
+def _controls(values: Values) -> dict[str, str]:
+    """Return the settings that are filled in."""
+    given = {name: values[name].strip() for name in _SETTINGS if values.get(name, "").strip()}
+    return given | ({"until": read_window(values["until"].strip())} if values.get("until", "").strip() else {})
+
+
 @staff_only("mana_migration.change_migrationrun", methods=ACT)
 def settings(request: HttpRequest, run_id: int) -> HttpResponseBase:
     """Change the batch size, delay or error threshold of an open run."""
@@ -206,7 +220,7 @@ def settings(request: HttpRequest, run_id: int) -> HttpResponseBase:
             raise RefusedError(_("Run {run} is closed: its settings cannot be changed any more.").format(run=run.pk))
 
     def perform(values: Values, reason: str) -> Outcome:
-        asked = {name: values[name].strip() for name in _SETTINGS if values.get(name, "").strip()}
+        asked = _controls(values) | ({"until": ""} if values.get("no_window") == "on" else {})
         after = runs.change_controls(run.pk, asked, actor=actor_of(request), reason=reason, using=using)
         if after == before:
             sentence = _("The settings of run {run} were like this already.").format(run=run.pk)
@@ -276,14 +290,13 @@ def start(request: HttpRequest) -> HttpResponseBase:
 
 
 def _options(values: Values) -> MigrationOptions:
-    given = {name: values[name].strip() for name in _SETTINGS if values.get(name, "").strip()}
     return MigrationOptions(
         limit=_limit(values.get("limit", "")),
         cohort=parse_cohort(values["cohort"]) if values.get("cohort", "").strip() else None,
         skip_invalid=values.get("skip_invalid") == "on",
         auto_fix=values.get("auto_fix") == "on",
         retry_failed=values.get("retry_failed") == "on",
-        controls=Controls.from_dict(given),
+        controls=Controls.from_dict(_controls(values)),
     )
 
 

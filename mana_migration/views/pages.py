@@ -274,7 +274,7 @@ def _headline(seen: RunSnapshot | None, using: str) -> dict[str, Any]:
     """Say how far the run is, whether a process seems to work on it, and how to start a worker if not."""
     if seen is None:
         return {"share_percent": None, "no_worker": False}
-    waits = seen.status == RunStatus.PAUSED or (bool(seen.waiting) and not seen.progress.stalled)
+    waits = seen.status == RunStatus.PAUSED or seen.window_is_over or (bool(seen.waiting) and not seen.progress.stalled)
     works = not seen.is_open or waits or not background.looks_idle(seen.progress.idle)
     share = seen.progress.share
     return {

@@ -5,6 +5,7 @@ A small run's is made in the request.  That of a larger one is asked for, made b
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,8 +16,12 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase, Ht
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import MigrationError, for_database
+from mana_migration.models import ReportFile
 from mana_migration.reports import downloads, export, report_html
+from mana_migration.reports.formatting import number
+from mana_migration.selectors.statistics import statistics as site_statistics
 from mana_migration.selectors.user_counts import user_counts
 from mana_migration.services import report_files
 from mana_migration.services.executors import background
@@ -60,14 +65,52 @@ def whole(request: HttpRequest) -> HttpResponseBase:
     using = alias_of(request)
     users = user_counts(using).total.users
     if users > IN_REQUEST:
-        title, back = _("The whole migration"), address(request, "overview")
-        return _made_by_a_worker(request, None, HTML, {"title": title, "users": users, "back": back})
+        context = {
+            "title": _("The whole migration"),
+            "back": address(request, "overview"),
+            "being_made": _("A worker process makes the report of the whole migration."),
+            "to_be_made": _about(users),
+        }
+        return _made_by_a_worker(request, None, HTML, context)
 
     def write(stream: BinaryIO) -> None:
         with whole_report_to_come(using) as found:
             report_html.write(found.whole(), stream)
 
     return _served(_written(write), HTML)
+
+
+@staff_only(methods=ACT)
+def statistics(request: HttpRequest) -> HttpResponseBase:
+    """Show the figures of the whole site; by POST have those of a large site counted by a worker process."""
+    using = alias_of(request)
+    users, context = user_counts(using).total.users, {"title": _("Statistics"), "back": address(request, "overview")}
+    if users <= IN_REQUEST:
+        with read_only_snapshot(using):
+            figures = site_statistics(using).as_dict()
+        return render(
+            request, "statistics.html", context | _shown(figures) | {"at": timezone.now(), "counted_now": True}
+        )
+    file = report_files.latest(None, report_files.STATISTICS, using=using)
+    if request.method != "POST" and file is not None and file.status == ReportStatus.READY:
+        with _opened(file) as stream:
+            figures = json.load(stream)
+        return render(request, "statistics.html", context | _shown(figures) | {"at": file.touched_at})
+    context |= {
+        "being_made": _("A worker process reads every wallet for these figures."),
+        "to_be_made": _about(users),
+    }
+    return _made_by_a_worker(request, None, report_files.STATISTICS, context)
+
+
+def _shown(figures: dict[str, Any]) -> dict[str, Any]:
+    latest = [one | {"at": datetime.fromisoformat(one["at"])} for one in figures["latest"]]
+    return {"figures": figures, "latest": latest}
+
+
+def _about(users: int) -> str:
+    sentence = _("The database has about {users} users: a worker process does this, so that no page has to wait.")
+    return sentence.format(users=number(users))
 
 
 def in_request(kind: str) -> int:
@@ -95,7 +138,14 @@ def _report(request: HttpRequest, run_id: int, kind: str, *, attached: bool) -> 
 
         return _served(_written(write), kind, name)
     title, back = _("Report of run {run}").format(run=seen.run), address(request, "run", seen.run)
-    context = {"title": title, "users": seen.totals.selected, "back": back}
+    context = {
+        "title": title,
+        "back": back,
+        "being_made": _("A worker process makes the {kind} report of run {run}.").format(kind=kind, run=seen.run),
+        "to_be_made": _(
+            "Run {run} has {users} users. A worker process makes its report, so that no page has to wait."
+        ).format(run=seen.run, users=number(seen.totals.selected)),
+    }
     return _made_by_a_worker(request, seen.run, kind, context, name)
 
 
@@ -108,11 +158,7 @@ def _made_by_a_worker(
         return _ask(request, run_id, kind)
     file = report_files.latest(run_id, kind, using=using)
     if file is not None and file.status == ReportStatus.READY and request.GET.get("file") == str(file.pk):
-        try:
-            stream = report_files.path_of(file).open("rb")
-        except FileNotFoundError as error:
-            raise Http404(_("The file is not in the report folder of this machine.")) from error
-        return _served(stream, kind, name)
+        return _served(_opened(file), kind, name)
     waited = 0.0 if file is None else (datetime.now(UTC) - file.created_at).total_seconds()
     context |= {
         "run": run_id,
@@ -127,6 +173,13 @@ def _made_by_a_worker(
         "no_worker": file is not None and file.status == ReportStatus.WANTED and waited >= WORKER_EXPECTED,
     }
     return render(request, "report_file.html", context)
+
+
+def _opened(file: ReportFile) -> BinaryIO:
+    try:
+        return report_files.path_of(file).open("rb")
+    except FileNotFoundError as error:
+        raise Http404(_("The file is not in the report folder of this machine.")) from error
 
 
 def _served(stream: BinaryIO, kind: str, name: str | None = None) -> FileResponse:

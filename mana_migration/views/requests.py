@@ -21,7 +21,7 @@ from mana_migration.states import RequestStatus, RunKind
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of, render
 from mana_migration.views.questions import Outcome, Question, RefusedError, Values, actor_of, ask, context_of
-from mana_migration.views.words import option_words, setting_words
+from mana_migration.views.words import option_words, setting_words, window_end
 
 #: The figures of a preview, in their order.
 _FIGURES: Final = {
@@ -57,6 +57,8 @@ class Preview:
 
 def preview_of(options: MigrationOptions | RollbackOptions, *, using: str) -> Preview:
     """Say what a mass run would do now."""
+    if options.controls.window_is_over():
+        return Preview({}, _("Its window ended at {until}.").format(until=window_end(options.controls.until)))
     if isinstance(options, RollbackOptions):
         reversal = dry_run.forecast_rollback(options, using=using)
         names, totals, blocked = (

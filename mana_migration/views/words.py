@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from mana_migration.domain.options import parse_until
 from mana_migration.domain.pacing import AUTO
 from mana_migration.domain.snapshot import RunSnapshot
+from mana_migration.errors import UsageError
 from mana_migration.reports.formatting import number
 from mana_migration.states import RunStatus
+from wishes.html import plain_moment
 
 
 def shown_status(seen: RunSnapshot) -> tuple[str, str]:
@@ -56,4 +62,29 @@ def setting_words(controls: Mapping[str, Any], *, rollback: bool) -> list[str]:
         found.append(_("delay auto") if delay == AUTO else _("delay {seconds} s").format(seconds=f"{float(delay):g}"))
     if "error_threshold" in controls and not rollback:
         found.append(_("error threshold {percent} %").format(percent=controls["error_threshold"]))
+    if controls.get("until"):
+        found.append(_("window until {until}").format(until=window_end(controls["until"])))
     return found
+
+
+def window_end(until: str) -> str:
+    """Return the end of a window, which is kept as an ISO date-time, in the current time zone."""
+    return plain_moment(datetime.fromisoformat(until)) if until else ""
+
+
+def read_window(text: str) -> str:
+    """Return the end of a window from what a form sends: a local date and time.
+
+    Raises:
+        UsageError: it is none, or is over.
+    """
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise UsageError(_("End of the window {value}: give a date and a time.").format(value=repr(text[:40])))
+    moment = timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    if moment <= timezone.now().astimezone(UTC):
+        raise UsageError(_("The window would be over already: it ends at {until}.").format(until=plain_moment(moment)))
+    return parse_until(moment.isoformat())

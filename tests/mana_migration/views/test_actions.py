@@ -4,7 +4,7 @@ import html
 import json
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -547,3 +547,43 @@ def _tables() -> dict[str, list[Any]]:
                 cursor.execute(f"SELECT * FROM {table}")
                 rows[table] = sorted(map(repr, cursor.fetchall()))
     return rows
+
+
+def local(**ahead: float) -> str:
+    """Return a local time from now as a form sends it."""
+    return f"{timezone.localtime() + timedelta(**ahead):%Y-%m-%dT%H:%M}"
+
+
+def test_a_run_is_started_with_a_window_that_can_be_moved_and_removed(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1)] * 3)
+    client, end = sign_in("start_run", "change_migrationrun"), local(hours=2)
+    confirm(client, url("start"), until=end)
+    run = MigrationRun.objects.get()
+    assert timezone.localtime(datetime.fromisoformat(run.controls["until"])).isoformat()[:16] == end
+    assert f"window until {end.replace('T', ' ')}:00" in text_of(client.get(url("run", run.pk)))
+    confirm(client, url("settings", run.pk), until=local(hours=3))
+    run.refresh_from_db()
+    assert run.controls["until"] > (timezone.now() + timedelta(hours=2.5)).isoformat()
+    assert "No window: the present one ends at" in text_of(client.get(url("settings", run.pk)))
+    confirm(client, url("settings", run.pk), no_window="on")
+    run.refresh_from_db()
+    assert "until" not in run.controls
+
+
+@pytest.mark.parametrize(
+    ("until", "why"), [("soon", "give a date and a time"), ("2020-01-01T05:00", "would be over already")]
+)
+def test_a_window_that_cannot_be_meant_is_refused(until: str, why: str, sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1)])
+    response = sign_in("start_run").post(url("start"), {"preview": "1", "until": until})
+    assert response.status_code == 400
+    assert why in text_of(response)
+
+
+def test_a_run_whose_window_is_over_says_so_and_asks_for_no_worker(sign_in: SignIn) -> None:
+    ago = timezone.now() - timedelta(minutes=5)
+    run = make_run(status=RunStatus.RUNNING, created_at=ago, controls={"until": ago.isoformat()})
+    page = text_of(sign_in().get(url("run", run.pk)))
+    assert "Its window ended at" in page
+    assert "Remaining window over the run stays open" in page
+    assert "No worker process seems" not in page

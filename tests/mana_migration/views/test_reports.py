@@ -16,7 +16,8 @@ from mana_migration.reports import downloads, report_html
 from mana_migration.services import report_files, runs
 from mana_migration.views import reports
 from tests.mana_migration.history import make_history
-from tests.mana_migration.stories import read_file, url
+from tests.mana_migration.stories import Village, read_file, url
+from tests.mana_migration.views.test_actions import text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -181,5 +182,43 @@ def test_the_whole_migration_of_a_large_site_is_made_by_a_worker(
     assert f"file={made.pk}" in client.get(address).content.decode()
     response = client.get(f"{address}?file={made.pk}")
     assert response.headers["Content-Security-Policy"].startswith(report_html.content_security_policy())
-    assert b"The whole migration" in read_file(response)
+    assert b"Who did what" in read_file(response)
     assert "Make the report" in client.get(url("report", large)).content.decode()  # a run's is another one
+
+
+def test_statistics_have_the_meanings_of_the_old_scripts(sign_in: SignIn) -> None:
+    village = Village()
+    village.migrated("anna", spent=230)
+    village.migrated("ben")
+    village.failed("dora")
+    village.pending("emil")
+    page = text_of(sign_in().get(url("statistics")))
+    for words in (
+        "Users 4 with a wallet",
+        "Migrated 2 50 %",
+        "Not migrated 2 of them 1 failed, 0 skipped, 0 rolled back",
+        "Mana in the system 2,230",
+        "Average mana 1,115 of a migrated user",
+        "Largest 1,230",
+        "Smallest 1,000",
+        "Wishes left -2 green, 2 blue, 1 red",
+        "Negative balances 1",
+        f"Run {village.run.pk} 1,230",
+    ):
+        assert words in page, words
+
+
+def test_statistics_of_a_large_site_are_counted_by_a_worker(
+    large: int, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "IN_REQUEST", 1)
+    client, address = sign_in(), url("statistics")
+    assert "Make the report" in client.get(address).content.decode()
+    client.post(address)
+    assert "A worker process reads every wallet" in client.get(address).content.decode()
+    assert report_files.make_next(downloads.write) is not None
+    page = text_of(client.get(address))
+    assert "Mana in the system" in page
+    assert "Count again" in page
+    client.post(address)
+    assert report_files.make_next(downloads.write) is not None
