@@ -182,7 +182,7 @@ def test_the_whole_migration_of_a_large_site_is_made_by_a_worker(
     assert f"file={made.pk}" in client.get(address).content.decode()
     response = client.get(f"{address}?file={made.pk}")
     assert response.headers["Content-Security-Policy"].startswith(report_html.content_security_policy())
-    assert b"Who did what" in read_file(response)
+    assert b"Users by outcome" in read_file(response)
     assert "Make the report" in client.get(url("report", large)).content.decode()  # a run's is another one
 
 

@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("mana_migration", "0015_approval"),
+        ("mana_migration", "0016_event_links"),
     ]
 
     operations = [
