@@ -12,6 +12,7 @@ from django.utils import timezone
 from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NONE_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions
+from mana_migration.domain.repairs import FIXABLE
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.validation import Finding, FixReport, ValidationReport, blocking, by_check, remaining
 from mana_migration.domain.words import counted
@@ -276,9 +277,14 @@ def forecast_fixes(
 
     Nothing is written.
     """
-    select = _selection(options, rates, using)
-    fixes = autofix.fix_all(using=using, actor="", users=options.users, select=select, dry_run=True)
+    fixes = foresee_fixes(options, using=using)
     return fixes, remaining(_errors(options, rates, report, using), fixes)
+
+
+def foresee_fixes(options: MigrationOptions, *, using: str) -> FixReport:
+    """Return what auto-fix would do for the users that a run with these options selects; nothing is written."""
+    select = _selection(options, wishes_conf.rates(), using)
+    return autofix.fix_all(using=using, actor="", users=options.users, select=select, dry_run=True)
 
 
 def fix_findings(options: MigrationOptions, context: RunContext) -> FixReport:
@@ -305,12 +311,13 @@ def _refuse_findings(options: MigrationOptions, found: Mapping[str, int]) -> Non
 
 def describe_findings(options: MigrationOptions, found: Mapping[str, int]) -> str:
     """Say which findings block a run, and what to do about them."""
-    advice = "--skip-invalid leaves those users out"
-    if not options.auto_fix:
-        advice = f"--auto-fix corrects what has one right answer, {advice}"
-    return (
-        f"{blocking(sum(found.values()))} ({by_check(found)}); validate_migration --pre-migration lists them, {advice}"
-    )
+    number = sum(found.values())
+    them, those_users = ("it", "that user") if number == 1 else ("them", "those users")
+    advice = [f"validate_migration --pre-migration lists {them}"]
+    if not options.auto_fix and not set(FIXABLE).isdisjoint(found):
+        advice.append("--auto-fix corrects what has one right answer")
+    advice.append(f"--skip-invalid leaves {those_users} out")
+    return f"{blocking(number)} ({by_check(found)}); {', '.join(advice)}"
 
 
 def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.Select | None:
@@ -326,8 +333,11 @@ def _fix(context: RunContext, users: Sequence[str] = (), select: autofix.Select 
     fixes = autofix.fix_all(
         using=context.using, actor=context.actor.name, users=users, select=select, on_finding=_log_fix
     )
+    kept = "the values before and after are kept as integrity fixes"
     context.notice(
-        f"auto-fix corrected {counted(fixes.fixed, 'finding')}; the values before and after are kept as integrity fixes"
+        f"auto-fix corrected {counted(fixes.fixed, 'finding')}; {kept}"
+        if fixes.fixed
+        else "auto-fix found nothing that it could correct"
     )
     return fixes
 

@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,21 @@ class _OpenConnections:
 
     def close_all(self) -> None:
         """Leave them open."""
+
+
+class _Terminal(io.StringIO):
+    """Standard input at which someone sits."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@contextlib.contextmanager
+def answering(answer: str) -> Iterator[None]:
+    """Let commands of this process ask on a terminal, and give them this answer."""
+    with mock.patch("sys.stdin", _Terminal(f"{answer}\n")):
+        yield
 
 
 def run_command(*argv: object) -> Result:

@@ -133,11 +133,16 @@ class Command(RunCommand):
         """Show on a terminal what auto-fix would change, and ask before balances change."""
         if not asked.auto_fix or options["no_input"] or not (sys.stdin is not None and sys.stdin.isatty()):
             return
-        found = dry_run.forecast(asked, using=self.using, validate_only=True)
-        if found.blocked or found.fixes is None or not found.fixes.users:
-            return  # the run is refused before anything is fixed, or nothing is
-        question = f"Auto-fix would change {forecast_report.fixes_line(found.fixes)}. Change them?"
-        self.confirm(question, options, on_no="not confirmed: nothing was changed")
+        fixes = None
+        if not options["validate_only"]:
+            found = dry_run.forecast(asked, using=self.using, validate_only=True)
+            if found.blocked or found.goes_on_with is not None:
+                return  # the run is refused before anything is fixed, or was fixed for when it was opened
+            fixes = found.fixes
+        fixes = fixes or migration.foresee_fixes(asked, using=self.using)
+        if fixes.users:
+            question = f"Auto-fix would change {forecast_report.fixes_line(fixes)}."
+            self.confirm(question, options, on_no="not confirmed: nothing was changed")
 
     def look_ahead(self, asked: MigrationOptions, options: dict[str, Any]) -> int:
         """Show the statements that would be sent, or what would happen; fix if that alone was asked for."""

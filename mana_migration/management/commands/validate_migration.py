@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mana_migration.errors import UsageError
 from mana_migration.files import new_file
 from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
+from mana_migration.reports.forecast import fixes_line
 from mana_migration.reports.validation import JsonDocument, JsonLines, Screen, Sink
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import autofix, logs, preflight, validation
@@ -122,6 +124,7 @@ class Command(MigrationCommand):
         phase, using = asked_phase(options), options["database"]
         preflight.check(using, read_only=not options["fix"] or options["dry_run"])
         users = resolve_users(options["user_ids"], using=using)
+        self.confirm_fixes(phase, users, options)
         with ExitStack() as opened:
             sinks = self.sinks(options, opened)
 
@@ -149,6 +152,15 @@ class Command(MigrationCommand):
                 sink.end(report)
         log(report)
         return DONE if report.ok else PARTLY
+
+    def confirm_fixes(self, phase: str, users: list[str], options: dict[str, Any]) -> None:
+        """Show on a terminal what auto-fix would change, and ask before balances change."""
+        if not options["fix"] or options["dry_run"] or options["no_input"] or not sys.stdin or not sys.stdin.isatty():
+            return
+        found = fix(phase, users, lambda finding: None, {**options, "dry_run": True})
+        if found.users:
+            question = f"Auto-fix would change {fixes_line(found)}."
+            self.confirm(question, options, on_no="not confirmed: nothing was changed")
 
     def sinks(self, options: dict[str, Any], opened: ExitStack) -> list[Sink]:
         """Return where the findings go: the screen or stdout's JSON, and the file."""

@@ -8,7 +8,7 @@ from django.db import connection
 from mana_migration.models import IntegrityFix, MigrationRun
 from tests.factories import make_wallets
 from tests.mana_migration.running import migrate, refusal
-from tests.support.commands import run_command
+from tests.support.commands import answering, run_command
 from tests.support.oracle import assert_nothing_changes
 from wishes.models import Wallet
 
@@ -31,7 +31,7 @@ def test_a_refused_run_is_foretold_with_its_cost_and_changes_nothing() -> None:
     with assert_nothing_changes():
         assert head("--auto-fix") == [
             "REFUSED: 1 error-level finding blocks the run (overflow 1); "
-            "validate_migration --pre-migration lists them, --skip-invalid leaves those users out",
+            "validate_migration --pre-migration lists it, --skip-invalid leaves that user out",
             "Plan: 7 of 8 users to migrate, 1 would fail",
             "Auto-fix would change 2 users: 35 green of debt cancelled, 2,500 mana written off",
         ]
@@ -71,7 +71,41 @@ def test_validate_only_with_auto_fix_fixes_records_and_validates_again() -> None
     assert not Wallet.objects.filter(green__lt=0).exists()
     assert not Wallet.objects.filter(migrated_at__isnull=False).exists()
     Wallet.objects.filter(red__gt=0).update(red=0)
-    assert run_command("migrate_users", "--validate-only", "--auto-fix").code == 0
+    again = run_command("migrate_users", "--validate-only", "--auto-fix")
+    assert (again.code, again.out.splitlines()[0]) == (0, "auto-fix found nothing that it could correct")
+
+
+def test_a_fix_that_could_be_made_is_advised_and_no_other() -> None:
+    make_wallets([(-1, 0, 0), (-2, 0, 0)])
+    assert head(lines=1)[0].endswith(
+        "lists them, --auto-fix corrects what has one right answer, --skip-invalid leaves those users out"
+    )
+    make_wallets([OVERFLOW])
+    result = run_command("migrate_users", "--validate-only", "--auto-fix")
+    assert "--auto-fix corrects" not in result.out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--auto-fix"], ["--auto-fix", "--validate-only"], ["--auto-fix", "--user-id"]],
+    ids=["a run", "fixing alone", "one user"],
+)
+@pytest.mark.parametrize("overflow", [False, True])
+def test_on_a_terminal_auto_fix_asks_before_balances_change(options: list[str], *, overflow: bool) -> None:
+    dirty(overflow=overflow)
+    debtor = Wallet.objects.get(green__lt=0).pk
+    argv = [*options, f"pk:{debtor}"] if options[-1] == "--user-id" else options
+    with assert_nothing_changes(), answering("no"):
+        result = run_command("migrate_users", *argv)
+    assert result.code == 1
+    refused = overflow and options == ["--auto-fix"]  # the run is, so that there is nothing to ask
+    assert ("Auto-fix would change" in result.err) is not refused
+    if not refused:
+        assert "35 green of debt cancelled" in result.err
+        assert "not confirmed: nothing was changed" in result.err
+        with answering("yes"):
+            run_command("migrate_users", *argv)
+        assert IntegrityFix.objects.filter(user=debtor).exists()
 
 
 @pytest.mark.postgres

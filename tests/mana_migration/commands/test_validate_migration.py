@@ -11,7 +11,7 @@ from django.contrib.auth import get_user_model
 from mana_migration.domain.validation import CHECKS, POST, PRE, checks_of
 from mana_migration.models import IntegrityFix, MigrationRun
 from tests.factories import UserFactory, WalletFactory, make_wallets
-from tests.support.commands import Result, run_command
+from tests.support.commands import Result, answering, run_command
 from tests.support.economy import WALLETS, Economy
 from tests.support.oracle import assert_books_balance, assert_nothing_changes
 from wishes.models import Wallet
@@ -308,3 +308,14 @@ def test_usernames_appear_nowhere() -> None:
     for options in ((), ("--format", "json"), ("--all-hits",), ("--fix-issues",)):
         result = validate(*options)
         assert "canary" not in result.out + result.err
+
+
+def test_on_a_terminal_fixing_asks_before_balances_change() -> None:
+    make_wallets([(-35, 0, 0)])
+    for answer, code, fixed in (("no", 1, 0), ("yes", 0, 1)):
+        with answering(answer):
+            result = run_command("validate_migration", "--pre-migration", "--fix-issues")
+        assert (result.code, IntegrityFix.objects.count()) == (code, fixed), result
+        assert "Auto-fix would change 1 user: 35 green of debt cancelled." in result.err
+    with answering("no"):  # nothing is left to be asked about
+        assert run_command("validate_migration", "--pre-migration", "--fix-issues").err == ""
