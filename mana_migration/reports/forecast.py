@@ -67,6 +67,8 @@ def findings_lines(forecast: Forecast) -> Iterator[str]:
     errors = sum(finding.count for finding in forecast.findings if finding.severity == ERROR)
     yield f"{counted(errors, 'error-level finding')}" if errors else "no error-level finding"
     yield from _findings(forecast)
+    for sentence in forecast.warnings:
+        yield f"  warning: {sentence}"
     yield f"a run would be refused: {forecast.blocked}" if forecast.blocked else "a run would start"
 
 
@@ -78,8 +80,6 @@ def _findings(forecast: Forecast) -> Iterator[str]:
     clean = [finding.id for finding in forecast.findings if not finding.count]
     if clean:
         yield f"  nothing found by {counted(len(clean), 'check')}: {', '.join(clean)}"
-    for sentence in forecast.warnings:
-        yield f"  warning: {sentence}"
 
 
 def verdict_lines(forecast: Forecast) -> Iterator[str]:
@@ -123,6 +123,8 @@ def _has_nothing_to_do(forecast: Forecast) -> bool:
 def as_lines(forecast: Forecast) -> Iterator[str]:
     """Yield what would happen, for a terminal: the verdict first."""
     yield from verdict_lines(forecast)
+    for sentence in forecast.warnings:
+        yield f"Warning: {sentence}; --rehearse shows what it does"
     yield from summary.as_lines(_as_summary(forecast))
     rates = forecast.rates
     yield f"  rates      {rates['green']} mana a green, {rates['blue']} a blue, {rates['red']} a red wish"
@@ -133,8 +135,6 @@ def as_lines(forecast: Forecast) -> Iterator[str]:
             f"  run {forecast.goes_on_with} is rolling back run {forecast.takes_back}, whose breaker tripped: "
             "the same command resumes it and converts no user"
         )
-    elif forecast.goes_on_with is not None:
-        yield f"  run {forecast.goes_on_with} is open: the same command resumes it"
     yield "findings:"
     yield from _findings(forecast)
     if forecast.largest:

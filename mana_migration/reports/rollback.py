@@ -24,13 +24,13 @@ def forecast_json(forecast: RollbackForecast) -> dict[str, Any]:
 
 
 def forecast_lines(forecast: RollbackForecast, *, headline: str = "") -> Iterator[str]:
-    """Yield what would happen, one line per outcome, with the largest shortfalls, under a headline if given."""
+    """Yield what would happen, with the largest shortfalls: under a headline, else under the verdict of a dry run."""
     first, *others = summary.as_lines(_as_summary(forecast))
-    yield headline or first
+    yield from [headline] if headline else [_verdict(forecast), first]
     yield from others
-    if forecast.stops_run is not None:
+    if headline and forecast.stops_run is not None:
         yield f"  the open migration run {forecast.stops_run} would be stopped first"
-    if forecast.goes_on_with is not None:
+    if headline and forecast.goes_on_with is not None:
         yield f"  run {forecast.goes_on_with} is open: the same command resumes it"
     for sentence in forecast.warnings:
         yield f"  warning: {sentence}"
@@ -38,10 +38,19 @@ def forecast_lines(forecast: RollbackForecast, *, headline: str = "") -> Iterato
         yield "  largest shortfalls:"
     for record, credited, lacking in forecast.shortfalls:
         yield f"    record {record}: {credited:,} mana credited, {lacking:,} of it already spent"
+
+
+def _verdict(forecast: RollbackForecast) -> str:
+    """Say whether the rollback would start."""
     if forecast.nothing_to_do:
-        yield f"{forecast.blocked}; nothing would be changed"
-    elif forecast.blocked:
-        yield f"the rollback would be refused: {forecast.blocked}"
+        return f"NOTHING TO DO: {forecast.blocked}; the same command would change nothing"
+    if forecast.blocked:
+        return f"REFUSED: {forecast.blocked}"
+    if forecast.goes_on_with is not None:
+        return f"RESUMES: the same command resumes run {forecast.goes_on_with}"
+    if forecast.stops_run is not None:
+        return f"STARTS: the open migration run {forecast.stops_run} would be stopped first"
+    return "STARTS: nothing blocks the rollback"
 
 
 def _as_summary(forecast: RollbackForecast) -> RunSummary:

@@ -117,7 +117,7 @@ def test_a_dry_run_names_the_run_that_a_real_one_would_go_on_with_whatever_the_f
     with assert_nothing_changes():
         text = run_command("migrate_users", "--dry-run", "--limit", "20")
         told_ = told(run_command("migrate_users", "--format", "json", "--dry-run", "--limit", "20"), 3)  # that user
-    assert f"  run {open_run.pk} is open: the same command resumes it" in text.out.splitlines()
+    assert text.out.splitlines()[0] == f"RESUMES: the same command resumes run {open_run.pk}"
     assert (told_["goes_on_with"], told_["blocked"]) == (open_run.pk, "")
 
 

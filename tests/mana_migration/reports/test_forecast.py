@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,13 @@ def test_a_blocked_run_is_told_with_the_way_out_instead_of_the_next_step() -> No
 
 
 def test_an_open_run_is_told() -> None:
-    assert "run 3 is open: the same command resumes it" in lines(replace(TOLD, goes_on_with=3))
+    assert lines(replace(TOLD, goes_on_with=3)).startswith("RESUMES: the same command resumes run 3\n")
+
+
+def test_a_trigger_of_the_sites_own_is_named_below_the_verdict() -> None:
+    first, second, *_ = lines(replace(TOLD, warnings=("trigger bad is not this project's",))).splitlines()[1:]
+    assert first.startswith("Plan: ")
+    assert second == "Warning: trigger bad is not this project's; --rehearse shows what it does"
 
 
 BACK = RollbackForecast(Totals(selected=3, rolled_back=2, skipped=1, mana=20), [(41, 1230, 30)], 9, 0.1)
@@ -67,11 +74,28 @@ def test_a_rollback_is_forecast_with_shortfalls_by_record() -> None:
     found = rollback.forecast_json(BACK)
     assert found["shortfalls"] == [{"record": 41, "credited": 1230, "lacking": 30}]
     assert (found["stops_run"], found["kind"], found["dry_run"]) == (9, "rollback", True)
-    text = "\n".join(rollback.forecast_lines(BACK))
-    assert "record 41: 1,230 mana credited, 30 of it already spent" in text
-    assert "the open migration run 9 would be stopped first" in text
+    assert "record 41: 1,230 mana credited, 30 of it already spent" in "\n".join(rollback.forecast_lines(BACK))
 
 
-@pytest.mark.parametrize(("headline", "first"), [("", "dry run: nothing was written"), ("this:", "this:")])
-def test_the_first_line_of_a_forecast_can_be_another(headline: str, first: str) -> None:
-    assert next(iter(rollback.forecast_lines(BACK, headline=headline))) == first
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ({}, "STARTS: nothing blocks the rollback"),
+        ({"stops_run": 9}, "STARTS: the open migration run 9 would be stopped first"),
+        ({"goes_on_with": 4}, "RESUMES: the same command resumes run 4"),
+        ({"blocked": "run 4 is open with other options"}, "REFUSED: run 4 is open with other options"),
+        (
+            {"blocked": "nothing to roll back: no user is migrated", "nothing_to_do": True},
+            "NOTHING TO DO: nothing to roll back: no user is migrated; the same command would change nothing",
+        ),
+    ],
+)
+def test_the_verdict_on_a_rollback_comes_first(values: dict[str, Any], verdict: str) -> None:
+    found = list(rollback.forecast_lines(replace(BACK, **{"stops_run": None, **values})))
+    assert found[:2] == [verdict, "dry run: nothing was written"]
+
+
+def test_before_a_question_the_headline_takes_the_place_of_the_verdict() -> None:
+    found = list(rollback.forecast_lines(BACK, headline="this would happen:"))
+    assert found[0] == "this would happen:"
+    assert "  the open migration run 9 would be stopped first" in found
