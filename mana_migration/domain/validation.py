@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -84,6 +85,10 @@ CHECKS: Final = (
 )  # fmt: skip
 
 BY_ID: Final[Mapping[str, Check]] = {check.id: check for check in CHECKS}
+
+#: Checks of the sums over runs, ledgers and wallets, and of the chains of digests: of no user in particular.
+OF_RUNS: Final = ("value_not_conserved", "run_incomplete", "unbooked_change")
+OF_CHAINS: Final = ("digest_mismatch",)
 
 
 def checks_of(phase: str) -> tuple[Check, ...]:
@@ -197,6 +202,25 @@ class ValidationReport:
             totals=details["totals"],
             seconds=details["seconds"],
             kept_at=kept_at,
+        )
+
+    @classmethod
+    def joined(cls, phase: str, parts: Sequence[ValidationReport]) -> ValidationReport:
+        """Return what the parts of one validation found together; ``totals`` are those of its part with the sums."""
+        counts, made, totals, walk = Counter[str](), set[str](), dict[str, int](), None
+        for part in parts:
+            counts.update({check.id: check.count for check in part.checks})
+            made |= {check.id for check in part.checks}
+            walk = part.walk or walk
+            totals |= part.totals if any(check.id in OF_RUNS for check in part.checks) else {}
+        return cls(
+            phase=phase,
+            checks=tuple(
+                CheckResult(check.id, check.severity, counts[check.id]) for check in CHECKS if check.id in made
+            ),
+            totals=totals,
+            walk=walk,
+            seconds=sum(part.seconds for part in parts),
         )
 
     @property

@@ -375,18 +375,24 @@ _COLUMNS: Final = ("id", "number", "digest", "link", *LINKED_FIGURES)
 
 
 def walk(
-    using: str, *, run: int | None = None, expected: str = "", step: Callable[[str], None] = lambda what: None
+    using: str,
+    *,
+    run: int | None = None,
+    first_run: int = 0,
+    expected: str = "",
+    on_run: Callable[[int], object] = lambda run: None,
 ) -> Walk:
     """Compute the chains of all runs, or of one, anew from what the tables say now.
 
-    A run's walk ends at its first break: what hangs on it cannot be verified.  ``expected`` is
-    a head that was kept elsewhere, to be found among the links.  ``step``: called with each run that is read next.
+    A run's walk ends at its first break: what hangs on it cannot be verified.  ``first_run``: where to begin.
+    ``expected`` is a head that was kept elsewhere, to be found among the links.  ``on_run``: called with each run
+    that is read next.
     """
     found = Walk()
     runs = MigrationRun.objects.using(using).order_by("pk")
     reversed_by = origins(connections[using]) if connections[using].vendor == "postgresql" else {}
-    for each in runs if run is None else runs.filter(pk=run):
-        step(f"chain of run {each.pk}")
+    for each in runs.filter(pk__gte=first_run) if run is None else runs.filter(pk=run):
+        on_run(each.pk)
         if _walk_run(using, each, found, expected, reversed_by.get(each.pk, ())):
             _walk_events(using, each, found)
     forgotten = sum(_users_rolled_back(using, each) for each in runs if forgets(each)) if found.unseen else 0

@@ -97,6 +97,8 @@ def finding_line(finding: Finding) -> str:
 
 def _totals(report: ValidationReport) -> Iterator[str]:
     totals = report.totals
+    if not totals:
+        return
     users = f"{_counted(totals['users'], 'user')}, " if "users" in totals else ""
     yield (
         f"wallets: {users}{_counted(totals['wallets'], 'wallet')}, {totals['migrated']:,} migrated, "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
+from django.core.exceptions import ValidationError
 from django.db import connections
 from django.db.models import Count
 
@@ -17,6 +18,8 @@ from mana_migration.domain.validation import (
     BOTH,
     BY_ID,
     ERROR,
+    OF_CHAINS,
+    OF_RUNS,
     POST,
     PRE,
     SEVERITIES,
@@ -30,11 +33,13 @@ from mana_migration.domain.validation import (
 )
 from mana_migration.engine import chain, dialect, sessions
 from mana_migration.engine.integrity import wallets
-from mana_migration.engine.integrity.counting import CountPlan, Counts, Step, count, plan_count
+from mana_migration.engine.integrity.counting import CountPlan, Counts, Step, count, count_sums, plan_count
 from mana_migration.engine.integrity.findings import findings_in
 from mana_migration.engine.integrity.scope import Scope, ranges
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.engine.snapshot import read_only_snapshot
+from mana_migration.engine.users import from_text, to_text
+from mana_migration.errors import UsageError
 from mana_migration.models import IntegrityFix, MigrationRun, RunEvent
 from mana_migration.services.context import ignore
 from mana_migration.states import EventKind
@@ -44,7 +49,7 @@ from wishes.rates import Rates
 #: Findings of a check that are read unless all are wanted.
 SHOWN: Final = 20
 
-_CHAINS: Final = "digest_mismatch"
+(_CHAINS,) = OF_CHAINS
 
 
 def validate(
@@ -61,6 +66,7 @@ def validate(
     chains: bool = True,
     chain_head: str = "",
     quick_first: bool = False,
+    part: Scope | None = None,
     step: Step = ignore,
 ) -> ValidationReport:
     """Run the checks of a phase in one read-only snapshot.
@@ -79,22 +85,26 @@ def validate(
         chain_head: a head of a chain that was kept elsewhere, which must be among the links.
         quick_first: read the ledger since the run, or the latest pre-check, began; see Note [Suspicion first] in
             ``engine.integrity.quick``.
+        part: check only the users in this range of keys; checks of whole runs are left out then.
         step: called with what is read next, in words.
 
     Raises:
         RunNotFoundError: there is no such run.
     """
     begun = time.monotonic()
-    chains = chains and phase != PRE and not users
+    chains = chains and phase != PRE and not users and part is None
     checks = _checks(using, phase, run, chains=chains)
+    if part is not None:
+        checks = tuple(check for check in checks if check.id not in OF_RUNS)
     with read_only_snapshot(using):
         if not users:
             dialect.read_whole_tables(connections[using])
-        scope = Scope(users=tuple(users), run=run)
+        scope = part or Scope(users=tuple(users), run=run)
         plan = plan_count(using, connections[using], phase, scope, _terms(using, run), quick_first=quick_first)
         found = count(plan, step)
-        walk = chain.walk(using, run=run, expected=chain_head, step=step) if chains else None
-        if walk is not None:
+        walk = None
+        if chains:
+            walk = chain.walk(using, run=run, expected=chain_head, on_run=lambda number: step(f"chain of run {number}"))
             _count_breaks(found, walk)
         if on_finding is not None:
             with dialect.joined(connections[using], dialect.JOINED_BY_KEY):  # range by range
@@ -106,6 +116,101 @@ def validate(
         checks=tuple(_result(check, found.numbers.get(check.id, 0), fixes) for check in checks),
         totals=found.totals,
         baseline=found.baseline,
+        walk=walk,
+        seconds=time.monotonic() - begun,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a validation in parts continues: after the user with this key, at the sums, or at the chain of a run."""
+
+    after: str | None = None
+    sums: bool = False
+    run: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Return the place that a text names: start, pk:KEY, sums or run:ID.
+
+        Raises:
+            UsageError: it names none.
+        """
+        kind, _, value = text.partition(":")
+        try:
+            if kind == "pk" and value:
+                return cls(after=to_text(from_text(value)))
+            if kind == "run" and value.isdecimal():
+                return cls(run=int(value))
+            return {"start": cls(), "sums": cls(sums=True)}[text]
+        except (KeyError, ValidationError):
+            raise UsageError(f"{text!r} is not a place: give start, pk:KEY, sums or run:ID") from None
+
+    def __str__(self) -> str:
+        if self.run is not None:
+            return f"run:{self.run}"
+        return "sums" if self.sums else "start" if self.after is None else f"pk:{self.after}"
+
+
+def validate_in_parts(
+    using: str,
+    start: Place,
+    *,
+    phase: str = BOTH,
+    on_finding: OnFinding = ignore,
+    most: int | None = SHOWN,
+    listed: Collection[str] = (),
+    all_hits: bool = False,
+    at: Callable[[Place], object] = ignore,
+) -> Iterator[ValidationReport]:
+    """Run the checks of a phase part after part, each in a snapshot of its own, and yield what each part found.
+
+    All parts together check what ``validate`` does: the users in ranges of their keys, then the sums of runs, ledgers
+    and wallets, then the chains of all runs.
+
+    Args:
+        using: database alias.
+        start: the place to begin at.
+        phase, on_finding, most, listed, all_hits: as for ``validate``; ``most`` for each part.
+        at: called with the place of what is checked next, from which a later call can continue.
+    """
+    if not start.sums and start.run is None:
+        for part in ranges(connections[using], Scope(after=start.after)):
+            at(Place(after=part.after))
+            yield validate(
+                using, phase=phase, part=part, on_finding=on_finding, most=most, listed=listed, all_hits=all_hits
+            )
+    if phase == PRE:
+        return
+    if start.run is None:
+        at(Place(sums=True))
+        yield _validate_sums(using, on_finding)
+    begun, found = time.monotonic(), Counts()
+    with read_only_snapshot(using):
+        dialect.read_whole_tables(connections[using])
+        walk = chain.walk(using, first_run=start.run or 0, on_run=lambda number: at(Place(run=number)))
+    _count_breaks(found, walk)
+    yield _of_runs(found, OF_CHAINS, on_finding, begun, walk)
+
+
+def _validate_sums(using: str, on_finding: OnFinding) -> ValidationReport:
+    begun = time.monotonic()
+    with read_only_snapshot(using):
+        dialect.read_whole_tables(connections[using])
+        plan = plan_count(using, connections[using], POST, Scope(), _terms(using, None))
+        return _of_runs(count_sums(plan), OF_RUNS, on_finding, begun)
+
+
+def _of_runs(
+    found: Counts, names: Sequence[str], on_finding: OnFinding, begun: float, walk: Walk | None = None
+) -> ValidationReport:
+    """Report what these checks of whole runs found."""
+    for finding in found.of_runs:
+        on_finding(finding)
+    return ValidationReport(
+        phase=POST,
+        checks=tuple(CheckResult(name, BY_ID[name].severity, found.numbers.get(name, 0)) for name in names),
+        totals=found.totals,
         walk=walk,
         seconds=time.monotonic() - begun,
     )

@@ -76,7 +76,7 @@ def plan_count(
     """Choose how to count a scope; ``quick_first`` only where a run begins or ends."""
     if scope.run is None:
         return CountPlan(
-            using, connection, phase, scope, terms, whole=not scope.users, quick=quick_first and phase == PRE
+            using, connection, phase, scope, terms, whole=scope.all_users, quick=quick_first and phase == PRE
         )
     baseline = MigrationRun.objects.using(using).get(pk=scope.run).baseline
     known = baseline.get("wallets")
@@ -122,8 +122,8 @@ def _count(plan: CountPlan, step: Step) -> Counts:
     sums = of_next_run = None
     if next_run is not None:
         sums, of_next_run = ledger_sums_twice(connection, after=since.entries, later=next_run.entries)
-    elif plan.whole:
-        sums = ledger_sums(connection, after=since.entries)
+    elif plan.whole or scope.is_range:
+        sums = ledger_sums(connection, after=since.entries, scope=scope if scope.is_range else Scope())
     wide = Scope() if plan.whole else scope
     scan = wallets.scan(connection, plan.terms, wide)
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
@@ -146,8 +146,20 @@ def _count(plan: CountPlan, step: Step) -> Counts:
         _narrow(plan, found)
     if next_run is not None and of_next_run is not None:
         found.baseline = _baseline_of_next_run(plan, found, of_next_run, next_run)
-    elif sums is not None:
+    elif sums is not None and plan.whole:
         _compare_value(plan, found, sums, since)
+    return found
+
+
+def count_sums(plan: CountPlan) -> Counts:
+    """Count the findings about whole runs and about all wallets together alone, and sum up what was read."""
+    connection = plan.connection
+    with dialect.joined(connection, dialect.JOINED_WHOLE):
+        sums = ledger_sums(connection)
+        found = Counts(totals=wallets.scan(connection, plan.terms, Scope()).totals)
+        scan = records.scan(connection, Scope())
+        _count_runs(plan, found, scan, sums, unrecorded=_has_strays(plan, scan, sums))
+        _compare_value(plan, found, sums, _Since())
     return found
 
 
@@ -241,13 +253,22 @@ def _count_records(plan: CountPlan, found: Counts, sums: LedgerSums | None) -> N
         found.numbers["missing_entry"] = ledger.count_missing_entries(connection, scope, forgetful=forgetful)
     else:
         lacking = scan.total("lacking_conversion") + scan.total("lacking_reversal")
-        if scope.all_users and sums is not None:
-            lacking += ledger.count_unrecorded(connection, openings="opening" in sums.numbers)
+        if scope.run is None and sums is not None:
+            lacking += ledger.count_unrecorded(connection, scope, openings="opening" in sums.numbers)
         found.numbers["missing_entry"] = lacking
-    if scope.users:
-        return
+    if not (scope.users or scope.is_range):
+        _count_runs(plan, found, scan, sums, unrecorded=strays)
+
+
+def _count_runs(plan: CountPlan, found: Counts, scan: RecordScan, sums: LedgerSums | None, *, unrecorded: bool) -> None:
+    """Count where the records, batches and entries of whole runs contradict one another.
+
+    ``unrecorded``: the ledger has conversions or reversals beside those of the records.
+    """
+    connection, scope = plan.connection, plan.scope
+    forgetful = ledger.is_forgetful(connection)
     gathered = runs.gather(connection, scan, scope.run)
-    if strays or forgetful:
+    if unrecorded or forgetful:
         runs.add_unrecorded(connection, gathered)
     booked = sums if scope.run is None else None
     found.of_runs += runs.not_conserved(gathered, forgetful=forgetful, booked=booked)

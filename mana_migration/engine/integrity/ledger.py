@@ -105,8 +105,8 @@ def count_balances(
 ) -> dict[str, int]:
     """Count orphaned_mana and, unless only unmigrated wallets are looked at, ledger_mismatch; in one pass.
 
-    Users with entries and without a wallet count as well: among those named, or among all, where ``entries``, how many
-    there are altogether, are more than those with a wallet.
+    Users with entries and without a wallet count as well: among those named, or among all in a range of keys, where
+    ``entries``, how many those have, are more than those with a wallet have.
     """
     vendor = connection.vendor
     joined = "COALESCE(SUM(x.entries), 0)"
@@ -120,7 +120,7 @@ def count_balances(
     orphaned, found, seen = map(int, row)
     if unmigrated_only:
         return {"orphaned_mana": orphaned}
-    if scope.users or (scope.all_users and entries not in (None, seen)):
+    if scope.users or (scope.run is None and entries not in (None, seen)):
         found += _count(connection, _strays(scope), scope)
     return {"orphaned_mana": orphaned, "ledger_mismatch": found}
 
@@ -276,10 +276,10 @@ def count_conversions(connection: BaseDatabaseWrapper, scope: Scope) -> int:
     return _count(connection, sql, scope, pattern=f"conversion:{scope.run}:%")
 
 
-def count_unrecorded(connection: BaseDatabaseWrapper, *, openings: bool) -> int:
+def count_unrecorded(connection: BaseDatabaseWrapper, scope: Scope, *, openings: bool) -> int:
     """Count entries of fixes that are not recorded and, if asked to, opening balances that no import has recorded."""
-    sql = _corrections(Scope())
-    return _count(connection, f"{sql} UNION ALL {_openings(connection.vendor, Scope())}" if openings else sql, Scope())
+    sql = _corrections(scope)
+    return _count(connection, f"{sql} UNION ALL {_openings(connection.vendor, scope)}" if openings else sql, scope)
 
 
 def _count(connection: BaseDatabaseWrapper, sql: str, scope: Scope, **parameters: str) -> int:

@@ -43,6 +43,11 @@ class Scope:
         """Say whether no user is left out."""
         return not self.users and self.run is None and self.after is None and self.until is None
 
+    @property
+    def is_range(self) -> bool:
+        """Say whether these are all users in a range of keys."""
+        return not self.users and self.run is None and not self.all_users
+
     def sql(self, column: str) -> str:
         """Return a condition on the column with a user's key; it takes the parameters of ``parameters``."""
         conditions = []
@@ -87,11 +92,11 @@ class Scope:
 
 
 def ranges(connection: BaseDatabaseWrapper, scope: Scope) -> Iterator[Scope]:
-    """Cut a scope into ranges of at most ``RANGE`` wallets, in key order; together they hold every key there is."""
+    """Cut a scope into ranges of at most ``RANGE`` wallets, in key order; together they hold every key that it has."""
     if scope.users:
         yield scope
         return
-    after: str | None = None
+    after = scope.after
     while True:
         until = _key_at(connection, scope.people().between(after, None), RANGE)
         yield scope.between(after, until)

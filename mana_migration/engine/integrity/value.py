@@ -32,21 +32,25 @@ class LedgerSums:
         return sum(self.sums.get(kind, 0) for kind in kinds)
 
 
-def ledger_sums(connection: BaseDatabaseWrapper, *, after: int = 0) -> LedgerSums:
-    """Sum up the mana ledger by kind, in one pass, or what of it has an id beyond ``after``."""
-    whole, _ = ledger_sums_twice(connection, after=after, later=after)
+def ledger_sums(connection: BaseDatabaseWrapper, *, after: int = 0, scope: Scope | None = None) -> LedgerSums:
+    """Sum up the mana ledger by kind, in one pass, or what of it has an id beyond ``after``; or some users' entries."""
+    whole, _ = ledger_sums_twice(connection, after=after, later=after, scope=scope)
     return whole
 
 
-def ledger_sums_twice(connection: BaseDatabaseWrapper, *, after: int, later: int) -> tuple[LedgerSums, LedgerSums]:
+def ledger_sums_twice(
+    connection: BaseDatabaseWrapper, *, after: int, later: int, scope: Scope | None = None
+) -> tuple[LedgerSums, LedgerSums]:
     """Sum up what of the mana ledger has an id beyond ``after``, and what of that beyond ``later``, in one pass."""
+    scope = scope or Scope()
     vendor = connection.vendor
     found = rows(
         connection,
         "SELECT id > %(later)s, kind, COUNT(*), COUNT(*) FILTER (WHERE balance_after < 0), "
-        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry {_beyond(after)} GROUP BY 1, kind",
-        Scope(),
-        after=after,
+        f"{dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry "
+        f"WHERE {scope.sql('user_id')}{' AND id > %(beyond)s' if after else ''} GROUP BY 1, kind",
+        scope,
+        beyond=after,  # "after" is a key of the scope
         later=later,
     )
     return _sums(vendor, found), _sums(vendor, [row for row in found if row[0]])
@@ -59,10 +63,6 @@ def _sums(vendor: str, found: Sequence[tuple[Any, ...]]) -> LedgerSums:
         sums[kind] += dialect.combine(vendor, first, second)
         negatives += int(negative)
     return LedgerSums(dict(numbers), dict(sums), negatives)
-
-
-def _beyond(after: int) -> str:
-    return "WHERE id > %(after)s" if after else ""
 
 
 def booked_value(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import DatabaseError, InterfaceError
 
 from mana_migration.domain.repairs import FIXABLE
 from mana_migration.domain.validation import (
@@ -23,7 +25,9 @@ from mana_migration.domain.validation import (
     OnFinding,
     ValidationReport,
     checks_of,
+    errors_in_words,
 )
+from mana_migration.domain.words import counted
 from mana_migration.errors import UsageError
 from mana_migration.files import new_file
 from mana_migration.management import arguments
@@ -33,6 +37,11 @@ from mana_migration.reports.validation import JsonDocument, JsonLines, Screen, S
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import autofix, logs, preflight, validation
 from mana_migration.services.context import current_actor
+from mana_migration.services.validation import Place
+
+
+class _StoppedError(Exception):
+    """A signal asked a validation in parts to end."""
 
 
 class Command(MigrationCommand):
@@ -105,6 +114,14 @@ class Command(MigrationCommand):
             "batch has it as its link any more (default: chains are followed and compared with nothing else).",
         )
         parser.add_argument(
+            "--from",
+            type=place,
+            metavar="PLACE",
+            dest="start",
+            help="Check all in parts, each in a snapshot of its own, from this place on: start, or what an interrupted "
+            "validation in parts printed: pk:KEY, sums or run:ID (default: all in one snapshot, in one go).",
+        )
+        parser.add_argument(
             "--output",
             type=Path,
             metavar="PATH",
@@ -119,6 +136,12 @@ class Command(MigrationCommand):
             stream.write(f"\r\x1b[Kreading {what} …")
             stream.flush()
 
+    def clear_step(self) -> None:
+        """Take away what ``show_step`` has shown."""
+        if self.progress_stream.isatty():
+            self.progress_stream.write("\r\x1b[K")
+            self.progress_stream.flush()
+
     def run(self, **options: Any) -> int:
         """Fix if asked to, validate, show."""
         phase, using = asked_phase(options), options["database"]
@@ -129,9 +152,12 @@ class Command(MigrationCommand):
             sinks = self.sinks(options, opened)
 
             def show(finding: Finding) -> None:
+                self.clear_step()
                 for sink in sinks:
                     sink.take(finding)
 
+            if options["start"] is not None:
+                return self.validate_in_parts(phase, show, sinks, options)
             fixes = fix(phase, users, show, options) if options["fix"] else None
             report = validation.validate(
                 using,
@@ -146,8 +172,7 @@ class Command(MigrationCommand):
                 chain_head=options["chain_head"] or "",
                 step=self.show_step,
             )
-            if self.progress_stream.isatty():
-                self.progress_stream.write("\r\x1b[K")
+            self.clear_step()
             for sink in sinks:
                 sink.end(report)
         log(report)
@@ -162,17 +187,65 @@ class Command(MigrationCommand):
             question = f"Auto-fix would change {fixes_line(found)}."
             self.confirm(question, options, on_no="not confirmed: nothing was changed")
 
+    def validate_in_parts(self, phase: str, show: OnFinding, sinks: list[Sink], options: dict[str, Any]) -> int:
+        """Validate part after part; where that is interrupted, say from which place it can be continued."""
+        parts: list[ValidationReport] = []
+        reached = options["start"]
+
+        def at(then: Place) -> None:
+            nonlocal reached
+            reached = then
+            if stop.requested:
+                raise _StoppedError
+            errors = sum(part.error_count for part in parts)
+            wallets = sum(part.totals.get("wallets", 0) for part in parts)
+            self.show_step(f"from {then}: {counted(wallets, 'wallet')} read, {errors_in_words(errors)}")
+
+        with self.stop_on_signals(following=True) as stop:
+            try:
+                for part in validation.validate_in_parts(
+                    options["database"],
+                    options["start"],
+                    phase=phase,
+                    on_finding=show,
+                    listed=options["listed"],
+                    all_hits=options["all_hits"],
+                    at=at,
+                ):
+                    parts.append(part)
+            except (_StoppedError, DatabaseError, InterfaceError) as error:
+                self.clear_step()
+                found = errors_in_words(sum(part.error_count for part in parts))
+                self.stderr.write(f"not complete: {found} before {reached}; continue with --from {reached}")
+                if not isinstance(error, _StoppedError):
+                    raise
+                return 128 + stop.signal
+        self.clear_step()
+        report = ValidationReport.joined(phase, parts)
+        for sink in sinks:
+            sink.end(report)
+        log(report)
+        return DONE if report.ok else PARTLY
+
     def sinks(self, options: dict[str, Any], opened: ExitStack) -> list[Sink]:
         """Return where the findings go: the screen or stdout's JSON, and the file."""
         found: list[Sink] = []
         if self.json_output:
             found.append(JsonDocument(lambda text: self.put(text, ending="")))
         else:
-            shown = None if options["all_hits"] else validation.SHOWN
+            shown = None if options["all_hits"] or options["start"] is not None else validation.SHOWN
             found.append(Screen(self.put, shown=shown))
         if options["output"] is not None:
             found.append(JsonLines(opened.enter_context(new_file(options["output"])).write))
         return found
+
+
+def place(value: str) -> Place:
+    """Accept the place from which a validation in parts continues."""
+    try:
+        return Place.parse(value)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def asked_phase(options: dict[str, Any]) -> str:
@@ -187,6 +260,11 @@ def asked_phase(options: dict[str, Any]) -> str:
         raise UsageError(
             "--by-ledger repairs the wallets of users that are named: give --fix-issues and --user-id as well"
         )
+    if options["start"] is not None:
+        for name in ("run_id", "user_ids", "fix", "chain_head"):
+            if options[name]:
+                other = {"run_id": "--run", "user_ids": "--user-id", "fix": "--fix-issues"}.get(name, "--chain-head")
+                raise UsageError(f"--from checks all users and runs; it cannot be combined with {other}")
     if options["run_id"] is not None:
         for name in ("pre_migration", "user_ids", "fix"):
             if options[name]:

@@ -1,6 +1,7 @@
 """validate_migration: what it prints, how it ends, what it writes."""
 
 import json
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 
-from mana_migration.domain.validation import CHECKS, POST, PRE, checks_of
+from mana_migration.domain.validation import CHECKS, POST, PRE, ValidationReport, checks_of
+from mana_migration.engine.integrity import scope
 from mana_migration.models import IntegrityFix, MigrationRun
+from mana_migration.services import validation
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.support.commands import Result, answering, run_command
 from tests.support.economy import WALLETS, Economy
@@ -319,3 +322,42 @@ def test_on_a_terminal_fixing_asks_before_balances_change() -> None:
         assert "Auto-fix would change 1 user: 35 green of debt cancelled." in result.err
     with answering("no"):  # nothing is left to be asked about
         assert run_command("validate_migration", "--pre-migration", "--fix-issues").err == ""
+
+
+# --- In parts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_validation_in_parts_is_continued(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    keys = [str(wallet.pk) for wallet in make_wallets([(1, 0, 0), (-1, 0, 0), (1, 0, 0), (1, 0, 0), (-1, 0, 0)])]
+    monkeypatch.setattr(scope, "RANGE", 2)
+    check = validation.validate
+
+    def interrupted(*arguments: Any, **options: Any) -> ValidationReport:
+        signal.raise_signal(number)
+        return check(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "validate", interrupted)
+        result = validate("--from", "start")
+    assert result.code == code
+    assert f"negative_balance user {keys[1]}" in result.out
+    assert result.err == f"not complete: 1 error-level finding before pk:{keys[1]}; continue with --from pk:{keys[1]}\n"
+    continued = validate("--from", f"pk:{keys[1]}")
+    assert (continued.code, continued.err) == (3, "")
+    assert f"negative_balance user {keys[4]}" in continued.out
+    assert continued.out.count("negative_balance user ") == 1
+    assert "wallets: 5 wallets, 0 migrated, 5 not migrated" in continued.out
+    assert counts(as_json("--from", "start", code=3))["negative_balance"] == 2
+    assert as_json("--from", "sums")["totals"]["wallets"] == 5
+
+
+@pytest.mark.parametrize("other", [("--run", 1), ("--user-id", 1), ("--fix-issues",), ("--chain-head", "0" * 64)])
+def test_parts_are_of_all_users_and_runs(other: tuple[object, ...]) -> None:
+    WalletFactory()
+    result = validate("--from", "start", *other)
+    assert (result.code, result.out) == (2, "")
+    assert f"it cannot be combined with {other[0]}" in result.err

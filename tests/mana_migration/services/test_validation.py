@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mana_migration.domain.options import Controls
-from mana_migration.domain.validation import CHECKS, ERROR, POST, PRE, WARNING, Finding, ValidationReport
+from mana_migration.domain.validation import BOTH, CHECKS, ERROR, POST, PRE, WARNING, Finding, ValidationReport
 from mana_migration.engine.integrity import counting
 from mana_migration.engine.integrity import scope as scopes
-from mana_migration.errors import RunNotFoundError
+from mana_migration.errors import RunNotFoundError, UsageError
 from mana_migration.models import MigrationBatch, MigrationRun
 from mana_migration.services import validation
+from mana_migration.services.validation import Place
 from mana_migration.states import RunKind
 from tests.factories import UserFactory, WalletFactory, make_wallets
 from tests.support.economy import Economy, live_through
@@ -211,7 +212,19 @@ def test_only_dirty_legacy_data_is_an_error_before() -> None:
     assert report.error_count == 2
 
 
-def test_every_planted_violation_is_seen_by_its_check(economy: Economy, subtests: Any) -> None:
+def counts_in_parts(start: Place) -> dict[str, int]:
+    """Return the checks with findings of a validation in parts, which must be as many as are reported."""
+    found: list[Finding] = []
+    parts = validation.validate_in_parts("default", start, on_finding=found.append, all_hits=True)
+    report = ValidationReport.joined(BOTH, list(parts))
+    assert Counter(finding.check for finding in found) == Counter({check.id: check.count for check in report.checks})
+    return {check.id: check.count for check in report.checks if check.count}
+
+
+def test_every_planted_violation_is_seen_by_its_check(
+    economy: Economy, subtests: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scopes, "RANGE", 4)
     before = counts(chains=False)
     for rule, name, plant in PLANTED:
         check = SEEN_BY[name] if name in SEEN_BY else SEEN_BY_RULE[rule]
@@ -220,8 +233,11 @@ def test_every_planted_violation_is_seen_by_its_check(economy: Economy, subtests
         with subtests.test(name), transaction.atomic():
             plant(economy)
             report, found = validate(chains=False)  # which have tests of their own
+            in_parts = counts_in_parts(Place())
             transaction.set_rollback(True)
             assert report.check(check).count > before.get(check, 0)
+            in_parts.pop("digest_mismatch", None)
+            assert in_parts == {each.id: each.count for each in report.checks if each.count}
             assert all(finding.reason for finding in found)
 
 
@@ -272,6 +288,36 @@ def test_ranges_of_users_tell_the_same_as_one(economy: Economy, monkeypatch: pyt
     for check in CHECKS:  # in the order of keys
         keys = [int(finding.user) for finding in in_ranges if finding.check == check.id and finding.user]
         assert keys == sorted(keys)
+
+
+def test_a_validation_in_parts_continues_from_any_of_its_places(
+    economy: Economy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("still", "active"):
+        wallet(economy, name).update(mana=1)
+    run = MigrationRun.objects.order_by("pk").last()
+    assert run is not None
+    MigrationBatch.objects.filter(run=run).update(selected=99)
+    monkeypatch.setattr(scopes, "RANGE", 3)
+    places: list[Place] = []
+    parts = list(validation.validate_in_parts("default", Place(), at=places.append))
+    assert len(places) > len(parts) > 4
+    whole = ValidationReport.joined(BOTH, parts)
+    assert (whole.totals["wallets"], whole.check("digest_mismatch").count) == (Wallet.objects.count(), 1)
+    first_runs = MigrationRun.objects.order_by("pk").values_list("pk", flat=True)
+    assert [str(place) for place in places if place.run] == [f"run:{key}" for key in first_runs]
+    for stopped, place in enumerate(places):
+        assert Place.parse(str(place)) == place
+        rest = counts_in_parts(place)
+        before = ValidationReport.joined(BOTH, parts[: min(stopped, len(parts) - 1)])
+        together = Counter(rest) + Counter({check.id: check.count for check in before.checks})
+        assert together == Counter({check.id: check.count for check in whole.checks})
+
+
+@pytest.mark.parametrize("text", ["", "pk:", "pk:x", "run:", "run:x", "run:-1", "sum", "42", "start:1"])
+def test_what_is_no_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a place: give start, pk:KEY, sums or run:ID"):
+        Place.parse(text)
 
 
 # --- Narrower ---------------------------------------------------------------------------------------------------------
