@@ -158,7 +158,8 @@ def count_sums(plan: CountPlan) -> Counts:
         sums = ledger_sums(connection)
         found = Counts(totals=wallets.scan(connection, plan.terms, Scope()).totals)
         scan = records.scan(connection, Scope())
-        _count_runs(plan, found, scan, sums, unrecorded=_has_strays(plan, scan, sums))
+        forgetful, unrecorded = ledger.is_forgetful(connection), _has_strays(plan, scan, sums)
+        _count_runs(plan, found, scan, sums, unrecorded=unrecorded, forgetful=forgetful)
         _compare_value(plan, found, sums, _Since())
     return found
 
@@ -257,16 +258,18 @@ def _count_records(plan: CountPlan, found: Counts, sums: LedgerSums | None) -> N
             lacking += ledger.count_unrecorded(connection, scope, openings="opening" in sums.numbers)
         found.numbers["missing_entry"] = lacking
     if not (scope.users or scope.is_range):
-        _count_runs(plan, found, scan, sums, unrecorded=strays)
+        _count_runs(plan, found, scan, sums, unrecorded=strays, forgetful=forgetful)
 
 
-def _count_runs(plan: CountPlan, found: Counts, scan: RecordScan, sums: LedgerSums | None, *, unrecorded: bool) -> None:
+def _count_runs(
+    plan: CountPlan, found: Counts, scan: RecordScan, sums: LedgerSums | None, *, unrecorded: bool, forgetful: bool
+) -> None:
     """Count where the records, batches and entries of whole runs contradict one another.
 
-    ``unrecorded``: the ledger has conversions or reversals beside those of the records.
+    ``unrecorded``: the ledger has conversions or reversals beside those of the records.  ``forgetful``: some rollback
+    has deleted its records.
     """
     connection, scope = plan.connection, plan.scope
-    forgetful = ledger.is_forgetful(connection)
     gathered = runs.gather(connection, scan, scope.run)
     if unrecorded or forgetful:
         runs.add_unrecorded(connection, gathered)
