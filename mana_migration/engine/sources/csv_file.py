@@ -35,7 +35,7 @@ from mana_migration.engine.sources.base import (
     positions,
 )
 from mana_migration.engine.sources.input import Input
-from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
+from mana_migration.engine.sources.text_lines import LAST_LINE, LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
 
 DELIMITERS: Final = ",;\t|"
@@ -190,10 +190,7 @@ class CsvSource(LegacySource):
                     yield number, pick(fields)
         self._file.check_unchanged()
         if lines.cut_last:
-            self.notes["last_line_unterminated"] = (
-                "the last line has no line end although all others have one: it may have been cut; "
-                "compare it with the old system"
-            )
+            self.notes["last_line_unterminated"] = LAST_LINE
 
     def original(self) -> list[list[str]]:
         """Return the latest row's fields; where its quotation marks are broken, those of each of its lines."""

@@ -6,6 +6,7 @@ it is neither its old nor its new content.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -32,6 +33,7 @@ PIPE_PATIENCE: Final = 60.0
 _BUFFER: Final = 1 << 16
 _GZIP: Final = b"\x1f\x8b"
 _WIDE: Final = (b"\xff\xfe", b"\xfe\xff")
+_REPLACEMENT: Final = "\ufffd".encode()
 _JUNK: Final = ("__MACOSX/", ".DS_Store")
 
 
@@ -84,6 +86,29 @@ class Input:
         self.stream.close()
         if self.file is not None:
             self.file.close()
+
+
+class Utf8:
+    """The bytes of a stream as UTF-8; ``damaged``: some are none, and became U+FFFD."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.damaged = False
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, none at the end."""
+        while data := self._stream.read(size):
+            if found := self._decoder.decode(data).encode():
+                self.damaged = self.damaged or _REPLACEMENT in found
+                return found
+        rest = self._decoder.decode(b"", final=True).encode()
+        self.damaged = self.damaged or bool(rest)
+        return rest
+
+    def spoils(self, entry: dict[str, Any]) -> bool:
+        """Say whether a text of an entry may have had bytes that are not UTF-8."""
+        return self.damaged and any(isinstance(text, str) and "\ufffd" in text for text in entry.values())
 
 
 class _Whole(io.RawIOBase):

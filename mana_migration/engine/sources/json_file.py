@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import re
@@ -16,7 +15,7 @@ import ijson
 
 from mana_migration.domain.legacy import Marker, Typing
 from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
-from mana_migration.engine.sources.input import Input
+from mana_migration.engine.sources.input import Input, Utf8
 from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
 
@@ -25,7 +24,6 @@ MOST_DAMAGED: Final = 20
 #: Bytes of one entry: far beyond any row, far below the memory of a machine.
 LARGEST_ENTRY: Final = 1 << 20
 
-_REPLACEMENT: Final = "\ufffd".encode()
 _BOM: Final = b"\xef\xbb\xbf"
 _DEFAULT_KEY: Final = "users"
 _CHUNK: Final = 8 << 10
@@ -178,8 +176,8 @@ class JsonSource(_Entries):
                 return
             self.count += 1
             guarded.since = 0
-            if guarded.damaged and isinstance(entry, _Object):
-                entry.damaged = any(isinstance(text, str) and "\ufffd" in text for text in entry.values())
+            if isinstance(entry, _Object):
+                entry.damaged = guarded.bytes.spoils(entry)
             yield None, entry
 
     def _broken(self, guarded: _Guarded) -> str:
@@ -209,8 +207,7 @@ class _Guarded:
         self._tail = b""
         self.since = 0
         self.latest = b""
-        self.damaged = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.bytes = Utf8(file.stream)
         self._array = source.part and re.compile(rb'"%s"\s*:\s*\[' % re.escape(source.part).encode()).finditer
         self._arrays = 0
 
@@ -229,10 +226,7 @@ class _Guarded:
         """
         if size == 0:
             return b""  # ijson asks for the type
-        data = self._file.stream.read(_CHUNK)
-        self.latest = chunk = self._decoder.decode(data, final=not data).encode()
-        if _REPLACEMENT in chunk:
-            self.damaged = True
+        self.latest = chunk = self.bytes.read(_CHUNK)
         window = self._tail + chunk
         self._refuse_second_array(window)
         self._tail = window[-_OVERLAP:]

@@ -14,6 +14,11 @@ from mana_migration.engine.sources.input import Input
 #: Characters of the longest row that is read, far above any row of balances.
 LONGEST_ROW: Final = 131_072
 
+#: What the operator must know of a text whose last line alone has no line end.
+LAST_LINE: Final = (
+    "the last line has no line end although all others have one: it may have been cut; compare it with the old system"
+)
+
 _UNDECODED: Final = re.compile("[\udc80-\udcff]").search
 
 

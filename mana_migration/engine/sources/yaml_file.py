@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import chain, islice
 from typing import Any, Final
 
 import yaml
@@ -23,7 +24,8 @@ from yaml.events import (
 
 from mana_migration.domain.legacy import Marker, Typing
 from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
-from mana_migration.engine.sources.input import Input
+from mana_migration.engine.sources.input import Input, Utf8
+from mana_migration.engine.sources.text_lines import LAST_LINE
 from mana_migration.errors import SourceError
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -67,12 +69,13 @@ class YamlSource(LegacySource):
         self._events: Iterator[Event] = yaml.parse(self._bounded, Loader=_LOADER)
         self._entries = self._numbered()
         self._latest: Any = None
-        self._first = next(self._entries, None)
+        self._first = list(islice(self._entries, 1))
         self._header: list[str] = []
-        if self._first is not None:
-            entry = self._first[1]
+        if self._first:
+            entry = self._first[0][1]
             if not isinstance(entry, dict):
-                raise SourceError(f"{file.name}: its first entry is not a mapping; give a list of mappings")
+                damage = "has a key twice" if entry is Marker.REPEATED_KEY else "is not a mapping"
+                raise SourceError(f"{file.name}: its first entry {damage}; give a list of mappings")
             self._header = list(entry)
             positions(self._header, self._columns, where=f"{file.name}, first entry")
 
@@ -134,16 +137,17 @@ class YamlSource(LegacySource):
     def rows(self) -> Iterator[SourceRow]:
         """Yield (line, values); a key that a mapping lacks is marked, not taken as null."""
         names = list(self._columns.values())
-        found = self._first
-        while found is not None:
-            line, entry = found
+        for line, entry in chain(self._first, self._entries):
             self._latest = entry
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and self._bounded.bytes.spoils(entry):
+                yield line, Marker.NOT_UTF8
+            elif isinstance(entry, dict):
                 yield line, [_outside_flag(entry.get(name, Marker.ABSENT), place) for place, name in enumerate(names)]
             else:
                 yield line, entry if entry is Marker.REPEATED_KEY else Marker.NOT_AN_OBJECT
-            found = next(self._entries, None)
         self._file.check_unchanged()
+        if self._bounded.is_cut:
+            self.notes["last_line_unterminated"] = LAST_LINE
 
     def original(self) -> list[list[str]]:
         """Return the latest entry's values in the order of the first entry's keys."""
@@ -161,8 +165,14 @@ class _Bounded:
     """Hand out the bytes of a file and refuse an entry that does not end."""
 
     def __init__(self, file: Input) -> None:
-        self._file = file
+        self._file, self.bytes = file, Utf8(file.stream)
         self.since = 0
+        self._lines, self._end = False, b""
+
+    @property
+    def is_cut(self) -> bool:
+        """Say whether the last line has no line end, and nothing that closes the list, although others have one."""
+        return self._lines and not self._end.endswith((b"\n", b"]"))
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes.
@@ -172,8 +182,10 @@ class _Bounded:
         """
         if self.since > LARGEST_ENTRY:
             raise SourceError(f"{self._file.name}: an entry is larger than any row; give a list of mappings")
-        data = self._file.stream.read(min(size, _CHUNK) if size > 0 else _CHUNK)
+        data = self.bytes.read(min(size, _CHUNK) if size > 0 else _CHUNK)
         self.since += len(data)
+        self._lines = self._lines or b"\n" in data
+        self._end = data[-1:] or self._end
         return data
 
 

@@ -811,7 +811,7 @@ def test_json_keeps_the_array_under_a_key(tmp_path: Path) -> None:
     refused(path, "without an array", table="people")
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("ending", ["json", "jsonl", "yaml"])
 def test_bytes_that_are_not_utf8_spoil_their_json_entry_alone(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"e.{ending}"
     entries = [json.dumps(dict(zip(HEADER, [key, name, 1, 2, 3, 4, False], strict=True)), ensure_ascii=False)
@@ -926,6 +926,17 @@ def test_a_pipe_that_is_written_in_small_pieces_is_recognised_all_the_same(tmp_p
     writer.start()
     assert read(pipe) == [(None, VALUES[0])]
     writer.join()
+
+
+def test_yaml_whose_last_line_may_be_cut_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    parts = [f"{name}: 1" for name in COLUMNS.values()]
+    block, flow = "- " + "\n  ".join(parts), f"[\n{{{', '.join(parts)}}}]"
+    for text, notes in ((block + "\n", []), (block, ["last_line_unterminated"]), (flow, [])):
+        path.write_text(text)
+        with open_source(str(path), columns=COLUMNS) as source:
+            assert len(list(source.rows())) == 1
+        assert list(source.notes) == notes
 
 
 def test_yaml_without_an_end_is_refused(tmp_path: Path) -> None:
