@@ -169,6 +169,8 @@ def open_input(address: str) -> Input:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
         _refuse_own_database(path)
+        if path.suffix.lower() == ".zip" and not stat.S_ISREG(mode):
+            raise SourceError(f"{address}: a zip archive cannot be read from a pipe or a device; save it as a file")
         stream: Any = _open_pipe(path) if stat.S_ISFIFO(mode) else path.open("rb", _BUFFER)
     suffix = path.suffix.lower()
     if suffix == ".zip":
@@ -260,4 +262,4 @@ def _fingerprint(file: BinaryIO | None) -> tuple[int, int] | None:
 def _looks_wide(start: bytes) -> bool:
     """Say whether text looks like UTF-16 without its mark: every other byte of the beginning is 0."""
     some = start[:200]
-    return len(some) > 3 and (not any(some[1::2]) or not any(some[::2]))
+    return len(some) > 3 and any(some) and (not any(some[1::2]) or not any(some[::2]))

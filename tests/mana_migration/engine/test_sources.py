@@ -731,6 +731,12 @@ def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path, monkeypatch: pytest
     refused(tmp_path / "x.csv", "nothing was written to")
 
 
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "yaml", "xlsx", "ods", "zip", "gz"])
+def test_a_device_without_an_end_is_refused(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"x.{ending}").symlink_to("/dev/zero")
+    refused(tmp_path / f"x.{ending}", "is a binary file|from a pipe|is not packed")
+
+
 def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text(LINE + "u1,n,1,2,3,4,f\n" * 3)
