@@ -481,6 +481,8 @@ def describe(code: str, shape: str, *, cure: bool = True) -> str:
     if shape:
         form, remedy = SHAPES[shape]
         what = f"{what}: {form}"
+    if code == "invalid_id" and shape in LITERAL:
+        remedy = f"{remedy}, or give --literal-ids if the id is right"
     return f"{what}; {remedy}" if cure else what
 
 

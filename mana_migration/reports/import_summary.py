@@ -17,13 +17,16 @@ from mana_migration.domain.import_results import (
 from mana_migration.domain.legacy import COLUMNS, describe
 
 _WALLETS = {
-    CREATED: "new users",
-    GIVEN: "users of this site without a wallet",
-    UPDATED: "unused wallets overwritten",
-    UNCHANGED: "already there with the same balances",
-    CONVERTED: "already converted, left as they are",
-    DIFFERS: "differ and were left as they are (--update-existing would overwrite them)",
-    IN_USE: "differ because they are used, left as they are",
+    CREATED: ("new user", "new users"),
+    GIVEN: ("user of this site without a wallet", "users of this site without a wallet"),
+    UPDATED: ("unused wallet overwritten", "unused wallets overwritten"),
+    UNCHANGED: ("already there with the same balances",),
+    CONVERTED: ("already converted, left as it is", "already converted, left as they are"),
+    DIFFERS: (
+        "differs and was left as it is (--update-existing would overwrite it)",
+        "differ and were left as they are (--update-existing would overwrite them)",
+    ),
+    IN_USE: ("differs because it is used, left as it is", "differ because they are used, left as they are"),
 }
 
 
@@ -33,15 +36,16 @@ def as_lines(done: ImportSummary) -> Iterator[str]:
     for message in done.notes.values():
         yield f"  note: {message}"
     if done.spanning:
-        yield _part(done.spanning, "span lines")
+        yield _part(done.spanning, "spans lines", "span lines")
     yield _figure("good rows", done.rows - done.bad)
     for name, words in _WALLETS.items():
         if done.wallets[name]:
-            yield _part(done.wallets[name], words)
+            yield _part(done.wallets[name], *words)
     yield from _flagged(done)
     for name, count in done.nulls.items():
         if count:
-            yield _part(count, f"NULLs in {COLUMNS[name]}, taken as {'not migrated' if name == 'migrated' else '0'}")
+            meaning = f"in {COLUMNS[name]}, taken as {'not migrated' if name == 'migrated' else '0'}"
+            yield _part(count, f"NULL {meaning}", f"NULLs {meaning}")
     yield _figure("bad rows", done.bad)
     for (code, shape), count in done.shapes.most_common():
         yield _part(count, f"{code}: {describe(code, shape)}")
@@ -63,15 +67,18 @@ def _flagged(done: ImportSummary) -> Iterator[str]:
         yield _part(done.flagged, f"flagged as migrated by the old system{unpaid}")
     for name, words in _LEDGER.items():
         if done.ledger is not None and done.ledger[name]:
-            yield _part(done.ledger[name], words)
+            yield _part(done.ledger[name], *words)
 
 
 _LEDGER = {
-    "entries": "payments and rollbacks in the old ledger",
-    "paid_and_spent": "paid by the old system and spent since",
-    "never_paid": "flagged with wishes and never paid, by the old ledger",
-    "paid_twice": "paid more than once by the old system; they keep it",
-    "paid_unflagged": "paid by the old system but not flagged",
+    "entries": ("payment or rollback in the old ledger", "payments and rollbacks in the old ledger"),
+    "paid_and_spent": ("paid by the old system and spent since",),
+    "never_paid": ("flagged with wishes and never paid, by the old ledger",),
+    "paid_twice": (
+        "paid more than once by the old system; the user keeps it",
+        "paid more than once by the old system; they keep it",
+    ),
+    "paid_unflagged": ("paid by the old system but not flagged",),
 }
 
 
@@ -88,8 +95,8 @@ def _figure(name: str, value: int) -> str:
     return f"{name:<18}{value:>12,}"
 
 
-def _part(count: int, words: str) -> str:
-    return f"{count:>30,}  {words}"
+def _part(count: int, words: str, plural: str = "") -> str:
+    return f"{count:>30,}  {words if count == 1 else plural or words}"
 
 
 def _rejected(done: ImportSummary) -> Iterator[str]:

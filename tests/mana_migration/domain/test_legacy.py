@@ -292,6 +292,8 @@ def test_an_id_that_a_tool_has_mangled_is_refused_alike_in_every_format(typing: 
     bad = parser(typing).parse(row)
     assert isinstance(bad, BadRow)
     assert decode_problem(bad.problem) == [("invalid_id", shape, "id")]
+    # the option is named where it helps
+    assert ("--literal-ids" in explain(bad.problem, None, COLUMNS)) == (shape in LITERAL)
     literal = parser(typing, literal_ids=True).parse(row)
     assert isinstance(literal, GoodRow) == (shape in LITERAL)
 
