@@ -343,7 +343,7 @@ class BatchStatements:
                 as_object="jsonb_object_agg" if on_postgresql else "json_group_object",
             ),
             **({"started_at": "(SELECT begun FROM claimed)"} if claimed else {}),
-            "finished_at": _CLOCK[self.vendor],
+            "finished_at": _end(self.vendor, "(SELECT begun FROM claimed)" if claimed else "b.started_at"),
             "worker": "%(worker)s",
         }
         return block(
@@ -400,6 +400,11 @@ class BatchStatements:
             for name, pair in zip(wanted.sums, zip(sums[::2], sums[1::2], strict=True), strict=True):
                 setattr(totals, name, dialect.combine(self.vendor, *pair))
         return totals
+
+
+def _end(vendor: str, begun: str) -> str:
+    """Return the SQL of when a batch ends: never before it begins, although the clock may be set back."""
+    return f"{'GREATEST' if vendor == 'postgresql' else 'MAX'}({_CLOCK[vendor]}, {begun})"
 
 
 def _empty_column(name: str) -> str:
@@ -497,13 +502,13 @@ def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker:
             skips = %(skips)s,
             digest = %(digest)s,
             started_at = {now},
-            finished_at = {clock},
+            finished_at = {end},
             worker = %(worker)s
         WHERE id = %(batch)s AND status = 'planned'
         """,
         figures=listed(*(f"{name} = %({name})s" for name in FIGURES)),
         now=dialect.now(connection.vendor),
-        clock=_CLOCK[connection.vendor],
+        end=_end(connection.vendor, dialect.now(connection.vendor)),
     )
     values = {
         **{name: getattr(totals, name) for name in FIGURES},

@@ -113,6 +113,9 @@ class MigrationBatch(models.Model):
             models.CheckConstraint(
                 condition=Q(status__in=BatchStatus.values), name="mana_migration_batch_status_known"
             ),
+            models.CheckConstraint(
+                condition=Q(finished_at__gte=F("started_at")), name="mana_migration_batch_ends_after_start"
+            ),
         )
 
     def __str__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.db import models
-from django.db.models import Q, Value
+from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
@@ -145,6 +145,9 @@ class MigrationRun(models.Model):
             ),
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="mana_migration_run_status_known"),
             models.CheckConstraint(condition=Q(kind__in=RunKind.values), name="mana_migration_run_kind_known"),
+            models.CheckConstraint(
+                condition=Q(finished_at__gte=F("created_at")), name="mana_migration_run_ends_after_start"
+            ),
         )
         permissions = (
             ("pause_run", "Can pause a run"),

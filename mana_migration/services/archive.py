@@ -149,7 +149,10 @@ def write_logs(runs: Sequence[int], folder: Path, *, using: str = "default") -> 
 
 
 def _copy_log(source: Path, target: Path) -> LogCopy:
-    content = source.read_bytes()
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"{source} cannot be read ({error.strerror}): archive as a user who may read it") from error
     if not target.exists():
         with new_file(target, make_folder=True) as stream, _compressed(stream) as out:
             out.write(content)

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import stat
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,8 +26,7 @@ LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.W
 MIGRATION, ROLLBACK = "migration", "rollback"
 
 _ROOT: Final = "mana_migration"
-_OURS: Final = re.compile(r"\.gitkeep|\.gitignore|[a-z]+-\d{4}-\d\d-\d\d\.log")
-_DATED: Final = re.compile(r"(?:migration|rollback)-(?P<day>\d{4}-\d\d-\d\d)\.log")
+_DATED: Final = re.compile(r"(?:migration|rollback)-(?P<day>\d{4}-\d\d-\d\d)(?:\.\d+)?\.log")
 _log = logging.getLogger(f"{_ROOT}.work")
 
 #: Keys that a context may have; anything else could carry a person's data.
@@ -67,17 +65,22 @@ class JsonFormatter(logging.Formatter):
 
 
 class DailyFileHandler(logging.Handler):
-    """Append to ``<folder>/<kind>-YYYY-MM-DD.log``, a new file each UTC day, mode 0600 in a folder of mode 0700."""
+    """Append to ``<folder>/<kind>-YYYY-MM-DD.log``, a new file each UTC day.
+
+    A folder and a file that it makes are the owner's alone; those that are there keep their modes.  Where the day's
+    file is another operating-system user's, who does not share it, this user has one of their own, ``….UID.log``.
+    """
 
     def __init__(self, folder: Path, kind: str) -> None:
         super().__init__()
         self.folder, self.kind = folder, kind
         self.lost_lines = 0
+        self.failure = ""  # why the file could not be opened at first
         self._day = ""
         self._descriptor = -1
 
     def path(self, moment: datetime) -> Path:
-        """Return the file that a line of this moment goes to."""
+        """Return the file that a line of this moment goes to, unless it is another user's."""
         return self.folder / f"{self.kind}-{moment:%Y-%m-%d}.log"
 
     def open(self, moment: datetime) -> None:
@@ -87,10 +90,12 @@ class DailyFileHandler(logging.Handler):
             OSError: the folder or the file cannot be made or written.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._close_to_others()
+        path = self.path(moment)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self.path(moment), flags, 0o600)
-        os.fchmod(descriptor, 0o600)
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except PermissionError:
+            descriptor = os.open(path.with_suffix(f".{os.geteuid()}.log"), flags, 0o600)
         self.close_file()
         self._descriptor, self._day = descriptor, f"{moment:%Y-%m-%d}"
         for name in self._remove_old(moment):
@@ -112,16 +117,6 @@ class DailyFileHandler(logging.Handler):
                     entry.unlink()
                     removed.append(entry.name)
         return removed
-
-    def _close_to_others(self) -> None:
-        """Take a folder that was there before away from others, if it holds nothing but our files.
-
-        A checkout has an empty one; but the folder may also be /tmp, which all users share.
-        """
-        found = self.folder.stat()
-        ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
-        if ours and found.st_mode & 0o077 and all(_OURS.fullmatch(entry.name) for entry in self.folder.iterdir()):
-            self.folder.chmod(0o700)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -168,6 +163,7 @@ def configure(kind: str, level: str, *, database: str | None = None, needed: boo
     try:
         handler.open(datetime.now(UTC))
     except OSError as error:
+        handler.failure = str(error.strerror)
         if needed:
             raise PreflightError(
                 f"the log folder {handler.folder} cannot be written ({error.strerror}); "

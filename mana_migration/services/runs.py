@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db import IntegrityError, connections, transaction
-from django.db.models.functions import Now
+from django.db.models import F
+from django.db.models.functions import Greatest, Now
 from django.utils import timezone
 
 from mana_migration.domain.options import Controls
@@ -219,7 +220,7 @@ def change_status(
             run.stop_cause, run.stop_reason = cause, reason
         ends = not target.is_open
         if ends and run.finished_at is None:
-            run.finished_at = max(database_now(using), run.created_at)  # its clock may have been set back
+            run.finished_at = Greatest(Now(), F("created_at"))  # the clock may have been set back
         run.save(using=using, update_fields=["status", "stop_cause", "stop_reason", "finished_at"])
         if ends:
             cancel_planned(run, using)

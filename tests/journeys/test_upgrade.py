@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from tests.support.databases import address, own_database
 from tests.support.driver import psycopg
 
 FILES = PROJECT / "tests" / "files" / "upgrade"
+
+#: What the clock of a client's machine made of the times of a run, before they were the database's.
+ENDED_BEFORE = """
+    UPDATE mana_migration_migrationrun SET finished_at = '2020-01-01 00:00:00' WHERE id = 1;
+    UPDATE mana_migration_migrationbatch SET finished_at = '2020-01-01 00:00:00' WHERE run_id = 1;
+"""
 
 Manage = Callable[..., Result]
 
@@ -43,10 +50,14 @@ def _restore(settings: dict[str, Any]) -> str:
     if connection.vendor == "sqlite":
         with gzip.open(FILES / "database.sqlite3.gz") as stored, Path(settings["NAME"]).open("wb") as copy:
             shutil.copyfileobj(stored, copy)
+        with sqlite3.connect(settings["NAME"]) as restored:
+            restored.executescript(ENDED_BEFORE)
+        restored.close()
         return f"sqlite:///{settings['NAME']}"
     url = address(settings)
     with psycopg.connect(url) as restored, restored.cursor() as cursor:
         cursor.execute(gzip.decompress((FILES / "database.sql.gz").read_bytes()).decode())
+        cursor.execute(ENDED_BEFORE)
     return url
 
 
@@ -60,6 +71,8 @@ def test_closed_runs_are_what_they_were(manage: Manage) -> None:
     assert outcome(manage, 1, code=0) == ("completed", "", 30)
     assert outcome(manage, 2, code=1)[:2] == ("rolled_back", "")
     assert outcome(manage, 4, code=1)[:2] == ("stopped", "operator")
+    seen = told(manage("monitor_migration", "--run", 1, "--format", "json"))
+    assert seen["finished_at"] == seen["started_at"]
     archive = FILES / f"archive-{connection.vendor}.jsonl.gz"
     assert manage("archive_runs", "--verify", archive).code == 0
 

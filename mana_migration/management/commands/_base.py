@@ -174,9 +174,15 @@ class MigrationCommand(BaseCommand):
         self.dry_run = bool(options.get("dry_run"))
         log = None
         try:
+            emergency = bool(options.get("emergency"))
             log = logs.configure(
-                self.kind_of_log(options), options["log_level"], database=self.using, needed=self.needs_log
+                self.kind_of_log(options),
+                options["log_level"],
+                database=self.using,
+                needed=self.needs_log and not emergency,
             )
+            if emergency and log.failure:
+                self.stderr.write(f"the log folder {log.folder} cannot be written ({log.failure}): continuing without")
             if self.verbosity > 1:
                 logs.show(self.progress_stream)
             with sessions.named(self.session_name(options)):

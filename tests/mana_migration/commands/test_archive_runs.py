@@ -116,7 +116,8 @@ def test_a_log_copy_that_differs_is_refused(run: int, tmp_path: Path, settings: 
 
 def test_all_runs_that_ended_before_a_date_are_archived(run: int, tmp_path: Path) -> None:
     roll_back("--all")
-    MigrationRun.objects.update(finished_at=datetime(2020, 6, 1, tzinfo=UTC))
+    day = datetime(2020, 6, 1, tzinfo=UTC)
+    MigrationRun.objects.update(created_at=day, finished_at=day)
     open_run()
     choice = told(run_command("archive_runs", "--before", "2020-06-02", "--dry-run", "--format", "json"))
     assert choice == {"runs": [run, run + 1]}

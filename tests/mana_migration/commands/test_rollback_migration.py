@@ -8,9 +8,11 @@ import pty
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from mana_migration.models import MigrationRun, UserMigration
@@ -125,7 +127,7 @@ def test_runs_of_which_nothing_is_left_are_marked_and_others_not(migrated: list[
 
 def test_imported_users_have_no_conversion_to_take_back(migrated: list[Any]) -> None:
     run = MigrationRun.objects.create(
-        kind="import", status="completed", rates={"green": 10, "blue": 100, "red": 1000}, finished_at=timezone.now()
+        kind="import", status="completed", rates={"green": 10, "blue": 100, "red": 1000}, finished_at=Now()
     )
     batch = run.batches.create(
         first_user="0", last_user="0", planned=1, status="done", selected=1, migrated=1, folded=True
@@ -284,7 +286,7 @@ def test_some_of_the_named_users_may_be_unmigrated(migrated: list[Any]) -> None:
 @pytest.mark.parametrize("run", [99, "import", "rollback"])
 def test_only_a_migration_run_can_be_taken_back(migrated: list[Any], run: Any) -> None:
     if run != 99:
-        run = MigrationRun.objects.create(kind=run, status="completed", finished_at=timezone.now()).pk
+        run = MigrationRun.objects.create(kind=run, status="completed", finished_at=Now()).pk
     with assert_nothing_changes():
         refusal(run_command("rollback_migration", "--run", run, "--no-input"))
 
@@ -607,3 +609,16 @@ def test_a_mass_rollback_asks_on_a_terminal(migrated: list[Any], answer: str, co
     assert ("not confirmed: nothing was changed" in shown) is not back
     assert wallet(migrated[0])[4] is not back
     assert_books_balance(expected=before)
+
+
+def test_an_emergency_needs_no_log_and_says_that_it_has_none(tmp_path: Path, settings: Any) -> None:
+    make_wallets([(1, 2, 3)])
+    assert run_command("migrate_users").code == 0
+    (tmp_path / "file").touch()
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path / "file" / "logs"
+    refused = run_command("rollback_migration", "--all", "--no-input")
+    assert (refused.code, "cannot be written (Not a directory)" in refused.err) == (1, True)
+    done = run_command("rollback_migration", "--all", "--emergency")
+    assert done.code == 0
+    assert f"the log folder {tmp_path / 'file' / 'logs'} cannot be written (Not a directory): continuing" in done.err
+    assert Wallet.objects.get().green == 1

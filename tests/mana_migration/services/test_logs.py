@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from mana_migration.errors import PreflightError
 from mana_migration.services import logs
-from tests.support.processes import FORK
+from tests.support.processes import FORK, NOBODY, as_ordinary_user
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +64,37 @@ def test_the_folder_is_made_for_the_owner_alone(folder: Path) -> None:
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("names", [(), (".gitkeep",), ("migration-2026-01-01.log", ".gitignore")])
-def test_a_folder_of_ours_that_others_may_read_is_closed_to_them(folder: Path, names: tuple[str, ...]) -> None:
-    folder.mkdir(mode=0o755)
-    for name in names:
-        (folder / name).touch()
-    logs.configure(logs.MIGRATION, "info")
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-
-
-@pytest.mark.parametrize(("mode", "name"), [(0o755, "somebody-elses.txt"), (0o1777, ".gitkeep")])
-def test_a_folder_that_is_not_only_ours_is_left_as_it_is(folder: Path, mode: int, name: str) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o2770, 0o1777])
+def test_a_folder_and_a_file_that_are_there_keep_their_modes(folder: Path, mode: int) -> None:
     folder.mkdir()
     folder.chmod(mode)
-    (folder / name).touch()
+    shared = folder / f"migration-{datetime.now(UTC):%Y-%m-%d}.log"
+    shared.touch()
+    shared.chmod(0o660)
     logs.configure(logs.MIGRATION, "info")
+    logs.write(logging.INFO, "m")
     assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o660
+    assert [line["message"] for line in written(folder)] == ["m"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second operating-system user")
+def test_two_users_share_a_folder_with_a_file_each_unless_one_lets_the_other_write(settings: Any) -> None:
+    folder = settings.MANA_MIGRATION_LOG_DIR = Path(tempfile.mkdtemp())  # pytest's own is the owner's alone
+    folder.chmod(0o1777)
+    logs.configure(logs.MIGRATION, "info")
+    logs.write(logging.INFO, "of root")
+    with as_ordinary_user():
+        logs.configure(logs.MIGRATION, "info")
+        logs.write(logging.INFO, "of another")
+    day = f"migration-{datetime.now(UTC):%Y-%m-%d}"
+    first, second = folder / f"{day}.{NOBODY}.log", folder / f"{day}.log"
+    assert sorted(folder.iterdir()) == [first, second]
+    assert [line["message"] for line in written(folder)] == ["of another", "of root"]
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (first, second)] == [0o600, 0o600]
+    assert logs.files_of_days([f"{datetime.now(UTC):%Y-%m-%d}"]) == [first, second]
+    logs.release()
+    shutil.rmtree(folder)
 
 
 def test_a_symlink_in_place_of_the_file_is_not_followed(folder: Path, tmp_path: Path) -> None:

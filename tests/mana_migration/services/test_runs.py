@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from mana_migration.domain.options import Controls
@@ -230,3 +231,12 @@ def test_a_run_does_not_end_before_it_begins_where_the_databases_clock_is_set_ba
     runs.stop_run(run.pk, actor=OLGA, reason="r", using="default")
     run.refresh_from_db()
     assert run.finished_at == run.created_at
+
+
+@pytest.mark.parametrize(("model", "begins"), [(MigrationRun, "created_at"), (MigrationBatch, "started_at")])
+def test_an_end_before_the_beginning_is_refused(model: Any, begins: str) -> None:
+    run = open_run()
+    batch(run, started_at=timezone.now())
+    model.objects.update(finished_at=F(begins))
+    with pytest.raises(IntegrityError, match="ends_after_start"):
+        model.objects.update(finished_at=timezone.now() - timedelta(days=1))
