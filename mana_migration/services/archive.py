@@ -3,7 +3,8 @@
 # Note [The archive's format]
 A gzip file of JSON objects, one a line.  The first has ``schema`` and ``run``; each that follows has
 a ``batch`` with its figures, its place in the chain of digests and its ``lines``, the very texts that
-its digest is made of; then ``events``; the last, ``end``, has the number of batches and lines and the
+its digest is made of; then ``events``, and ``fixes``, a thousand at a time: those of the run and those that no
+run made.  The last, ``end``, has the number of batches, lines and fixes, the SHA-256 of the events and fixes, and the
 head.  With the file alone one can compute every digest and link anew (``verify``) and compare the
 head with one that was kept elsewhere.  There are no names in it: users are their primary keys.
 
@@ -15,6 +16,7 @@ compare the ledger with.  So an archive is a copy: the tables keep what they hol
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,16 +26,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from django.db.models import Q
+
 from mana_migration.domain import chain as encoding
 from mana_migration.domain.chain import LINKED_FIGURES
 from mana_migration.engine import chain
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import ArchiveError, RunConflictError
 from mana_migration.files import new_file
-from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs
 
 SCHEMA: Final = 1
+
+#: Integrity fixes in one line.
+FIXES_AT_ONCE: Final = 1_000
 
 _MORE: Final = ("first_user", "last_user", "attempts", "errors", "skips", "started_at", "finished_at")
 
@@ -43,7 +50,8 @@ class Archive:
     """What an archive holds: the run, its batches, users' lines, and the head of its chain (empty: no batch).
 
     ``unseen``: users whose records a rollback had deleted, so that their batches' digests say nothing.
-    ``met``: the number of the link that an expected head was found as.
+    ``fixes``: integrity fixes, those that no run made included.  ``met``: the number of the link that an expected head
+    was found as.
     """
 
     run: int
@@ -53,6 +61,7 @@ class Archive:
     batches: int
     lines: int
     head: str
+    fixes: int = 0
     unseen: int = 0
     met: int | None = None
 
@@ -65,6 +74,7 @@ class Archive:
             "file": str(self.path),
             "batches": self.batches,
             "lines": self.lines,
+            "fixes": self.fixes,
             "head": self.head,
             "unseen": self.unseen,
         }
@@ -110,7 +120,7 @@ def write(run_id: int, folder: Path, *, using: str = "default") -> Archive:
         checker = _Checker(path)
         for part in _parts(using, run):
             checker.take(part)
-            out.write(json.dumps(part, default=str, separators=(",", ":")).encode() + b"\n")
+            out.write(_as_bytes(part))
         return checker.archive()
 
 
@@ -218,8 +228,20 @@ def _parts(using: str, run: MigrationRun) -> Iterator[dict[str, Any]]:
                 "records": [line.record for line in mine],
             }
     events = RunEvent.objects.using(using).filter(run=run).order_by("pk")
-    yield {"events": [_event(event) for event in events]}
-    yield {"end": {"batches": number, "lines": lines, "head": head}}
+    part: dict[str, Any] = {"events": [_event(event) for event in events]}
+    fixes = IntegrityFix.objects.using(using).filter(Q(run=run) | Q(run=None)).order_by("pk")
+    held, rest = 0, hashlib.sha256(_as_bytes(part))
+    yield part
+    while some := list(fixes[held : held + FIXES_AT_ONCE]):
+        held += len(some)
+        part = {"fixes": [_fix(fix) for fix in some]}
+        rest.update(_as_bytes(part))
+        yield part
+    yield {"end": {"batches": number, "lines": lines, "fixes": held, "rest": rest.hexdigest(), "head": head}}
+
+
+def _as_bytes(part: dict[str, Any]) -> bytes:
+    return json.dumps(part, default=str, separators=(",", ":")).encode() + b"\n"
 
 
 def _run(run: MigrationRun) -> dict[str, Any]:
@@ -246,7 +268,19 @@ def _run(run: MigrationRun) -> dict[str, Any]:
 
 
 def _event(event: RunEvent) -> dict[str, Any]:
-    return {"at": event.created_at, "kind": event.kind, "message": event.message, "details": event.details}
+    return {
+        "at": event.created_at,
+        "kind": event.kind,
+        "message": event.message,
+        "details": event.details,
+        "link": event.link,
+    }
+
+
+def _fix(fix: IntegrityFix) -> dict[str, Any]:
+    """Return what an archive holds of a fix: all but who made it."""
+    said = {name: value for name, value in fix.said().items() if name != "actor"}
+    return {"id": fix.pk, "run": fix.run_id, "at": fix.created_at, **said, "link": fix.link}
 
 
 class _Checker:
@@ -259,6 +293,7 @@ class _Checker:
         self._head = ""
         self._batches = self._lines = self._unseen = 0
         self._met: int | None = None
+        self._fixes, self._rest = 0, hashlib.sha256()
         self._ended = False
 
     def take(self, part: dict[str, Any]) -> None:
@@ -272,7 +307,10 @@ class _Checker:
             self._take_batch(part)
         elif "end" in part:
             self._end(part["end"])
-        elif "events" not in part:
+        elif "events" in part or "fixes" in part:
+            self._fixes += len(part.get("fixes", ()))
+            self._rest.update(_as_bytes(part))
+        else:
             raise self._bad("it holds something that no archive has")
 
     def archive(self) -> Archive:
@@ -291,6 +329,7 @@ class _Checker:
             batches=self._batches,
             lines=self._lines,
             head=self._head if self._batches else "",
+            fixes=self._fixes,
             unseen=self._unseen,
             met=self._met,
         )
@@ -319,6 +358,8 @@ class _Checker:
     def _end(self, end: dict[str, Any]) -> None:
         if (end["batches"], end["lines"]) != (self._batches, self._lines):
             raise self._bad(f"it has {self._batches:,} batches and says {end['batches']:,}: some were taken out")
+        if "rest" in end and (end["fixes"], end["rest"]) != (self._fixes, self._rest.hexdigest()):
+            raise self._bad("its events or its integrity fixes are not what was written")
         if self._batches and end["head"] != self._head:
             raise self._bad("its head is not its last link")
         self._ended = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from django.contrib.auth import get_user_model
 from django.db import models
@@ -21,7 +22,13 @@ from mana_migration.engine import dialect, users
 from mana_migration.engine.integrity import ledger, quick, records, runs, wallets
 from mana_migration.engine.integrity.records import RecordScan
 from mana_migration.engine.integrity.scope import Scope, rows
-from mana_migration.engine.integrity.value import LedgerSums, booked_value, ledger_sums, ledger_sums_twice
+from mana_migration.engine.integrity.value import (
+    LedgerSums,
+    booked_between,
+    booked_value,
+    ledger_sums,
+    ledger_sums_twice,
+)
 from mana_migration.engine.integrity.wallets import WalletTerms
 from mana_migration.models import MigrationRun
 
@@ -302,31 +309,57 @@ def _count_scanned_flags(plan: CountPlan, found: Counts, scan: RecordScan) -> in
 
 
 def _compare_value(plan: CountPlan, found: Counts, sums: LedgerSums, since: _Since) -> None:
-    """Keep the sums over all users, and compare them with those of the last run's start."""
+    """Keep the sums over all users, and compare them with those at the start of the last run, and those of all runs."""
     rates = plan.terms.rates.as_dict()
     booked = booked_value(plan.connection, rates, sums, wishes_after=since.wishes)
     totals = found.totals
     found.baseline = {name: str(value) for name, value in (totals | {"booked": booked}).items()}
+    if plan.phase != PRE and plan.scope.run is None:
+        found.of_runs += _changes_between_runs(plan)
     run = None if plan.phase == PRE else since.run or _run_with_baseline(plan)
-    if run is None or run.rates != rates:
-        return
+    if run is not None and run.rates == rates:
+        found.of_runs += _changes_since(run, plan, found, sums=sums, since=since, booked=booked)
+    found.numbers["unbooked_change"] = sum(finding.check == "unbooked_change" for finding in found.of_runs)
+
+
+def _changes_since(
+    run: MigrationRun, plan: CountPlan, found: Counts, *, sums: LedgerSums, since: _Since, booked: int
+) -> list[Finding]:
+    """Compare the value of all wallets with that at a run's start; ``booked``: what was summed up ``since`` ids."""
     start = _Since.of(run)
     if start.ids != since.ids:
         sums = ledger_sums(plan.connection, after=start.entries)
-        booked = booked_value(plan.connection, rates, sums, wishes_after=start.wishes)
+        booked = booked_value(plan.connection, run.rates, sums, wishes_after=start.wishes)
     before, booked_then = int(run.baseline["value"]), int(run.baseline["booked"])
-    change = (totals["value"] - booked) - (before - booked_then)
+    now = found.totals["value"]
     found.totals |= {"value_before": before, "booked_since": booked - booked_then}
-    if change:
-        found.numbers["unbooked_change"] = 1
-        found.of_runs.append(
-            Finding(
-                "unbooked_change",
-                run=run.pk,
-                figures={"before": before, "booked_since": booked - booked_then, "now": totals["value"]},
-                reason=f"since run {run.pk} began, {change:+,} mana of value came or went in no ledger",
-            )
+    return _change(run, before, booked - booked_then, now, f"since run {run.pk} began")
+
+
+def _changes_between_runs(plan: CountPlan) -> list[Finding]:
+    """Compare the value of all wallets at each run's start with that at the start of the run before."""
+    found = []
+    runs = MigrationRun.objects.using(plan.using).filter(baseline__has_key="booked").order_by("pk")
+    for run, following in pairwise(runs):
+        if run.rates != following.rates:
+            continue
+        first, last = _Since.of(run), _Since.of(following)
+        booked = booked_between(
+            plan.connection, run.rates, mana=(first.entries, last.entries), wishes=(first.wishes, last.wishes)
         )
+        booked += int(following.baseline["booked"]) - int(run.baseline["booked"])
+        when = f"between the starts of runs {run.pk} and {following.pk}"
+        found += _change(run, int(run.baseline["value"]), booked, int(following.baseline["value"]), when)
+    return found
+
+
+def _change(run: MigrationRun, before: int, booked: int, now: int, when: str) -> list[Finding]:
+    change = now - before - booked
+    if not change:
+        return []
+    figures = {"before": before, "booked_since": booked, "now": now}
+    reason = f"{when}, {change:+,} mana of value came or went in no ledger"
+    return [Finding("unbooked_change", run=run.pk, figures=figures, reason=reason)]
 
 
 def _baseline_of_next_run(plan: CountPlan, found: Counts, sums: LedgerSums, start: _Since) -> dict[str, str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.engine import dialect
 from mana_migration.engine.integrity.scope import Scope, rows
 from wishes.rates import COLOURS
+
+#: The kinds of entries of mana that change the value of all wallets together.
+BOOKED: Final = ("earn", "spend", "adjustment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +82,6 @@ def booked_parts(
     connection: BaseDatabaseWrapper, rates: Mapping[str, int], sums: LedgerSums, *, wishes_after: int = 0
 ) -> dict[str, int]:
     """Return the parts of ``booked_value`` by what they are."""
-    vendor = connection.vendor
-    wishes = rows(
-        connection,
-        f"SELECT colour, {dialect.exact_sum(vendor, 'amount')} FROM wishes_wishentry "
-        # adjustments are fixes, counted below
-        "WHERE kind <> 'adjustment' AND id > %(after)s GROUP BY colour",
-        Scope(),
-        after=wishes_after,
-    )
     written_off = _sum(
         connection,
         "b.shortfall",
@@ -98,14 +92,44 @@ def booked_parts(
         rate * _sum(connection, f"{colour}_change", "mana_migration_integrityfix") for colour, rate in rates.items()
     )
     return {
-        "mana earned, spent or adjusted by the site": sums.of("earn", "spend", "adjustment"),
-        "wishes earned or spent by the site": sum(
-            rates[colour] * dialect.combine(vendor, first, second) for colour, first, second in wishes
-        ),
+        "mana earned, spent or adjusted by the site": sums.of(*BOOKED),
+        "wishes earned or spent by the site": _wishes_booked(connection, rates, wishes_after),
         "written off by rollbacks": written_off,
         "corrected by auto-fix": fixes,
         "imported": _imported(connection, rates),
     }
+
+
+def booked_between(
+    connection: BaseDatabaseWrapper, rates: Mapping[str, int], *, mana: tuple[int, int], wishes: tuple[int, int]
+) -> int:
+    """Return what entries with ids from one, excluded, to another added to all wallets, in mana at these rates."""
+    vendor, (after, until) = connection.vendor, mana
+    ((first, second),) = rows(
+        connection,
+        f"SELECT {dialect.exact_sum(vendor, 'amount')} FROM wishes_manaentry "
+        f"WHERE kind IN {BOOKED} AND id > %(after)s AND id <= %(until)s",
+        Scope(),
+        after=after,
+        until=until,
+    )
+    return dialect.combine(vendor, first, second) + _wishes_booked(connection, rates, *wishes)
+
+
+def _wishes_booked(
+    connection: BaseDatabaseWrapper, rates: Mapping[str, int], after: int, until: int | None = None
+) -> int:
+    found = rows(
+        connection,
+        f"SELECT colour, {dialect.exact_sum(connection.vendor, 'amount')} FROM wishes_wishentry "
+        # adjustments are fixes, counted apart
+        f"WHERE kind <> 'adjustment' AND id > %(after)s {'' if until is None else 'AND id <= %(until)s'} "
+        "GROUP BY colour",
+        Scope(),
+        after=after,
+        until=until,
+    )
+    return sum(rates[colour] * dialect.combine(connection.vendor, first, second) for colour, first, second in found)
 
 
 def _imported(connection: BaseDatabaseWrapper, rates: Mapping[str, int]) -> int:

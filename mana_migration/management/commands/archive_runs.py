@@ -114,8 +114,8 @@ class Command(MigrationCommand):
 def _line(found: Archive) -> str:
     head = f", head {found.head}" if found.head else ""
     gone = f", {found.unseen:,} records had been deleted by --no-preserve-logs" if found.unseen else ""
-    batches = "1 batch" if found.batches == 1 else f"{found.batches:,} batches"
+    fixes = f", {counted(found.fixes, 'integrity fix', 'integrity fixes')}" if found.fixes else ""
     return (
-        f"run {found.run} ({found.kind}, {found.status}): {batches}, {found.lines:,} users' lines"
-        f"{gone}, {found.path}{head}"
+        f"run {found.run} ({found.kind}, {found.status}): {counted(found.batches, 'batch', 'batches')}, "
+        f"{found.lines:,} users' lines{fixes}{gone}, {found.path}{head}"
     )

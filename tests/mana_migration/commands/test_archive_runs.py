@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.db import connection
+from django.db.models import Q
 
 from mana_migration import guards
 from mana_migration.errors import ArchiveError
-from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, UserMigration
 from mana_migration.services import archive
+from tests.factories import make_wallets
 from tests.mana_migration.engine.one_batch import open_run
 from tests.mana_migration.running import migrate, people, refusal, roll_back, told
 from tests.support.commands import run_command
@@ -63,6 +65,36 @@ def test_an_archive_holds_every_line_and_its_head_is_the_runs(run: int, tmp_path
     assert sum(len(batch["records"]) for batch in batches) == 10
     assert events["events"][0]["kind"] == "started"
     assert end["end"]["head"] == last.link
+
+
+def test_an_archive_holds_the_fixes_of_its_run_and_those_of_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "FIXES_AT_ONCE", 2)
+    make_wallets([(-1, 0, 0)] * 3)
+    assert run_command("validate_migration", "--fix-issues").code == 0
+    make_wallets([(-2, 0, 0)] * 2)
+    first = int(migrate("--auto-fix")["run"])
+    make_wallets([(-3, 0, 0)])
+    second = int(migrate("--auto-fix")["run"])
+    one, other = archived(tmp_path, first, second)
+    assert (one["fixes"], other["fixes"]) == (5, 4)
+    path = Path(one["file"])
+    begin, batch, events, *fixes, end = parts(path)
+    held = [fix for part in fixes for fix in part["fixes"]]
+    kept = IntegrityFix.objects.filter(Q(run=first) | Q(run=None))
+    assert [(fix["id"], fix["before"], fix["changes"], fix["link"]) for fix in held] == [
+        (fix.pk, fix.before, [fix.green_change, 0, 0, 0], fix.link) for fix in kept.order_by("pk")
+    ]
+    assert archive.verify(path).fixes == 5
+    assert "5 integrity fixes" in run_command("archive_runs", "--verify", path).out
+    held[1]["before"]["green"] = -9
+    for changed in (fixes, fixes[1:]):
+        path.write_bytes(
+            gzip.compress("".join(f"{json.dumps(part)}\n" for part in (begin, batch, events, *changed, end)).encode())
+        )
+        with pytest.raises(ArchiveError, match="its events or its integrity fixes are not what was written"):
+            archive.verify(path)
 
 
 def test_an_archive_is_checked_by_itself_and_against_a_head_kept_elsewhere(run: int, tmp_path: Path) -> None:

@@ -98,3 +98,18 @@ def test_whatever_is_changed_in_a_record_changes_its_line(fields: dict[str, Any]
     changed = fields | {name: fields[name] + 1 if isinstance(fields[name], int) else f"{fields[name]}x"}
     assert line_of(changed) != line_of(fields)
     assert chain.digest([line_of(changed)]) != chain.digest([line_of(fields)])
+
+
+def test_fixes_and_events_have_links_that_never_change() -> None:
+    fix = {"check": "overflow", "user": "42", "before": {"green": -1}, "undoes": None}
+    assert (
+        chain.next_fix_link("", fix)
+        == hashlib.sha256(b'fix||{"before":{"green":-1},"check":"overflow","undoes":null,"user":"42"}').hexdigest()
+    )
+    first = chain.first_event_link({"run": 7, "actor": "olga"})
+    assert first == hashlib.sha256(b'run and its events|{"actor":"olga","run":7}').hexdigest()
+    event = {"kind": "started", "details": {10: 1, 9: 2}}  # keys as a database returns them, in their order
+    assert (
+        chain.next_event_link(first, event)
+        == hashlib.sha256(f'event|{first}|{{"details":{{"10":1,"9":2}},"kind":"started"}}'.encode()).hexdigest()
+    )
