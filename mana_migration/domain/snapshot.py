@@ -78,7 +78,8 @@ class ErrorRate:
 class RunSnapshot:
     """One run as of ``taken_at``; money and users are exact integers, times are seconds.
 
-    ``elapsed`` counts from the start to the end or now, ``worked`` leaves out the time on pause.
+    ``elapsed`` counts from the start to the end or now; ``worked`` leaves out the time that it was paused,
+    or that no process worked on it after its window or its process ended.
     ``durations`` is the histogram of batch durations: (upper bound in seconds as text, batches).
     ``series`` is (time, users handled so far) in equal slices, at most a few hundred points; ``spans``
     are the times without progress, ``marks`` the events to show beside them.  ``standstill`` says why

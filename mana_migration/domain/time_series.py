@@ -50,6 +50,15 @@ class UserSeries:
         slices = itertools.pairwise(points)
         return any(start <= before and at <= end and handled > was for (before, was), (at, handled) in slices)
 
+    def latest_before(self, moment: datetime) -> datetime | None:
+        """Return when users were handled last before that moment, as far as slices say; None where there are none."""
+        busy = [
+            at
+            for (before, was), (at, handled) in itertools.pairwise(self.points())
+            if handled > was and before < moment
+        ]
+        return min(busy[-1], moment) if busy else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the series for JSON."""
         return {"start": self.start and self.start.isoformat(), "width": self.width, "users": self.users}

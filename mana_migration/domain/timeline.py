@@ -16,6 +16,7 @@ LEAST_GAP: Final = 10.0
 _ENDS: Final = {
     "paused": ("resumed", "stopped"),
     "interrupted": ("joined", "stopped"),
+    "window_over": ("joined", "stopped"),
     "database_lost": ("joined", "stopped"),
     "throttled": ("throttled", "stopped"),
 }

@@ -31,6 +31,7 @@ MARKS_DRAWN: Final = 40
 _SPANS: Final = {
     "paused": gettext_lazy("paused"),
     "interrupted": gettext_lazy("process ended"),
+    "window_over": gettext_lazy("window over"),
     "database_lost": gettext_lazy("database away"),
     "throttled": gettext_lazy("waiting for the database"),
     "idle": gettext_lazy("no progress"),

@@ -169,7 +169,7 @@ def _started(seen: RunSnapshot, zone: tzinfo | None) -> Fact:
 
 def _paused_words(seen: RunSnapshot) -> str:
     held = seen.elapsed - seen.worked
-    return f" (of it {duration(held)} on pause)" if held >= 1 else ""
+    return f" (including {duration(held)} paused)" if held >= 1 else ""
 
 
 def _errors(seen: RunSnapshot) -> Fact:

@@ -42,7 +42,7 @@ EVENTS_SHOWN, RECENT_BATCHES = 10, 300
 MARKS: Final = 500
 
 _HOLDS: Final = {EventKind.PAUSED: True, EventKind.RESUMED: False, EventKind.STOPPED: False}
-_GAPS: Final = {EventKind.INTERRUPTED: True, EventKind.RESUMED_WORK: False}
+_ENDS: Final = (EventKind.INTERRUPTED, EventKind.WINDOW_OVER)
 _WAITS: Final = (EventKind.THROTTLED, EventKind.DATABASE_LOST)
 
 
@@ -169,7 +169,7 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         batch_check=batch_check(run, totals, int(folded["batches"]), using),
         recent=_recent_batches(run, using) if run.is_open else [],
         history=history,
-        marks=[event for event in history if event.kind in (*_HOLDS, *_GAPS)],
+        marks=[event for event in history if event.kind in (*_HOLDS, *_ENDS, EventKind.RESUMED_WORK)],
         checked=_latest(history, EventKind.CHECKED),
         wait=_latest(history, *_WAITS) if run.is_open else None,
         events=latest[:EVENTS_SHOWN],
@@ -199,7 +199,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
     end = now if run.is_open else (run.finished_at or now)
     points, history = series.points(), [event_line(event) for event in seen.history]
     elapsed = max(0.0, (end - run.created_at).total_seconds())
-    worked = max(0.0, elapsed - speed.paused_seconds(_marks(seen.marks, series), end))
+    worked = max(0.0, elapsed - speed.paused_seconds(_marks(seen.marks, series, end), end))
     progress = speed.measure(
         handled=totals.selected,
         expected=None if run.kind == RunKind.IMPORT else run.expected,
@@ -257,17 +257,25 @@ def _judge(seen: _Seen) -> RunSnapshot:
     )
 
 
-def _marks(events: Iterable[RunEvent], series: UserSeries) -> list[tuple[datetime, bool]]:
-    """Return when the run was held: paused, or interrupted and resumed later without progress in between."""
+def _marks(events: Iterable[RunEvent], series: UserSeries, end: datetime) -> list[tuple[datetime, bool]]:
+    """Return when the run was held: paused, or without progress until it was resumed.
+
+    That is so after a window or a process ended, and after a process died, which leaves no event, for a minute or more.
+    """
     marks: list[tuple[datetime, bool]] = []
-    interrupted: datetime | None = None
+    ended: datetime | None = None
     for event in events:
         if event.kind in _HOLDS:
             marks.append((event.created_at, _HOLDS[EventKind(event.kind)]))
-        elif event.kind == EventKind.RESUMED_WORK and interrupted is not None:
-            progressed = series.handled_between(interrupted, event.created_at)
-            marks += [] if progressed else [(interrupted, True), (event.created_at, False)]
-        interrupted = event.created_at if event.kind == EventKind.INTERRUPTED else None
+        elif event.kind == EventKind.RESUMED_WORK:
+            since, died = ended, None if ended else series.latest_before(event.created_at)
+            if died is not None and (event.created_at - died).total_seconds() >= speed.STALLED_AFTER:
+                since = died
+            if since is not None and not series.handled_between(since, event.created_at):
+                marks += [(since, True), (event.created_at, False)]
+        ended = event.created_at if event.kind in _ENDS else None
+    if ended is not None and not series.handled_between(ended, end):
+        marks.append((ended, True))
     return marks
 
 

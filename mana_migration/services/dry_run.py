@@ -145,7 +145,7 @@ def pauses(options: MigrationOptions, users: int) -> float:
 def expected_rate(using: str) -> tuple[float, str]:
     """Return users per second to expect, and where the figure comes from.
 
-    A run's speed is its users by the time from its start to its end or now, without the time on pause: failed
+    A run's speed is its users by the time from its start to its end or now, without the time that it was paused: failed
     attempts, split batches and its checks take time as well.  Runs of selected users say nothing about a mass run.
     """
     for run in with_now(using).migrations().order_by("-id")[:RUNS_CONSIDERED]:

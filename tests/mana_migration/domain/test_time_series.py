@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mana_migration.domain.time_series import SLICES, UserSeries
+from mana_migration.domain.time_series import FIRST_WIDTH, SLICES, UserSeries
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -47,6 +47,17 @@ def test_progress_is_looked_for_between_two_moments() -> None:
     assert series.handled_between(after(0), after(2))
     assert not series.handled_between(after(2), after(29))
     assert not UserSeries().handled_between(after(0), after(2))
+
+
+def test_users_handled_last_before_a_moment_are_found_by_their_slice() -> None:
+    series = UserSeries()
+    series.add(after(0), 1)
+    series.add(after(10), 1)
+    assert series.latest_before(after(0)) is None
+    assert series.latest_before(after(9)) == after(FIRST_WIDTH)
+    assert series.latest_before(after(10.01)) == after(10.01)  # in the slice that it is in
+    assert series.latest_before(after(30)) == after(10 + FIRST_WIDTH)
+    assert UserSeries().latest_before(after(1)) is None
 
 
 def test_the_series_of_an_earlier_version_goes_on() -> None:

@@ -110,12 +110,33 @@ def test_time_on_pause_counts_neither_for_the_average_nor_as_standstill() -> Non
     assert seen.standstill == "paused by olga because the backup runs"
 
 
-def test_an_interruption_that_stopped_all_work_counts_like_a_pause() -> None:
+@pytest.mark.parametrize("kind", [EventKind.INTERRUPTED, EventKind.WINDOW_OVER])
+def test_the_end_of_all_work_counts_like_a_pause_until_it_is_resumed(kind: EventKind) -> None:
     run = running()
     make_batch(run, done(100), start=0, seconds=60)
-    make_event(run, EventKind.INTERRUPTED, 61)
+    make_event(run, kind, 61)
+    assert snapshot(run, at=after(1061)).worked == 61
+    assert snapshot(run, at=after(1061)).progress.rate_average == snapshot(run, at=after(9_999)).progress.rate_average
     make_event(run, EventKind.RESUMED_WORK, 1061)
-    assert snapshot(run, at=after(1100)).worked == 100
+    seen = snapshot(run, at=after(1100))
+    assert seen.worked == 100
+    assert "(including 16 min 40 s paused)" in facts(seen)[0].value
+
+
+def test_the_time_after_a_process_that_was_killed_counts_like_a_pause() -> None:
+    run = running()
+    make_batch(run, done(100), start=0, seconds=60)
+    make_event(run, EventKind.RESUMED_WORK, 1060)
+    make_batch(run, done(100), start=1060, seconds=40)
+    assert snapshot(run, at=after(1100)).worked == pytest.approx(100, abs=8)  # the width of a slice
+
+
+def test_a_process_that_joins_others_is_no_sign_of_a_pause() -> None:
+    run = running()
+    for second in range(0, 300, 10):
+        make_batch(run, done(10), start=second, seconds=10)
+    make_event(run, EventKind.RESUMED_WORK, 155)
+    assert snapshot(run, at=after(300)).worked == 300
 
 
 def test_an_interruption_of_one_process_among_others_is_no_pause() -> None:
