@@ -26,7 +26,7 @@ from mana_migration.admin.lists import (
     user_link,
 )
 from mana_migration.domain.results import Totals
-from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
+from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, RunRequest, UserMigration
 from mana_migration.reports.formatting import number
 from mana_migration.selectors.run_list import totals_of
 from mana_migration.selectors.runs import event_line
@@ -276,11 +276,33 @@ class MigrationBatchAdmin(_OfRunAdmin):
 class RunEventAdmin(_OfRunAdmin):
     """Who did what to which run."""
 
-    list_display = ("created_at", "of_run", "kind", "actor", "message")
+    list_display = ("created_at", "of_run", "request_id", "kind", "actor", "message")
     list_filter = ("kind",)
     date_hierarchy = "created_at"
     sortable_by = ("id",)
     ordering = ("-id",)
+
+
+@admin.register(RunRequest)
+class RunRequestAdmin(_OfRunAdmin):
+    """Mass runs that needed a second person's approval."""
+
+    list_display = ("page", "kind", "state", "actor", "reason", "of_run", "created_at")
+    list_display_links = None  # the first column leads to the staff page
+    list_filter = ("kind", "status")
+    date_hierarchy = "created_at"
+    sortable_by = ()
+    ordering = ("-id",)
+
+    @admin.display(description=gettext_lazy("request"))
+    def page(self, request: RunRequest) -> SafeString:
+        """Return the number with a link to the page of the request."""
+        return page_link("request", str(request.pk), request.pk)
+
+    @admin.display(description=gettext_lazy("status"))
+    def state(self, request: RunRequest) -> SafeString:
+        """Return where the request is."""
+        return status_label(request.status, request.get_status_display())
 
 
 class _OfUserAdmin(_OfRunAdmin):
@@ -332,6 +354,7 @@ class IntegrityFixAdmin(_OfUserAdmin):
     """What auto-fix changed."""
 
     row_word = "fix"
+    date_hierarchy = "created_at"
     search_help_text = gettext_lazy("The exact username or primary key of a user, run:ID, or fix:ID.")
     list_display = ("id", "username", "check_id", "of_run", "green_change", "blue_change", "red_change", "mana_change",
                     "actor", "created_at")  # fmt: skip

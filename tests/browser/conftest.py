@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,27 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(scope="session")
 def site(django_db_setup: None) -> Iterator[str]:
     """Serve the test database with gunicorn, as in production, and return the address."""
+    with served() as address:
+        yield address
+
+
+@pytest.fixture
+def site_with_approval(django_db_setup: None) -> Iterator[str]:
+    """Serve a site whose mass runs need a second person's approval."""
+    with served(MANA_MIGRATION_APPROVAL_HOURS="24") as address:
+        yield address
+
+
+@contextmanager
+def served(**env: str) -> Iterator[str]:
+    """Serve the test database for the length of the block, with these settings."""
     from tests.support.commands import manage_environment
 
     command = [sys.executable, "-m", "gunicorn", "config.wsgi", "--bind", "127.0.0.1:0", "--threads", "4"]
     server = subprocess.Popen(
         [*command, "--no-control-socket"],
         cwd=PROJECT,
-        env=manage_environment(),
+        env=manage_environment(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -81,9 +96,9 @@ def desk(
 
     opened: list[Desk] = []
 
-    def open_desk(*permissions: str, scripts: bool = True, **options: Any) -> Desk:
+    def open_desk(*permissions: str, scripts: bool = True, at: str = site, **options: Any) -> Desk:
         chosen = browser if scripts else request.getfixturevalue("browser_without_scripts")
-        opened.append(Desk(site, chosen, *permissions, java_script_enabled=scripts, **options))
+        opened.append(Desk(at, chosen, *permissions, java_script_enabled=scripts, **options))
         return opened[-1]
 
     yield open_desk

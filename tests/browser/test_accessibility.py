@@ -29,6 +29,8 @@ ALL = (
     "view_usermigration",
     "view_migrationbatch",
     "view_runevent",
+    "view_runrequest",
+    "approve_run",
     "view_integrityfix",
     "view_wallet",
     "view_manaentry",
@@ -67,6 +69,8 @@ def pages(village: Village, run: MigrationRun, users: list[int]) -> list[str]:
         f"/migration/runs/{village.run.pk}/",
         f"/migration/runs/{village.run.pk}/report",
         f"/migration/runs/{village.run.pk}/users/",
+        f"/migration/requests/{village.request.pk}/",
+        "/migration/statistics",
         "/migration/users/",
         *(f"/migration/users/{user}/" for user in users),
         *(f"{admin}/migratinguser/{user}/change/" for user in users[:2]),
@@ -77,6 +81,7 @@ def pages(village: Village, run: MigrationRun, users: list[int]) -> list[str]:
         f"{admin}/migrationrun/{run.pk}/change/",
         f"{admin}/migrationbatch/",
         f"{admin}/runevent/",
+        f"{admin}/runrequest/",
         f"{admin}/usermigration/",
         f"{admin}/usermigration/{record.pk}/change/",
         f"{admin}/integrityfix/",
@@ -88,10 +93,13 @@ def pages(village: Village, run: MigrationRun, users: list[int]) -> list[str]:
 @pytest.mark.parametrize(
     ("status", "options"),
     [
-        (RunStatus.RUNNING, {"color_scheme": "light"}),
+        (
+            RunStatus.RUNNING,
+            {"color_scheme": "light", "viewport": {"width": 640, "height": 400}, "device_scale_factor": 2},
+        ),
         (RunStatus.FAILED, {"color_scheme": "dark", "locale": "de", "viewport": {"width": 390, "height": 800}}),
     ],
-    ids=["light, English", "dark, German, phone"],
+    ids=["light, English, 200 % zoom", "dark, German, phone"],
 )
 def test_axe_finds_nothing_serious_on_any_page(status: RunStatus, options: dict[str, Any], desk: OpenDesk) -> None:
     everything = build(status)

@@ -211,6 +211,27 @@ def test_an_auditor_prints_a_report_and_checks_its_totals(desk: OpenDesk, tmp_pa
     assert "36,900" in printed(page, tmp_path)[0]
 
 
+def test_a_second_person_approves(site_with_approval: str, desk: OpenDesk) -> None:
+    make_wallets([(3, 2, 1)] * 30)
+    olga = desk(*EVERYTHING, name="olga", at=site_with_approval).page
+    confirm(olga, "Start a migration", "the first night")
+    expect(olga.get_by_text("You asked for this run, so a second person has to approve it.")).to_be_visible()
+    expect(olga.get_by_role("link", name="Approve")).to_have_count(0)
+    make_wallets([(0, 0, 1)])
+    sam = desk("approve_run", name="sam", at=site_with_approval).page
+    sam.get_by_role("link", name="Migration request").click()
+    expect(sam.get_by_text("The numbers have changed since it was asked for.")).to_be_visible()
+    expect(sam.get_by_role("row", name="Would be migrated")).to_contain_text("31")
+    confirm(sam, "Approve", "compared with the plan")
+    expect(sam.get_by_text("is approved")).to_be_visible()
+    run = MigrationRun.objects.get()
+    assert (run.actor, run.reason, run.expected) == ("olga", "the first night", 31)
+    expect(sam.locator(".mm-events")).to_contain_text("Approved by sam: compared with the plan")
+    olga.reload()
+    olga.get_by_role("link", name=f"Run {run.pk}").click()
+    expect(olga.locator(".mm-headline").get_by_text("Queued")).to_be_visible()
+
+
 def printed(page: Page, folder: Path) -> list[str]:
     """Return the text of each A4 sheet that the page is printed on."""
     page.pdf(path=folder / "page.pdf", format="A4")
