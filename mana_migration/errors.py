@@ -23,7 +23,14 @@ def for_database(message: str, alias: str) -> str:
 
 
 class MigrationError(Exception):
-    """Base of every error that ends a command with one clear line and exit code 1."""
+    """Base of every error that ends a command with one clear line and exit code 1.
+
+    A message of plain Python that a page may show is given with its values apart, so that the page can translate it.
+    """
+
+    def __init__(self, message: str = "", **values: object) -> None:
+        self.message, self.values = message, values
+        super().__init__(message.format(**values) if values else message)
 
 
 class UsageError(MigrationError):

@@ -21,7 +21,7 @@ from tests.mana_migration.stories import Village, url
 
 PROJECT = Path(__file__).resolve().parent.parent
 CATALOGUES = [PROJECT / app / "locale" / "de" / "LC_MESSAGES" for app in ("mana_migration", "wishes", "")]
-FUNCTIONS = {"_", "gettext", "gettext_lazy", "ngettext", "pgettext"}
+FUNCTIONS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "pgettext"}
 #: A report and the page for a failing site are in English: files for everybody, and a page that can rely on nothing.
 ENGLISH = {"report.html", "500.html"}
 
@@ -114,6 +114,23 @@ def test_a_page_speaks_the_language_of_the_browser(village: Village, sign_in: Ca
     assert 'lang="de"' in page
     for words in ("Zeitverlauf", "Umgewandelt", "1.230", "Alle Benutzer"):
         assert words in page
+
+
+@pytest.mark.django_db
+def test_what_services_say_is_in_the_language_of_the_page_as_well(village: Village) -> None:
+    from tests.mana_migration.stories import make_staff
+
+    client = Client(headers={"accept-language": "de"})
+    client.force_login(make_staff("boss", "view_migrationrun", "start_run", "rollback_run"))
+    village.failed("dora")
+    with translation.override("en"):
+        refused = client.post(url("start"), {"preview": "1", "batch_size": "many"}).content.decode()
+        found = client.get(url("start")).content.decode()
+        nothing = client.get(url("rollback_run", village.rollback.pk)).content.decode()
+    assert "Stapelgröße &#x27;many&#x27;: Geben Sie eine ganze Zahl" in refused
+    for words in ("Wünsche sind negativ", "Fehler", "angenommen: Keine Migration"):
+        assert words in found
+    assert "ist ein Rollback: Nur die Umwandlungen eines Migrationslaufs" in nothing
 
 
 @pytest.mark.django_db

@@ -10,9 +10,10 @@ from typing import Any, Final
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import Totals
 from mana_migration.domain.validation import FixReport
+from mana_migration.domain.words import gettext_noop
 
 #: What is said where only those who failed earlier were asked for.
-NONE_FAILED: Final = "no user who failed in an earlier run is left to migrate"
+NONE_FAILED: Final = gettext_noop("no user who failed in an earlier run is left to migrate")
 
 #: Users per second assumed where this database has no run to go by: a cautious figure for a small server.
 ASSUMED_RATE: Final = {"postgresql": 5_000, "sqlite": 8_000}

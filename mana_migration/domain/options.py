@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar, Final
 
 from mana_migration.domain.pacing import AUTO
+from mana_migration.domain.words import gettext_noop
 from mana_migration.errors import UsageError
 
 #: Users per batch, in one transaction, where nothing else is asked for.
@@ -48,7 +49,11 @@ def parse_batch_size(value: object) -> int | str:
     except ValueError:
         size = 0
     if not 1 <= size <= LARGEST_BATCH:
-        raise UsageError(f"batch size {value!r}: give a whole number of users from 1 to {LARGEST_BATCH}, or auto")
+        raise UsageError(
+            gettext_noop("batch size {value}: give a whole number of users from 1 to {most}, or auto"),
+            value=repr(value),
+            most=LARGEST_BATCH,
+        )
     return size
 
 
@@ -63,7 +68,7 @@ def parse_threshold(value: object) -> Decimal:
     except InvalidOperation:
         threshold = Decimal(-1)
     if not threshold.is_finite() or not 0 <= threshold <= 100:
-        raise UsageError(f"error threshold {value!r}: give a percentage from 0 to 100")
+        raise UsageError(gettext_noop("error threshold {value}: give a percentage from 0 to 100"), value=repr(value))
     return threshold
 
 
@@ -80,7 +85,9 @@ def parse_delay(value: object) -> float | str:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 3600:
-        raise UsageError(f"delay {value!r}: give a number of seconds from 0 to 3600, or auto")
+        raise UsageError(
+            gettext_noop("delay {value}: give a number of seconds from 0 to 3600, or auto"), value=repr(value)
+        )
     return seconds
 
 
@@ -115,7 +122,11 @@ def parse_workers(value: object) -> int:
     except ValueError:
         workers = 0
     if not 1 <= workers <= MOST_WORKERS:
-        raise UsageError(f"{value!r} workers: give a whole number of processes from 1 to {MOST_WORKERS}")
+        raise UsageError(
+            gettext_noop("{value} workers: give a whole number of processes from 1 to {most}"),
+            value=repr(value),
+            most=MOST_WORKERS,
+        )
     return workers
 
 
@@ -130,7 +141,10 @@ def parse_cohort(value: str) -> int:
     except InvalidOperation:
         share = Decimal(0)
     if not share.is_finite() or share != share.to_integral_value() or not 1 <= share <= 10_000:
-        raise UsageError(f"cohort {value!r}: give a percentage from 0.01% to 100% with at most two decimals")
+        raise UsageError(
+            gettext_noop("cohort {value}: give a percentage from 0.01% to 100% with at most two decimals"),
+            value=repr(value),
+        )
     return int(share)
 
 

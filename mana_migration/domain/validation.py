@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from mana_migration.domain.chain import Walk
+from mana_migration.domain.words import gettext_noop
 
-ERROR, WARNING, INFO = "error", "warning", "info"
+ERROR, WARNING, INFO = gettext_noop("error"), gettext_noop("warning"), gettext_noop("info")
 PRE, POST, BOTH = "pre", "post", "both"
 
 SEVERITIES: Final = (ERROR, WARNING, INFO)
@@ -40,20 +41,26 @@ class Check:
 _BY_HAND: Final = "what happened is not known from the data: to be looked into by hand"
 
 CHECKS: Final = (
-    Check("negative_balance", ERROR, PRE, "wishes are negative"),
-    Check("orphaned_mana", ERROR, PRE, "mana of an unmigrated user is not backed by ledger entries"),
+    Check("negative_balance", ERROR, PRE, gettext_noop("wishes are negative")),
+    Check("orphaned_mana", ERROR, PRE, gettext_noop("mana of an unmigrated user is not backed by ledger entries")),
     Check(
-        "overflow", ERROR, PRE, "the wishes' worth and the mana together are beyond the limit of BIGINT",
+        "overflow", ERROR, PRE, gettext_noop("the wishes' worth and the mana together are beyond the limit of BIGINT"),
         "there is no room for so much mana: split or correct the balance by hand",
     ),
-    Check("migration_inconsistency", ERROR, BOTH, "the wallet's flag and the records disagree"),
+    Check("migration_inconsistency", ERROR, BOTH, gettext_noop("the wallet's flag and the records disagree")),
     Check(
-        "large_conversion", WARNING, PRE, "the wishes are worth more than the limit set for attention",
+        "large_conversion", WARNING, PRE, gettext_noop("the wishes are worth more than the limit set for attention"),
         "nothing is wrong; check whether the balance is plausible",
     ),
-    Check("already_migrated", INFO, PRE, "the user is migrated", "nothing is wrong", only_counted=True),
-    Check("zero_balance", INFO, PRE, "an unmigrated user has no wishes", "nothing is wrong", only_counted=True),
-    Check("no_wallet", INFO, PRE, "the user has no wallet, so no wishes", "nothing is wrong", only_counted=True),
+    Check("already_migrated", INFO, PRE, gettext_noop("the user is migrated"), "nothing is wrong", only_counted=True),
+    Check(
+        "zero_balance", INFO, PRE, gettext_noop("an unmigrated user has no wishes"), "nothing is wrong",
+        only_counted=True,
+    ),
+    Check(
+        "no_wallet", INFO, PRE, gettext_noop("the user has no wallet, so no wishes"), "nothing is wrong",
+        only_counted=True,
+    ),
     Check(
         "conversion_mismatch", ERROR, POST, "a record's figures contradict each other or the rates of its run",
         "a record is what happened, and never rewritten",
@@ -312,8 +319,3 @@ def by_check(found: Mapping[str, int]) -> str:
 def errors_in_words(findings: int) -> str:
     """Say how many error-level findings there are."""
     return f"{findings:,} error-level finding{'s' * (findings != 1)}"
-
-
-def blocking(findings: int) -> str:
-    """Say that so many error-level findings keep a run from starting."""
-    return f"{errors_in_words(findings)} block{'s' * (findings == 1)} the run"

@@ -16,6 +16,8 @@ from django.db import connections
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from mana_migration.domain import progress as speed
 from mana_migration.domain.chain import Head
@@ -357,38 +359,49 @@ def _standstill(
     """Return why an open run makes no progress; empty where it does."""
     if run.status == RunStatus.PAUSED:
         pause = next((mark for mark in reversed(marks) if mark.kind == EventKind.PAUSED), None)
-        by = f" by {pause.actor}" if pause and pause.actor else ""
-        because = f" because {pause.message}" if pause and pause.message else ""
-        return f"paused{by}{because}"
+        if pause is None or not pause.actor:
+            return _("paused")
+        sentence = _("paused by {actor} because {reason}") if pause.message else _("paused by {actor}")
+        return sentence.format(actor=pause.actor, reason=pause.message)
     if over := _window_over(run, now):
         until = f"{timezone.localtime(over):%Y-%m-%d %H:%M %Z}"
-        return f"its window ended at {until}; give the same command again to resume it, or change the window"
+        return _("its window ended at {until}; give the same command again to resume it, or change the window").format(
+            until=until
+        )
     if left and run.status == RunStatus.RUNNING:
-        return "its process was asked to end; give the same command again to resume"
-    if not progress.stalled:
-        return ""
-    if waiting:
-        return waiting
-    what = "run its integrity checks" if run.status == RunStatus.CHECKING else "work on it"
-    return f"no process seems to {what}; give the same command again to resume it"
+        return _("its process was asked to end; give the same command again to resume")
+    if not progress.stalled or waiting:
+        return waiting if progress.stalled else ""
+    return (
+        _("no process seems to run its integrity checks; give the same command again to resume it")
+        if run.status == RunStatus.CHECKING
+        else _("no process seems to work on it; give the same command again to resume it")
+    )
 
 
 #: What a wait is called among the events, by what the event says of it.
-_WAIT_LABELS: Final = {"hard": "Waiting", "wallets": "Waiting", "soft": "Slowed down", "none": "Resuming"}
+_WAIT_LABELS: Final = {
+    "hard": gettext_lazy("Waiting"),
+    "wallets": gettext_lazy("Waiting"),
+    "soft": gettext_lazy("Slowed down"),
+    "none": gettext_lazy("Resuming"),
+}
 
 
 def event_line(event: RunEvent) -> EventLine:
     """Return an event in words, with a message made from its details where it has none."""
     details, message, label = event.details, event.message, event.get_kind_display()
     if event.kind == EventKind.THROTTLED and details.get("wait") in _WAIT_LABELS:
-        label = _WAIT_LABELS[details["wait"]]
-        message = "the database has recovered" if details["wait"] == "none" else details.get("reason") or message
+        label = str(_WAIT_LABELS[details["wait"]])
+        message = _("the database has recovered") if details["wait"] == "none" else details.get("reason") or message
     if event.kind == EventKind.SETTING_CHANGED and "setting" in details:
-        change = f"{details['setting']} from {details.get('old')} to {details.get('new')}"
+        change = _("{setting} from {old} to {new}").format(
+            setting=details["setting"], old=details.get("old"), new=details.get("new")
+        )
         message = f"{change}: {message}" if message else change
     if event.kind == EventKind.CHECKED and not message and "ok" in details:
         broken = ", ".join(f"{name} {count:,}" for name, count in (details.get("checks") or {}).items())
-        message = "all checks passed" if details["ok"] else "a check failed"
+        message = _("all checks passed") if details["ok"] else _("a check failed")
         message += f" ({broken})" if broken else ""
     return EventLine(
         at=event.created_at,

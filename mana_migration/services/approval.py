@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from mana_migration import conf
 from mana_migration.domain.options import Controls
@@ -48,10 +49,12 @@ def require(approval: Approval, *, actor: Actor, using: str) -> None:
     if approval.request is not None:
         get_waiting(approval.request, by=approval.by, using=using)
     elif conf.approval_hours() and not actor.differs_from(approval.by):
-        own = "--approved-by names yourself; " if approval.by else ""
+        own = _("--approved-by names yourself; ") if approval.by else ""
         raise ApprovalError(
-            f"a mass run needs a second person's approval here (MANA_MIGRATION_APPROVAL_HOURS); {own}ask for it on "
-            "the staff pages, or name that person with --approved-by NAME"
+            _(
+                "a mass run needs a second person's approval here (MANA_MIGRATION_APPROVAL_HOURS); {own}ask for it on "
+                "the staff pages, or name that person with --approved-by NAME"
+            ).format(own=own)
         )
 
 
@@ -100,11 +103,14 @@ def get_waiting(request_id: int, *, by: str, using: str) -> RunRequest:
     """
     request = _get(request_id, using)
     if not Actor(request.actor, request.host).differs_from(by):
-        raise ApprovalError(f"request {request.pk} is your own: a second person approves or declines it")
+        raise ApprovalError(
+            _("request {request} is your own: a second person approves or declines it").format(request=request.pk)
+        )
     if is_expired(request, using):
         raise ApprovalError(
-            f"request {request.pk} is more than {conf.approval_hours()} h old: it cannot be approved any more; "
-            "ask for the run again"
+            _(
+                "request {request} is more than {hours} h old: it cannot be approved any more; ask for the run again"
+            ).format(request=request.pk, hours=conf.approval_hours())
         )
     return request
 
@@ -147,9 +153,9 @@ def check_close(request_id: int, status: RequestStatus, *, actor: Actor, using: 
     request = _get(request_id, using)
     others = actor.differs_from(request.actor)
     if status == RequestStatus.DECLINED and not others:
-        raise ApprovalError(f"request {request.pk} is your own: withdraw it instead")
+        raise ApprovalError(_("request {request} is your own: withdraw it instead").format(request=request.pk))
     if status == RequestStatus.WITHDRAWN and others:
-        raise ApprovalError(f"request {request.pk} is another person's: decline it instead")
+        raise ApprovalError(_("request {request} is another person's: decline it instead").format(request=request.pk))
 
 
 def close(request_id: int, status: RequestStatus, *, actor: Actor, reason: str, using: str = "default") -> None:
@@ -171,10 +177,15 @@ def _get(request_id: int, using: str, *, locked: bool = False) -> RunRequest:
     requests = RunRequest.objects.using(using)
     request = (requests.select_for_update() if locked else requests).filter(pk=request_id).first()
     if request is None:
-        raise ApprovalError(f"there is no request {request_id}")
+        raise ApprovalError(_("there is no request {request}").format(request=request_id))
     if request.status != RequestStatus.WAITING:
-        opened = f", which opened run {request.run_id}" if request.run_id else ""
-        raise ApprovalError(f"request {request.pk} was {request.status} already{opened}")
+        sentence = (
+            _("request {request} was {status} already, which opened run {run}")
+            if request.run_id
+            else _("request {request} was {status} already")
+        )
+        status = str(request.get_status_display()).lower()
+        raise ApprovalError(sentence.format(request=request.pk, status=status, run=request.run_id))
     return request
 
 

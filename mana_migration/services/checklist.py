@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from django.db import connections
+from django.utils.translation import gettext as _
 
 from mana_migration import conf
 from mana_migration.domain import words
@@ -132,14 +133,26 @@ def require(using: str) -> None:
     if not hours:
         return
     latest = Checklist.objects.using(using).first()
-    cure = "go through it with: migrate_users --checklist --backup REF"
+    cure = _("go through it with: migrate_users --checklist --backup REF")
     if latest is None:
-        raise NoGoError(f"this site starts mass runs only after a checklist (MANA_MIGRATION_CHECKLIST_HOURS); {cure}")
+        raise NoGoError(
+            _("this site starts mass runs only after a checklist (MANA_MIGRATION_CHECKLIST_HOURS); {cure}").format(
+                cure=cure
+            )
+        )
     if not latest.go:
         missing = ", ".join(item["id"] for item in latest.items if item["answer"] != YES)
-        raise NoGoError(f"the latest checklist, {latest.pk}, says no go ({missing}); {cure}")
+        raise NoGoError(
+            _("the latest checklist, {number}, says no go ({missing}); {cure}").format(
+                number=latest.pk, missing=missing, cure=cure
+            )
+        )
     if datetime.now(UTC) - latest.created_at > timedelta(hours=hours):
-        raise NoGoError(f"the latest checklist, {latest.pk}, is more than {hours} h old; {cure}")
+        raise NoGoError(
+            _("the latest checklist, {number}, is more than {hours} h old; {cure}").format(
+                number=latest.pk, hours=hours, cure=cure
+            )
+        )
 
 
 def attach(run: MigrationRun, *, actor: Actor, using: str) -> None:

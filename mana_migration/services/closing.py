@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from mana_migration.domain.chain import Walk
 from mana_migration.domain.words import counted
@@ -82,10 +83,12 @@ def require_open(using: str, *, actor: Actor, approved_by: str = "") -> None:
     if closing is None or actor.differs_from(approved_by):
         return
     since = f"{timezone.localtime(closing.created_at):%Y-%m-%d %H:%M %Z} by {closing.actor}"
-    own = "--approved-by names yourself; " if approved_by else ""
+    own = _("--approved-by names yourself; ") if approved_by else ""
     raise ClosingError(
-        f"the migration was closed on {since}; {own}reopen it with control_migration reopen, or for a rollback name a "
-        "second person with rollback_migration --approved-by NAME"
+        _(
+            "the migration was closed on {since}; {own}reopen it with control_migration reopen, or for a rollback name "
+            "a second person with rollback_migration --approved-by NAME"
+        ).format(since=since, own=own)
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from django.db import connections
+from django.utils.translation import gettext as _
 
 from mana_migration.domain.forecast import ASSUMED_RATE, Finding, Forecast, LargeConversion, UserForecast
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
@@ -154,9 +155,9 @@ def expected_rate(using: str) -> tuple[float, str]:
             continue
         seen = snapshot_of(run, using)
         if seen.totals.selected and seen.worked > SHORTEST:
-            return seen.totals.selected / seen.worked, f"measured in run {run.pk}"
+            return seen.totals.selected / seen.worked, _("measured in run {run}").format(run=run.pk)
     rate = ASSUMED_RATE[connections[using].vendor]
-    return float(rate), "assumed: no mass migration has run for long enough to measure"
+    return float(rate), _("assumed: no mass migration has run for long enough to measure")
 
 
 def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = LARGEST) -> RollbackForecast:

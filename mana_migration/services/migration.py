@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 from django.db import connections, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from mana_migration.domain import breaker
 from mana_migration.domain.forecast import NONE_FAILED
 from mana_migration.domain.options import Controls, MigrationOptions
 from mana_migration.domain.repairs import FIXABLE
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.domain.validation import Finding, FixReport, ValidationReport, blocking, by_check, remaining
+from mana_migration.domain.validation import Finding, FixReport, ValidationReport, by_check, remaining
 from mana_migration.domain.words import counted
 from mana_migration.engine import conversion, pipeline, planning, records, totals
 from mana_migration.engine.batches import Handled, Limits, Task
@@ -187,7 +189,7 @@ class Migration:
         failed = _failed_before(options, rates, using) if options.retry_failed else None
         report = validation.precheck(using)
         if not planning.plan_migration(connections[using], terms_of_request(options, rates), after="", size=1, limit=1):
-            raise NothingToMigrateError(f"{describe_nothing(report, using)}: no run was opened, nothing was changed")
+            raise NothingToMigrateError(_nothing(describe_nothing(report, using)))
         fixes = None
         if options.auto_fix and report.error_count:
             _refuse_findings(options, forecast_fixes(options, rates, report, using=using)[1])  # before any is fixed
@@ -312,12 +314,16 @@ def _refuse_findings(options: MigrationOptions, found: Mapping[str, int]) -> Non
 def describe_findings(options: MigrationOptions, found: Mapping[str, int]) -> str:
     """Say which findings block a run, and what to do about them."""
     number = sum(found.values())
-    them, those_users = ("it", "that user") if number == 1 else ("them", "those users")
-    advice = [f"validate_migration --pre-migration lists {them}"]
+    blocks = ngettext(
+        "{number} error-level finding blocks the run", "{number} error-level findings block the run", number
+    )
+    advice = [
+        ngettext("validate_migration --pre-migration lists it", "validate_migration --pre-migration lists them", number)
+    ]
     if not options.auto_fix and not set(FIXABLE).isdisjoint(found):
-        advice.append("--auto-fix corrects what has one right answer")
-    advice.append(f"--skip-invalid leaves {those_users} out")
-    return f"{blocking(number)} ({by_check(found)}); {', '.join(advice)}"
+        advice.append(_("--auto-fix corrects what has one right answer"))
+    advice.append(ngettext("--skip-invalid leaves that user out", "--skip-invalid leaves those users out", number))
+    return f"{blocks.format(number=f'{number:,}')} ({by_check(found)}); {', '.join(advice)}"
 
 
 def _selection(options: MigrationOptions, rates: Rates, using: str) -> autofix.Select | None:
@@ -355,20 +361,28 @@ def _failed_before(options: MigrationOptions, rates: Rates, using: str) -> int:
     terms = terms_of_request(options, rates)
     users = conversion.forecast(connections[using], terms, limit=options.limit).selected
     if not users:
-        raise NothingToMigrateError(f"{NONE_FAILED}: no run was opened, nothing was changed")
+        raise NothingToMigrateError(_nothing(_(NONE_FAILED)))
     return users
+
+
+def _nothing(why: str) -> str:
+    return why + ": " + _("no run was opened, nothing was changed")
 
 
 def describe_nothing(report: ValidationReport, using: str) -> str:
     """Say why there is no user to migrate."""
     left, migrated = report.totals.get("unmigrated", 0), report.totals.get("migrated", 0)
     if left:
-        return "no user is left whom these options select"
+        return _("no user is left whom these options select")
     if not migrated:
-        return "there is no user to migrate"
+        return _("there is no user to migrate")
     run = MigrationRun.objects.using(using).filter(kind=RunKind.MIGRATION, finished_at__isnull=False).first()
-    finished = "" if run is None else f"; run {run.pk} finished {timezone.localtime(run.finished_at):%Y-%m-%d %H:%M}"
-    return f"{'the only user is' if migrated == 1 else f'all {migrated:,} users are'} migrated{finished}"
+    whom = _("the only user is migrated") if migrated == 1 else _("all {number} users are migrated")
+    said = whom.format(number=f"{migrated:,}")
+    if run is None:
+        return said
+    at = f"{timezone.localtime(run.finished_at):%Y-%m-%d %H:%M}"
+    return said + _("; run {run} finished {moment}").format(run=run.pk, moment=at)
 
 
 def refuse_other_rates(rates: Rates, using: str) -> None:
@@ -383,9 +397,10 @@ def refuse_other_rates(rates: Rates, using: str) -> None:
             continue
         if UserMigration.objects.using(using).live().filter(run=run).exists():
             raise RunConflictError(
-                f"run {run.pk} converted users at {_rates_text(run.rates)}, the rates in force are "
-                f"{_rates_text(rates.as_dict())}: users would be treated differently. "
-                f"Set the rates back, or roll back run {run.pk} first"
+                _(
+                    "run {run} converted users at {before}, the rates in force are {now}: users would be treated "
+                    "differently. Set the rates back, or roll back run {run} first"
+                ).format(run=run.pk, before=_rates_text(run.rates), now=_rates_text(rates.as_dict()))
             )
 
 

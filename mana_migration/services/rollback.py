@@ -11,6 +11,7 @@ from typing import Any, Final
 from django.db import connections, transaction
 from django.db.models import Count
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import MAX_SELECTED_USERS, Controls, RollbackOptions
@@ -123,8 +124,10 @@ class Rollback:
         contradictions += run.controls_in_force.contradictions(self.options.controls, self.options.given)
         if contradictions:
             raise RunConflictError(
-                f"rollback run {run.pk} is open with other options: {'; '.join(contradictions)}. "
-                f"Let it finish, or stop it with control_migration stop {run.pk}"
+                _(
+                    "rollback run {run} is open with other options: {differences}. "
+                    "Let it finish, or stop it with control_migration stop {run}"
+                ).format(run=run.pk, differences="; ".join(contradictions))
             )
         runs.refuse_paused(run)
 
@@ -162,7 +165,7 @@ class Rollback:
             frozen = replace(options, until=runs.database_now(using) + timedelta(milliseconds=1))
             expected = reversal.forecast(connections[using], terms_of(frozen, run=0)).selected
             if not expected and not options.breaker:
-                raise NothingToRollBackError(f"{nothing_to_roll_back(frozen)}; nothing was changed")
+                raise NothingToRollBackError(nothing_to_roll_back(frozen) + _("; nothing was changed"))
             run = runs.create_run(
                 using=using,
                 kind=RunKind.ROLLBACK,
@@ -195,7 +198,7 @@ class Rollback:
         """
         options, using = self.options, context.using
         if not any_migrated(options, using):
-            raise NothingToRollBackError(f"{nothing_to_roll_back(options)}; nothing was changed")
+            raise NothingToRollBackError(nothing_to_roll_back(options) + _("; nothing was changed"))
 
         def reverse(run: MigrationRun, task: Task) -> Totals:
             open_run = runs.share_open_migration(using)
@@ -267,10 +270,12 @@ def check_target(options: RollbackOptions, using: str) -> None:
         return
     target = MigrationRun.objects.using(using).numbered(options.run)
     if target.kind != RunKind.MIGRATION:
-        raise RunConflictError(
-            f"run {target.pk} is {'an' if target.kind == RunKind.IMPORT else 'a'} {target.get_kind_display().lower()}: "
-            "only the conversions of a migration run can be rolled back"
+        sentence = (
+            _("run {run} is an import: only the conversions of a migration run can be rolled back")
+            if target.kind == RunKind.IMPORT
+            else _("run {run} is a rollback: only the conversions of a migration run can be rolled back")
         )
+        raise RunConflictError(sentence.format(run=target.pk))
 
 
 def any_migrated(options: RollbackOptions, using: str) -> bool:
@@ -282,14 +287,15 @@ def any_migrated(options: RollbackOptions, using: str) -> bool:
 def nothing_to_roll_back(options: RollbackOptions) -> str:
     """Say that a selection holds no conversion."""
     if options.users:
-        which = "the user is not migrated" if len(options.users) == 1 else "none of these users is migrated"
+        which = _("the user is not migrated") if len(options.users) == 1 else _("none of these users is migrated")
     elif options.run is not None:
-        which = f"no user is migrated by run {options.run}"
+        which = _("no user is migrated by run {run}").format(run=options.run)
     elif options.since is not None:
-        which = f"no user was migrated since {timezone.localtime(options.since):%Y-%m-%d %H:%M:%S %Z}"
+        since = f"{timezone.localtime(options.since):%Y-%m-%d %H:%M:%S %Z}"
+        which = _("no user was migrated since {moment}").format(moment=since)
     else:
-        which = "no user is migrated by a migration run"
-    return f"nothing to roll back: {which}"
+        which = _("no user is migrated by a migration run")
+    return _("nothing to roll back: {why}").format(why=which)
 
 
 def close_targets(rollback: MigrationRun, context: RunContext) -> None:

@@ -11,6 +11,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import F
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES
@@ -121,11 +122,15 @@ def _asked(run: MigrationRun) -> str:
 def describe_conflict(other: MigrationRun | None) -> str:
     """Say which run holds the slot and what to do about it."""
     if other is None:
-        return "another run was open a moment ago; give the command again"
-    return (
-        f"{other.description} is {other.status_words} since "
-        f"{timezone.localtime(other.created_at):%Y-%m-%d %H:%M} on {other.host}; "
-        f"let it finish, or stop it with control_migration stop {other.pk}"
+        return _("another run was open a moment ago; give the command again")
+    return _(
+        "{run} is {status} since {moment} on {host}; let it finish, or stop it with control_migration stop {number}"
+    ).format(
+        run=other.description,
+        status=other.status_words,
+        moment=f"{timezone.localtime(other.created_at):%Y-%m-%d %H:%M}",
+        host=other.host,
+        number=other.pk,
     )
 
 
@@ -136,7 +141,9 @@ def refuse_paused(run: MigrationRun) -> None:
         RunConflictError: it is paused.
     """
     if run.status == RunStatus.PAUSED:
-        raise RunConflictError(f"run {run.pk} is paused; resume it with control_migration resume {run.pk}")
+        raise RunConflictError(
+            _("run {run} is paused; resume it with control_migration resume {run}").format(run=run.pk)
+        )
 
 
 def add_event(
@@ -382,7 +389,11 @@ def change_controls(
     with transaction.atomic(using=using):
         run = lock_run(run_id, using)
         if not run.allows(Action.SET):
-            raise RunConflictError(f"run {run_id} is {run.status_words}: its settings can no longer be changed")
+            raise RunConflictError(
+                _("run {run} is {status}: its settings can no longer be changed").format(
+                    run=run_id, status=run.status_words
+                )
+            )
         old = run.controls_in_force
         new = Controls.from_dict({**old.as_dict(), **changes})
         before, after = old.as_dict(), new.as_dict()

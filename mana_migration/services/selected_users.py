@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from django.db import DatabaseError, connections, transaction
+from django.utils.translation import gettext as _
 
 from mana_migration import conf
 from mana_migration.domain.options import MAX_SELECTED_USERS, Controls
@@ -63,7 +64,11 @@ def execute(
         DatabaseUnavailableError: another session held a wallet for too long; nothing was changed.
     """
     if len(users) > MAX_SELECTED_USERS:
-        raise UsageError(f"{len(users):,} users are selected; select at most {MAX_SELECTED_USERS:,} at a time")
+        raise UsageError(
+            _("{number} users are selected; select at most {most} at a time").format(
+                number=f"{len(users):,}", most=f"{MAX_SELECTED_USERS:,}"
+            )
+        )
     begun, using, whole = time.monotonic(), context.using, Totals()
     try:
         with transaction.atomic(using=using):
@@ -93,7 +98,7 @@ def execute(
             run.save(using=using, update_fields=["planned_users", "folded"])
     except DatabaseError as error:
         raise DatabaseUnavailableError(
-            f"nothing was changed: {failures.describe(error)}; give the command again"
+            _("nothing was changed: {why}; give the command again").format(why=failures.describe(error))
         ) from error
     return RunSummary(
         run=run.pk, kind=kind, dry_run=False, status=run.status, totals=whole,

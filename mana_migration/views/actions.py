@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from mana_migration import conf
+from mana_migration.domain.forecast import Finding
 from mana_migration.domain.options import (
     CELERY,
     MAX_SELECTED_USERS,
@@ -35,7 +36,7 @@ from mana_migration.services import dry_run, operation, runs
 from mana_migration.services.executors import background
 from mana_migration.services.migration import Migration
 from mana_migration.services.rollback import Rollback
-from mana_migration.states import RunStatus, check_transition
+from mana_migration.states import RunStatus
 from mana_migration.views import requests
 from mana_migration.views.access import ACT, staff_only
 from mana_migration.views.page import address, alias_of
@@ -109,7 +110,12 @@ def _change(request: HttpRequest, run_id: int, action: str) -> HttpResponseBase:
                     run=run.pk, status=run.get_status_display()
                 )
             )
-        check_transition(run.pk, run.status, change.target)
+        if change.target not in RunStatus(run.status).state.leads_to:
+            raise RefusedError(
+                _("Run {run} cannot be changed like that any more. Its status is: {status}.").format(
+                    run=run.pk, status=run.get_status_display()
+                )
+            )
 
     def perform(values: Values, reason: str) -> Outcome:
         changed = change.service(run.pk, actor=actor_of(request), reason=reason, using=using)
@@ -254,7 +260,7 @@ def start(request: HttpRequest) -> HttpResponseBase:
         errors = sum(finding.count for finding in forecast.findings if finding.severity == "error")
         return {
             "forecast": forecast,
-            "findings": [(finding, BY_ID[finding.id].sentence) for finding in forecast.findings if finding.count],
+            "findings": _findings(forecast.findings),
             "errors": 0 if forecast.options.skip_invalid or forecast.options.auto_fix else errors,
             "default": Controls(),
             "celery": conf.executor() == CELERY,
@@ -287,6 +293,11 @@ def start(request: HttpRequest) -> HttpResponseBase:
             terms=lambda values: json.dumps(_terms(values), sort_keys=True),
         ),
     )
+
+
+def _findings(findings: Iterable[Finding]) -> list[tuple[Finding, str, str]]:
+    """Return what the check of the data found, with the severity and the meaning in words."""
+    return [(each, _(each.severity), _(BY_ID[each.id].sentence)) for each in findings if each.count]
 
 
 def _options(values: Values) -> MigrationOptions:

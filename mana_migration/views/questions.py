@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.utils.functional import Promise
+from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from mana_migration.errors import MigrationError, UsageError, for_database
@@ -105,7 +106,9 @@ def _words(request: HttpRequest, error: Exception) -> str:
         return str(USED_UP)
     if isinstance(error, confirmation.OtherTermsError):
         return str(CHANGED)
-    return for_database(str(error), alias_of(request))
+    values = getattr(error, "values", None)
+    sentence = _(error.message).format(**values) if values and isinstance(error, MigrationError) else str(error)
+    return for_database(sentence, alias_of(request))
 
 
 def _show(

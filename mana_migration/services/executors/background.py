@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, transaction
+from django.utils.translation import gettext as _
 
 from mana_migration import conf
 from mana_migration.domain.options import CELERY, MigrationOptions, RollbackOptions
@@ -98,11 +99,17 @@ def check_send_again(run_id: int, using: str = "default") -> MigrationRun:
     """
     run = runs.get_run(run_id, using=using)
     if conf.executor() != CELERY:
-        raise RunConflictError(f"workers find run {run.pk} by themselves: start one with {worker_command(using)}")
+        raise RunConflictError(
+            _("workers find run {run} by themselves: start one with {command}").format(
+                run=run.pk, command=worker_command(using)
+            )
+        )
     if not run.is_open:
-        raise RunConflictError(f"run {run.pk} is {run.status_words}: nothing is left to do")
+        raise RunConflictError(
+            _("run {run} is {status}: nothing is left to do").format(run=run.pk, status=run.status_words)
+        )
     if run.status == RunStatus.PAUSED:
-        raise RunConflictError(f"run {run.pk} is paused: resume it, and its workers continue")
+        raise RunConflictError(_("run {run} is paused: resume it, and its workers continue").format(run=run.pk))
     return run
 
 
