@@ -86,7 +86,7 @@ _MANGLED: Final = re.compile(
                      | \d{{1,2}} (?P<sign> [-/.] ) \d{{1,2}} (?P=sign) \d{{2,4}} (?: \ \d{{1,2}}:\d{{2}} .* )?
                      | {_DAY} ,? \ (?: {_MONTH} \ \d | \d{{1,2}} \ {_MONTH} ) .*
                      | \d{{1,2}} : \d{{2}} (?: : \d{{2}} )? (?: \ ?[ap]m )? )
-    | (?P<error_cell>  \# (?: n/a | nv | getting_data | [a-z]{{2,12}} (?: /0 )? [!?] | \#+ ) | err:\d+ )
+    | (?P<error_cell>  \# (?: n/a | nv | getting_data | [a-z0-9_]{{2,20}} (?: /0 )? [!?] | \#+ ) | err:\d+ )
     | (?P<null_word>   {_NULL} )
     | (?P<truth_word>  true | false | wahr | falsch | vrai | faux )
     | (?P<total_word>  (?: grand\ )? totals? :? | sub-?totals? :? | sum :? | summe :? | gesamt :? )

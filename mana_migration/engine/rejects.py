@@ -79,6 +79,7 @@ def _table(path: Path) -> Iterator[Any]:
     with new_file(path) as stream:
         # bytes that are not UTF-8 are written back as they were read
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-        yield csv.writer(text, lineterminator="\n")
+        # with such line ends both of their characters are enclosed in quotation marks where a value has them
+        yield csv.writer(text, lineterminator="\r\n")
         text.flush()
         text.detach()

@@ -168,8 +168,17 @@ def heading(value: Any) -> str:
 
 def as_text(value: Any) -> str:
     """Return a typed value as a CSV file holds it; what is not a value becomes a word that no import accepts."""
-    if value is None or value is Marker.ABSENT:
+    if value is None:
         return ""
     if isinstance(value, Marker):
-        return f"#{value.name}"
+        return f"#{value.name}!"
+    if isinstance(value, (dict, list)):
+        return "#NESTED!"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def original_of(entry: Any, names: Sequence[str]) -> list[list[str]]:
+    """Return an entry of a format that distinguishes no value, no text and null, as a CSV file holds it."""
+    if not isinstance(entry, dict):
+        return [[as_text(entry)]]
+    return [[as_text(entry.get(name, Marker.ABSENT)) if entry.get(name) != "" else "#EMPTY!" for name in names]]

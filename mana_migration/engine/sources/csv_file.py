@@ -195,8 +195,17 @@ class CsvSource(LegacySource):
     def original(self) -> list[list[str]]:
         """Return the latest row's fields; where its quotation marks are broken, those of each of its lines."""
         fields, lines = self._latest
-        if isinstance(fields, Marker) or Marker.AMBIGUOUS in fields:
+        if isinstance(fields, Marker):
             return [_without_end(line).split(self._delimiter) for line in lines]
+        if Marker.AMBIGUOUS in fields:
+            written = [_without_end(line).split(self._delimiter) for line in lines]
+            if len(written) == 1 and len(written[0]) == len(fields):
+                # enclosed, because no import accepts that
+                written[0] = [
+                    f'"{text}"' if field is Marker.AMBIGUOUS and not text.startswith('"') else text
+                    for text, field in zip(written[0], fields, strict=True)
+                ]
+            return written
         return [[as_text(field) for field in fields]]
 
     def close(self) -> None:

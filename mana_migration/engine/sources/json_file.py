@@ -14,7 +14,7 @@ from typing import Any, Final
 import ijson
 
 from mana_migration.domain.legacy import Marker, Typing
-from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
+from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, original_of, positions
 from mana_migration.engine.sources.input import Input, Utf8
 from mana_migration.engine.sources.text_lines import LONGEST_ROW, TextLines, is_damaged
 from mana_migration.errors import SourceError
@@ -108,10 +108,7 @@ class _Entries(LegacySource):
 
     def original(self) -> list[list[str]]:
         """Return the latest entry's values in the order of the first entry's keys."""
-        entry = self._latest
-        if not isinstance(entry, dict):
-            return [[as_text(entry)]]
-        return [[as_text(entry.get(name)) for name in self._header]]
+        return original_of(self._latest, self._header)
 
     def close(self) -> None:
         """Close the file."""

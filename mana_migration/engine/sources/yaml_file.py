@@ -23,7 +23,7 @@ from yaml.events import (
 )
 
 from mana_migration.domain.legacy import Marker, Typing
-from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, as_text, positions
+from mana_migration.engine.sources.base import LegacySource, SourceOptions, SourceRow, original_of, positions
 from mana_migration.engine.sources.input import Input, Utf8
 from mana_migration.engine.sources.text_lines import LAST_LINE
 from mana_migration.errors import SourceError
@@ -151,10 +151,7 @@ class YamlSource(LegacySource):
 
     def original(self) -> list[list[str]]:
         """Return the latest entry's values in the order of the first entry's keys."""
-        entry = self._latest
-        if not isinstance(entry, dict):
-            return [[as_text(entry)]]
-        return [[as_text(entry.get(name)) for name in self._header]]
+        return original_of(self._latest, self._header)
 
     def close(self) -> None:
         """Close the file."""

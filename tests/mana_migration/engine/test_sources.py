@@ -899,6 +899,33 @@ def test_blanks_and_invisible_characters_around_a_column_name_do_not_count(tmp_p
     assert read(path) == [(2, ["u1", "1", "2", "3", "4", "f"])]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "row"),
+    [
+        ("e.tsv", "CORP\\jdoe\tx\t5\t0\t0\t0\tf", ['"CORP\\jdoe"', "x", "5", "0", "0", "0", "f"]),
+        ("e.json", '{"id": ["u"], "name": "n", "green_balance": ""}', ["#NESTED!", "n", "#EMPTY!", *["#ABSENT!"] * 4]),
+        ("e.yaml", "- {id: 0124, name: ~, green_balance: ''}", ["#DISPUTED!", "", "#EMPTY!", *["#ABSENT!"] * 4]),
+    ],
+    ids=["tsv", "json", "yaml"],
+)
+def test_what_is_no_sound_value_is_none_in_the_original_row_either(
+    tmp_path: Path, name: str, text: str, row: list[str]
+) -> None:
+    path = tmp_path / name
+    entry = dict(zip(HEADER, ROWS[0], strict=True))
+    path.write_text(
+        {
+            "e.tsv": LINE.replace(",", "\t") + text + "\n",
+            "e.json": f"[{json.dumps(entry)}, {text}]",
+            "e.yaml": f"- {json.dumps(entry)}\n{text}\n",
+        }[name]
+    )
+    with open_source(str(path), columns=COLUMNS) as source:
+        for _ in source.rows():
+            found = source.original()
+    assert found == [row]
+
+
 def test_a_row_that_is_too_long_costs_itself_alone(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text(LINE + "u1," + "x" * 140_000 + ",1,2,3,4,f\nu2,n,1,2,3,4,f\n")

@@ -1,5 +1,6 @@
 """Each file of tests/files, as people have them, gives exactly these users, bad rows or refusal, on either database."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,27 @@ def test_a_file_gives_exactly_these_balances_and_bad_rows(
     )
     assert {key: (*balances,) for key, *balances in found} == wallets
     assert {row.line: [f"{code}.{shape}" for code, shape, _ in row.problems] for row in done.rejected} == bad
+
+
+#: Bad rows whose values are sound in a file that has texts alone, or line by line.
+SOUND = {"spans_records.", "broken_quotes.", "not_a_number.text_digits"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "bad"),
+    [(name, options, bad) for name, options, _, bad in READ if bad and SOUND.isdisjoint(chain(*bad.values()))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_rows_that_are_given_back_uncorrected_are_bad_again(
+    tmp_path: Path, name: str, options: dict[str, Any], bad: dict[int | None, list[str]]
+) -> None:
+    rest = tmp_path / "rest.csv"
+    bring_in(name, dry_run=True, skip_bad_rows=True, rejects_with_values=rest, **options)
+    again = imports.import_balances(
+        ImportOptions(source=str(rest), dry_run=True), actor=Actor("tester", "host"), using="default"
+    )
+    assert again.rows >= len(bad)
+    assert again.bad == again.rows
 
 
 @pytest.mark.parametrize(("name", "match"), REFUSED)
