@@ -67,7 +67,10 @@ def lock_timeout_ms() -> int:
 
 
 def read_only_wait() -> int:
-    """Return how long, in seconds, a run waits for a server that takes no writes, as while it fails over."""
+    """Return how long, in seconds, a run waits for a server that takes no writes, as while it fails over.
+
+    A command on several databases waits as long for one that is lost, once it has ended on all others.
+    """
     return _whole("READ_ONLY_WAIT", 60)
 
 

@@ -11,6 +11,7 @@ from mana_migration.domain.results import RunSummary
 from mana_migration.domain.words import counted
 from mana_migration.errors import NothingToDoError, RunConflictError, UsageError
 from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand, run_code
+from mana_migration.management.several import Question
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.services import dry_run, runs
@@ -22,6 +23,9 @@ from mana_migration.states import Action, RunKind, RunStatus
 
 #: What ``control_migration`` changes a run by.
 CONTROLS = {Action.PAUSE: runs.pause_run, Action.RESUME: runs.resume_run, Action.STOP: runs.stop_run}
+
+#: What is asked once for all databases before a mass rollback.
+ROLL_BACK = Question("Roll back {users} in {where}?", lambda found: found.get("users", {}).get("rolled_back", 0))
 
 
 class RunCommand(MigrationCommand):
@@ -88,6 +92,7 @@ class RunCommand(MigrationCommand):
     def roll_back(self, asked: RollbackOptions, options: Mapping[str, Any]) -> int:
         """Show what would happen, or ask and roll back; return the exit code."""
         refuse_idle_workers(asked, options)
+        local.check_workers(options["workers"] or 1, self.using)
         forecast = None
         if options["dry_run"] or not (asked.emergency or asked.users or options["no_input"]):
             forecast = dry_run.forecast_rollback(asked, using=self.using)
@@ -117,11 +122,9 @@ def refuse_idle_workers(asked: RollbackOptions, options: Mapping[str, Any]) -> N
     """Refuse several processes, before anything is done, where there is no work for them.
 
     Raises:
-        UsageError: that is so, or the database takes fewer.
+        UsageError: that is so.
     """
     what = "--dry-run" if options["dry_run"] else "--user-id, which selects its users" if asked.users else ""
     for name in ("workers", "executor"):
         if what and options[name] is not None:
             raise UsageError(f"--{name} cannot be combined with {what}: leave it out")
-    if options["workers"] is not None:
-        local.check_workers(options["workers"], options["database"])

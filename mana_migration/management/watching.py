@@ -190,14 +190,19 @@ class Watch:
                 last = screens.screen(view.seen, self._zone, notice=view.trouble)
         console.print(last)
 
-    def in_lines(self, write: Callable[[str], None]) -> None:
-        """Write one line per poll, and the whole of the run's facts at its end."""
+    def in_lines(self, write: Callable[[str], None], poll: Callable[[View, str], None] | None = None) -> None:
+        """Write one line per poll, and the whole of the run's facts at its end.
+
+        ``poll``: takes each view with the line of its poll instead, and the facts are not written.
+        """
         said, last = "", None
         with self.ended_by_signals():
             for view in self.views():
                 last = view.seen
                 if view.trouble:
                     write(view.trouble)
+                if view.lost and poll is not None:
+                    poll(view, "")
                 if view.waiting:
                     sentence = NO_RUN if view.seen is None else f"run {view.seen.run} is over; {WAITING}"
                     if sentence != said:
@@ -205,8 +210,12 @@ class Watch:
                     said = sentence
                 elif view.seen is not None and not view.lost:
                     line = screens.plain_line(view.seen, self._zone)
-                    write("; ".join(filter(None, (line, more(view.more)))))
-        if last is not None and not last.is_open:
+                    line = "; ".join(filter(None, (line, more(view.more))))
+                    if poll is None:
+                        write(line)
+                    else:
+                        poll(view, line)
+        if poll is None and last is not None and not last.is_open:
             write(screens.snapshot_text(last, self._zone))
 
 

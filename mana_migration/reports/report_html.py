@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -92,19 +93,35 @@ def write(report: AnyReport, stream: BinaryIO) -> None:
         stream.write(render_to_string("mana_migration/report.html", context(report)).encode())
 
 
+def write_tables(
+    found: Sequence[Section], stream: BinaryIO, *, heading: str, status: str, tone: str, made: datetime
+) -> None:
+    """Write a page of tables alone, with what they are about and what became of it."""
+    head = {"title": heading, "heading": heading, "status": status, "tone": tone}
+    with translation.override(None):
+        page = _page(found) | head | {"made": when(made, get_current_timezone())}
+        stream.write(render_to_string("mana_migration/report.html", page).encode())
+
+
+def _page(found: Sequence[Section]) -> dict[str, Any]:
+    """Return what every page has: its policy, its style and its tables."""
+    book = databook(found, partial(named_cell, zone=get_current_timezone()))
+    return {
+        "policy": content_security_policy(),
+        "style": style(),
+        "tables": [_table(section, sheet.dict) for section, sheet in zip(found, book.sheets(), strict=True)],
+    }
+
+
 def context(report: AnyReport) -> dict[str, Any]:
     """Return what the template shows; every value is text."""
     listed, problems_first = _listed(report)
     found = sorted(sections(report), key=_is_calm)  # sorted() keeps the order of equals
-    book = databook(found, partial(named_cell, zone=get_current_timezone()))
-    tables = [_table(section, sheet.dict) for section, sheet in zip(found, book.sheets(), strict=True)]
     return {
-        "policy": content_security_policy(),
-        "style": style(),
+        **_page(found),
         "title": title(report),
         "made": when(report.generated_at, get_current_timezone()),
         **(_head_of_all(report) if isinstance(report, WholeReport) else _head_of_run(report)),
-        "tables": tables,
         "users": {
             "columns": [(name.replace("_", " "), name not in _TEXTS) for name in USER_COLUMNS],
             "rows": [

@@ -33,7 +33,7 @@ def as_lines(report: AnyReport, zone: tzinfo | None = None, width: int | None = 
         if section.note:
             yield from _hanging("  ", section.note, width)
         if section.rows:
-            yield from _table(section, zone, width)
+            yield from table_lines(section, zone, width)
     yield ""
     yield from _hanging(
         "",
@@ -59,7 +59,8 @@ def named_cell(column: str, value: Cell, zone: tzinfo | None = None) -> str:
     return str(value) if column in ID_COLUMNS and isinstance(value, int) else text_cell(value, zone)
 
 
-def _table(section: Section, zone: tzinfo | None, width: int | None) -> Iterator[str]:
+def table_lines(section: Section, zone: tzinfo | None = None, width: int | None = None) -> Iterator[str]:
+    """Yield the lines of a table, its first rows where it has many."""
     shown = section.rows[:ROWS]
     texts = [
         [named_cell(column, cell, zone) for column, cell in zip(section.columns, row, strict=True)] for row in shown

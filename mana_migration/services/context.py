@@ -21,6 +21,9 @@ from mana_migration.domain.results import BatchResult, ProgressCallback, Totals
 #: only when that wait ends.
 LONGEST_WAIT: Final = 0.25
 
+#: What a run waits for whose database has gone away.
+DATABASE_LOST: Final = "the database is lost: waiting for it"
+
 
 def _closed_gate() -> threading.Lock:
     gate = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from django.db import connections
@@ -31,6 +32,20 @@ def _allowed(alias: str) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
+def known_as(alias: str, settings: dict[str, Any]) -> Iterator[str]:
+    """Give the site a database that exists under this alias; forks that tests start see it as well."""
+    default = dict(connections.settings["default"])
+    connections.settings[alias] = connections.configure_settings({"default": default, alias: settings})[alias]
+    with _allowed(alias):
+        try:
+            yield alias
+        finally:
+            connections[alias].close()
+            del connections[alias]
+            del connections.settings[alias]
+
+
+@contextlib.contextmanager
 def second_database(alias: str, vendor: str, folder: Path, *, copy: bool = False) -> Iterator[str]:
     """Give the site an empty database under this alias; commands that tests start see it as well.
 
@@ -43,12 +58,4 @@ def second_database(alias: str, vendor: str, folder: Path, *, copy: bool = False
             own = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": dict(SQLITE_OPTIONS)}
         else:
             own = stack.enter_context(own_database(folder, copy=copy))
-        default = dict(connections.settings["default"])
-        connections.settings[alias] = connections.configure_settings({"default": default, alias: own})[alias]
-        stack.enter_context(_allowed(alias))
-        try:
-            yield alias
-        finally:
-            connections[alias].close()
-            del connections[alias]
-            del connections.settings[alias]
+        yield stack.enter_context(known_as(alias, own))

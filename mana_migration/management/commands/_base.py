@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from itertools import pairwise
 from types import FrameType
 from typing import Any, Final, NoReturn, TextIO, cast
@@ -27,7 +27,7 @@ from mana_migration.engine import failures, sessions
 from mana_migration.errors import MigrationError, NotConfirmedError, UsageError, for_database
 from mana_migration.management.streams import OutputLostError, OutputStream, occupy_closed_descriptors
 from mana_migration.reports import summary
-from mana_migration.reports.progress import ProgressDisplay
+from mana_migration.reports.progress import ProgressDisplay, ProgressRecords
 from mana_migration.selectors.statistics import user_counts
 from mana_migration.services import logs, notifications
 from mana_migration.services.context import StopFlag
@@ -35,6 +35,9 @@ from mana_migration.states import RunStatus, StopCause
 from wishes.errors import WishesError
 
 DONE, REFUSED, USAGE, PARTLY, TRIPPED = 0, 1, 2, 3, 4
+
+#: The exit codes from the best to the worst, for a command that works on several databases.
+WORSE: Final = (DONE, PARTLY, USAGE, REFUSED, TRIPPED, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 EXIT_CODES: Final = """exit codes:
   0  done
@@ -81,12 +84,16 @@ class MigrationCommand(BaseCommand):
     }
     """Django's own options, which work and are not listed."""
     examples: tuple[str, ...] = ()
+    database_help = f"Work on the database with this alias in the settings (default: {DEFAULT_DB_ALIAS})."
     exit_code = DONE
     stop: StopFlag | None = None
     dry_run = False
+    is_child = False
+    """Whether another process started this one for one of several databases, and shows its progress."""
     using = DEFAULT_DB_ALIAS
     verbosity = 1
     _shown: ProgressDisplay | None = None
+    _log: logs.DailyFileHandler | None = None
 
     def __init__(self, stdout: TextIO | None = None, stderr: TextIO | None = None, **options: Any) -> None:
         out = OutputStream(stdout or sys.stdout, raises=True)
@@ -113,10 +120,10 @@ class MigrationCommand(BaseCommand):
         shared = parser.add_argument_group("common options")
         shared.add_argument(
             "--database",
-            default=DEFAULT_DB_ALIAS,
-            choices=tuple(connections),
+            action="append",
+            choices=self.database_choices(),
             metavar="ALIAS",
-            help="Work on the database with this alias in the settings (default: %(default)s).",
+            help=self.database_help,
         )
         shared.add_argument(
             "--log-level",
@@ -139,6 +146,10 @@ class MigrationCommand(BaseCommand):
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of this command alone."""
+
+    def database_choices(self) -> tuple[str, ...]:
+        """Return what ``--database`` takes."""
+        return tuple(connections)
 
     def kind_of_log(self, options: Mapping[str, Any]) -> str:
         """Return which daily log file the command writes to."""
@@ -170,23 +181,10 @@ class MigrationCommand(BaseCommand):
         """Run the command; known errors become one line and an exit code."""
         self.verbosity = options["verbosity"]
         self.json_output = options["format"] == "json"
-        self.using = options["database"]
         self.dry_run = bool(options.get("dry_run"))
-        log = None
         try:
-            emergency = bool(options.get("emergency"))
-            log = logs.configure(
-                self.kind_of_log(options),
-                options["log_level"],
-                database=self.using,
-                needed=self.needs_log and not emergency,
-            )
-            if emergency and log.failure:
-                self.stderr.write(f"the log folder {log.folder} cannot be written ({log.failure}): continuing without")
-            if self.verbosity > 1:
-                logs.show(self.progress_stream)
-            with sessions.named(self.session_name(options)):
-                self.exit_code = self.run(**options)
+            given = options["database"] or [DEFAULT_DB_ALIAS]
+            self.exit_code = self.run_on([given] if isinstance(given, str) else given, options)
         except (BrokenPipeError, OutputLostError):  # of a report: monitor_migration --report | head
             self.exit_code = DONE
         except UsageError as error:
@@ -214,11 +212,34 @@ class MigrationCommand(BaseCommand):
         finally:
             notifications.flush()
             self._account_for_output()
-            if log is not None:
+            if self._log is not None:
                 self._log_end(sys.exception())
-                if log.lost_lines and self.needs_log:
-                    self.stderr.write(f"{log.lost_lines:,} log lines could not be written to {log.folder}")
+                if self._log.lost_lines and self.needs_log:
+                    self.stderr.write(f"{self._log.lost_lines:,} log lines could not be written to {self._log.folder}")
             logs.release()
+
+    def run_on(self, aliases: Sequence[str], options: dict[str, Any]) -> int:
+        """Run the command on the database that is meant, and return the exit code.
+
+        Raises:
+            UsageError: several are.
+        """
+        if len(aliases) > 1:
+            raise UsageError("this command works on one database: give --database once")
+        self.using = options["database"] = aliases[0]
+        emergency = bool(options.get("emergency"))
+        self._log = log = logs.configure(
+            self.kind_of_log(options),
+            options["log_level"],
+            database=self.using,
+            needed=self.needs_log and not emergency,
+        )
+        if emergency and log.failure:
+            self.stderr.write(f"the log folder {log.folder} cannot be written ({log.failure}): continuing without")
+        if self.verbosity > 1:
+            logs.show(self.progress_stream)
+        with sessions.named(self.session_name(options)):
+            return self.run(**options)
 
     def _account_for_output(self) -> None:
         """Flush what was printed; where some was lost, say so, and let no exit code say that all is done."""
@@ -288,7 +309,8 @@ class MigrationCommand(BaseCommand):
     @contextmanager
     def progress(self, verb: str) -> Iterator[ProgressDisplay]:
         """Show the progress of the block, on stderr; notices are written on lines of their own meanwhile."""
-        self._shown = ProgressDisplay(self.progress_stream if self.verbosity else io.StringIO(), verb=verb)
+        display = ProgressRecords if self.is_child else ProgressDisplay
+        self._shown = display(self.progress_stream if self.verbosity else io.StringIO(), verb=verb)
         try:
             with self._shown:
                 yield self._shown
@@ -299,8 +321,12 @@ class MigrationCommand(BaseCommand):
         """Write a sentence for the operator: on stdout, or on stderr where stdout is for JSON alone."""
         if not self.verbosity:
             return
-        with self._shown.aside() if self._shown is not None else nullcontext():
+        with self.aside():
             self.put(for_database(sentence, self.using), stream=self.stderr if self.json_output else self.stdout)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Take the progress bar away, if one is shown, while something else is written."""
+        return self._shown.aside() if self._shown is not None else nullcontext()
 
     def put(self, text: str, *, ending: str | None = None, stream: OutputWrapper | None = None) -> None:
         """Print on stdout, or elsewhere; where the reader is gone or the disk is full, the work continues."""
@@ -371,7 +397,7 @@ class MigrationCommand(BaseCommand):
             if flag.requested:
                 raise Aborted(number)
             flag.request(number)
-            if following:
+            if following or self.is_child:
                 return
             with suppress(RuntimeError):  # the signal came while a line was being written
                 self.stderr.write("finishing the current batch; press Ctrl-C again to abort")
@@ -424,6 +450,11 @@ def outcome_code(done: RunSummary) -> int:
     if done.status in (RunStatus.STOPPED, RunStatus.ROLLED_BACK):
         return REFUSED
     return PARTLY if done.status == RunStatus.FAILED or left_behind(done.totals) else DONE
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the worst of these exit codes; ``WORSE`` has their order, and what is not in it was killed: refused."""
+    return max((code if code in WORSE else REFUSED for code in codes), key=WORSE.index, default=DONE)
 
 
 def left_behind(totals: Totals) -> int:

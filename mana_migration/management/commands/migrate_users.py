@@ -21,7 +21,8 @@ from mana_migration.management.migration_options import (
     read_options,
     refuse_contradictions,
 )
-from mana_migration.management.run_command import RunCommand
+from mana_migration.management.run_command import ROLL_BACK, RunCommand
+from mana_migration.management.several import Question, SeveralDatabases
 from mana_migration.reports import checklist as checklist_report
 from mana_migration.reports import forecast as forecast_report
 from mana_migration.reports import rehearsal as rehearsal_report
@@ -34,8 +35,14 @@ from mana_migration.services.executors import celery_broker, local, processes
 from mana_migration.services.migration import Migration
 from mana_migration.states import RunKind
 
+#: What is asked once for all databases before auto-fix changes balances.
+AUTO_FIX = Question(
+    "Auto-fix would change balances of {users} in {where}. Change them?",
+    lambda found: (found.get("fixes") or {}).get("users", 0),
+)
 
-class Command(RunCommand):
+
+class Command(SeveralDatabases, RunCommand):
     help = (
         "Convert every user's wishes to mana, in batches of one transaction each. The same command resumes an open run "
         "and continues where it ended; --dry-run shows what would happen and writes nothing."
@@ -44,6 +51,11 @@ class Command(RunCommand):
         "migrate_users --dry-run",
         "migrate_users --batch-size 1000 --workers 4",
         "migrate_users --user-id 57 --user-id username:olga",
+        "migrate_users --database all --workers 2",
+    )
+    of_one_database = (
+        *("--user-id", "--list", "--save-plan", "--plan", "--show-sql", "--checklist"),
+        *("--join", "--pause", "--resume", "--stop", "--set"),
     )
 
     def add_options(self, parser: CommandParser) -> None:
@@ -55,6 +67,18 @@ class Command(RunCommand):
     def kind_of_log(self, options: Mapping[str, Any]) -> str:
         """Return the log of rollbacks for ``--rollback``."""
         return logs.ROLLBACK if options["rollback"] else self.log_kind
+
+    def refuse_options(self, options: dict[str, Any]) -> None:
+        """Refuse options that contradict one another."""
+        refuse_contradictions(options)
+
+    def question(self, options: Mapping[str, Any]) -> Question | None:
+        """Return what has to be confirmed: a rollback, or on a terminal that auto-fix changes balances."""
+        if options["dry_run"]:
+            return None
+        if options["rollback"]:
+            return ROLL_BACK
+        return AUTO_FIX if options["auto_fix"] and sys.stdin is not None and sys.stdin.isatty() else None
 
     def run(self, **options: Any) -> int:
         """Route to the one call that the options mean."""

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -20,34 +21,79 @@ from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.domain.words import counted
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import UsageError
-from mana_migration.files import new_file
+from mana_migration.files import free_name, new_file, refuse_taken
 from mana_migration.management import arguments
-from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
+from mana_migration.management.commands._base import DONE, PARTLY
+from mana_migration.management.several import SeveralDatabases, passed_on
 from mana_migration.management.streams import TextSink, ended_by_sigterm
 from mana_migration.reports import console as screens
-from mana_migration.reports import export, snapshot_json
+from mana_migration.reports import databases, export, snapshot_json
 from mana_migration.reports.console import NO_RUN
 from mana_migration.reports.formatting import when
+from mana_migration.reports.progress import write_record
 from mana_migration.reports.statistics import as_lines as statistics_lines
 from mana_migration.reports.statistics import status_line
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
 from mana_migration.selectors.statistics import statistics, user_counts
 from mana_migration.services import preflight
+from mana_migration.services.context import DATABASE_LOST
 
 if TYPE_CHECKING:
     from mana_migration.domain.report import ReportToCome
+    from mana_migration.management.watching import View
 
 
-class Command(MigrationCommand):
+class Command(SeveralDatabases):
     help = (
         "Show the status of a run: the open one, else the latest. --watch follows it to its end, --report and --export "
         "write everything about it. Reads only."
     )
     needs_log = False
+    of_one_database = ("--run", "--text-amounts", "--list-by-user-key")
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``monitor_migration``."""
         add_monitor_options(parser)
+
+    def refuse_options(self, options: dict[str, Any]) -> None:
+        """Refuse options that contradict one another, and names of a report that are taken."""
+        refuse_contradictions(options)
+        if options["since"] is not None and (options["report"] or options["export"]) and not options["all"]:
+            raise UsageError("--since with --report or --export is about one database: give one --database, or --all")
+        if options["output"] not in (None, STANDARD_OUTPUT):
+            refuse_taken(options["output"])
+
+    def run_in_each(self, aliases: Sequence[str], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Have the report of each database, or follow their runs to the ends and show what became of them."""
+        arguments = passed_on(self._arguments, "--export", "--output")
+        if options["export"] and not options["report"]:
+            arguments.append("--report")
+        if options["watch"]:
+            found = self.results(aliases, arguments, form="text")
+            if any(found[alias]["exit_code"] for alias in aliases):
+                return found
+            arguments.remove("--watch")
+        return self.results(aliases, arguments)
+
+    def show_result(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Print or export the report of several databases."""
+        if not options["export"]:
+            super().show_result(result, options)
+            return
+        made, form = timezone.now(), options["export"]
+        if options["output"] == STANDARD_OUTPUT:
+            databases.write(result, form, made, self.binary_output(options))
+            return
+        name = f"migration-report-{timezone.localdate():%Y-%m-%d}-databases.{form}"
+        path = options["output"] or free_name(conf.report_dir() / name)
+        with new_file(path, make_folder=options["output"] is None) as stream:
+            databases.write(result, form, made, stream)
+        if self.json_output:
+            written = {"databases": list(result["databases"]), "format": form, "files": [str(path)]}
+            self.print_json({"reports": [written], "totals": result["totals"], "exit_code": result["exit_code"]})
+        else:
+            self.print_tables(result)
+            self.notice(f"Report of {counted(len(result['databases']), 'database')}: {path}")
 
     def run(self, **options: Any) -> int:
         """Route to the one thing that the options mean."""
@@ -158,21 +204,38 @@ class Command(MigrationCommand):
             zone=timezone.get_current_timezone(),
             measure=(lambda: resources(using)) if self.on_terminal() else None,
         )
-        if self.on_terminal():
+        if self.is_child:
+            watch.in_lines(self.stderr.write, self.poll)
+        elif self.on_terminal():
             watch.on_terminal(Console())
         else:
             watch.in_lines(self.say)
         return DONE if watch.signal is None else 128 + watch.signal
 
+    def poll(self, view: View, line: str) -> None:
+        """Send what is seen of this database to the process that watches several."""
+        seen = view.seen
+        write_record(
+            self.progress_stream,
+            verb="handled",
+            users=0 if seen is None else seen.totals.selected,
+            failed=0 if seen is None else seen.totals.failed,
+            expected=None if seen is None else seen.progress.expected,
+            waits_for=DATABASE_LOST if view.lost else "",
+            line=line,
+        )
+
     def report(self, options: dict[str, Any]) -> int:
         """Print reports: as text, or one as its JSON."""
-        from mana_migration.reports import report_text  # noqa: PLC0415 (the status of a run needs no report)
+        from mana_migration.reports import report_json, report_text  # noqa: PLC0415 (the status of a run needs no report)
 
         zone = timezone.get_current_timezone()
         width = shutil.get_terminal_size().columns if self.on_terminal() else None
         for run_id in self.chosen_runs(options):
             with self.report_to_come(run_id, options) as report:
-                if self.json_output:
+                if self.is_child:
+                    self.print_json(report_json.summary(report.whole()))
+                elif self.json_output:
                     export.write_to(report.whole(), "json", TextSink(self.stdout))
                 else:
                     for line in report_text.as_lines(report.whole(), zone, width):
@@ -250,7 +313,7 @@ class Command(MigrationCommand):
             at_once=options["export"] == "csv",
         )
 
-    def binary_output(self, options: dict[str, Any]) -> BinaryIO:
+    def binary_output(self, options: Mapping[str, Any]) -> BinaryIO:
         """Return standard output for the bytes of an export.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +18,13 @@ from mana_migration.domain.options import (
     parse_until,
 )
 from mana_migration.management import arguments
-from mana_migration.management.run_command import RunCommand
+from mana_migration.management.run_command import ROLL_BACK, RunCommand, refuse_idle_workers
+from mana_migration.management.several import Question, SeveralDatabases
 from mana_migration.selectors.users import resolve_users
 from mana_migration.services import logs, statements
 
 
-class Command(RunCommand):
+class Command(SeveralDatabases, RunCommand):
     help = (
         "Roll back conversions: debit exactly the mana that was credited, add the recorded wishes back. Give one of "
         "--user-id, --since, --run and --all; --dry-run shows exactly what would happen. The same command resumes an "
@@ -34,6 +36,7 @@ class Command(RunCommand):
         "rollback_migration --all --emergency --batch-size 1000",
     )
     log_kind = logs.ROLLBACK
+    of_one_database = ("--user-id", "--run", "--show-sql")
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``rollback_migration``."""
@@ -110,26 +113,43 @@ class Command(RunCommand):
         arguments.add_approval_option(parser)
         arguments.add_reason_option(parser)
 
+    def refuse_options(self, options: dict[str, Any]) -> None:
+        """Refuse options that contradict one another."""
+        refuse_idle_workers(read_options((), options), options)
+
+    def question(self, options: Mapping[str, Any]) -> Question | None:
+        """Return what has to be confirmed: everything but an emergency."""
+        return None if options["dry_run"] or options["emergency"] else ROLL_BACK
+
     def run(self, **options: Any) -> int:
         """Roll back what was selected."""
-        default = Controls(batch_size=EMERGENCY_BATCH_SIZE, delay=0.0) if options["emergency"] else Controls()
-        given = {name: options[name] for name in ("batch_size", "delay") if options[name] is not None}
-        asked = RollbackOptions(
-            users=tuple(resolve_users(options["user_ids"], using=options["database"])),
-            since=options["since"],
-            run=options["run_id"],
-            everything=options["all"],
-            emergency=options["emergency"],
-            on_shortfall=options["on_shortfall"],
-            preserve_logs=options["preserve_logs"],
-            keep_fixes=options["keep_fixes"],
-            reason=options["reason"],
-            approved_by=options["approved_by"],
-            controls=replace(default, **given, until=parse_until(options["until"])),
-            given=frozenset(given),
-        )
+        asked = read_options(tuple(resolve_users(options["user_ids"], using=self.using)), options)
         if asked.since is not None:
             self.notice(f"since {timezone.localtime(asked.since):%Y-%m-%d %H:%M:%S %Z}")
         if options["show_sql"]:
             return self.print_sql(statements.rollback_script(asked, self.using))
         return self.roll_back(asked, options)
+
+
+def read_options(users: tuple[str, ...], options: Mapping[str, Any]) -> RollbackOptions:
+    """Build the frozen options from the parsed command line.
+
+    Raises:
+        UsageError: they select nothing, or in more than one way.
+    """
+    default = Controls(batch_size=EMERGENCY_BATCH_SIZE, delay=0.0) if options["emergency"] else Controls()
+    given = {name: options[name] for name in ("batch_size", "delay") if options[name] is not None}
+    return RollbackOptions(
+        users=users,
+        since=options["since"],
+        run=options["run_id"],
+        everything=options["all"],
+        emergency=options["emergency"],
+        on_shortfall=options["on_shortfall"],
+        preserve_logs=options["preserve_logs"],
+        keep_fixes=options["keep_fixes"],
+        reason=options["reason"],
+        approved_by=options["approved_by"],
+        controls=replace(default, **given, until=parse_until(options["until"])),
+        given=frozenset(given),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from mana_migration.domain.words import counted
 from mana_migration.errors import UsageError
 from mana_migration.files import new_file
 from mana_migration.management import arguments
-from mana_migration.management.commands._base import DONE, PARTLY, MigrationCommand
+from mana_migration.management.commands._base import DONE, PARTLY
+from mana_migration.management.several import Question, SeveralDatabases
 from mana_migration.reports.forecast import fixes_line
 from mana_migration.reports.validation import JsonDocument, JsonLines, Screen, Sink
 from mana_migration.selectors.users import resolve_users
@@ -44,11 +46,19 @@ class _StoppedError(Exception):
     """A signal asked a validation in parts to end."""
 
 
-class Command(MigrationCommand):
+#: What is asked once for all databases before auto-fix changes balances.
+AUTO_FIX = Question(
+    "Auto-fix would correct findings in {where}. Change the balances?",
+    lambda found: sum(check.get("would_fix", 0) for check in found.get("checks", ())),
+)
+
+
+class Command(SeveralDatabases):
     help = (
         "Check the wallets before a migration, and wallets, records and ledger after it, in one read-only snapshot. "
         "Changes nothing unless --fix-issues is given. Ends with 3 while error-level findings remain."
     )
+    of_one_database = ("--user-id", "--run", "--chain-head", "--from", "--output")
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``validate_migration``."""
@@ -128,6 +138,15 @@ class Command(MigrationCommand):
             help="Write every finding to this new file, one JSON object a line, readable by you alone "
             "(default: no file).",
         )
+
+    def refuse_options(self, options: dict[str, Any]) -> None:
+        """Refuse options that contradict one another."""
+        asked_phase(options)
+
+    def question(self, options: Mapping[str, Any]) -> Question | None:
+        """Return what has to be confirmed on a terminal: that auto-fix changes balances."""
+        asks = options["fix"] and not options["dry_run"] and sys.stdin is not None and sys.stdin.isatty()
+        return AUTO_FIX if asks else None
 
     def show_step(self, what: str) -> None:
         """Say on a terminal what is read next; on a large database each part takes a while."""

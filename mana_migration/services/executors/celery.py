@@ -25,7 +25,7 @@ from mana_migration.errors import BrokerUnavailableError, RunConflictError, Usag
 from mana_migration.models import MigrationRun, RunEvent
 from mana_migration.selectors.runs import event_line
 from mana_migration.services import logs, operation, preflight, runs
-from mana_migration.services.context import RunContext
+from mana_migration.services.context import DATABASE_LOST, RunContext
 from mana_migration.services.executors import celery_broker, local
 from mana_migration.services.operation import Operation
 from mana_migration.states import EventKind, RunKind, RunStatus
@@ -136,6 +136,7 @@ class Follower:
                     raise
                 if not lost:
                     self._context.notice(f"the database does not answer ({failures.describe(error)}); trying again")
+                    self._context.show_wait(self._run.pk, DATABASE_LOST)
                 lost = True
                 connections[self._using].close()
             else:

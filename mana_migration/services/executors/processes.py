@@ -49,6 +49,14 @@ POLL_SECONDS, WAIT_STEP = 0.5, 0.1
 HANGS_SECONDS: Final = 5.0
 
 
+def command_environment() -> dict[str, str]:
+    """Return the environment in which ``python -m django COMMAND`` finds this process's settings and modules."""
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE") or settings.SETTINGS_MODULE,
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+    }
+
+
 def is_helper() -> bool:
     """Say whether this process was started as a helper of another."""
     return HELPER in os.environ
@@ -92,10 +100,6 @@ class Helpers:
 
     def start(self, count: int, arguments: Sequence[str]) -> None:
         """Start so many helpers, with these options added to their command line."""
-        environment = os.environ | {
-            "DJANGO_SETTINGS_MODULE": os.environ.get("DJANGO_SETTINGS_MODULE") or settings.SETTINGS_MODULE,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        }
         command = [
             *(sys.executable, "-m", "django", "migrate_users", "--database", self.context.using),
             *("--format", "json", "--no-input", *arguments),
@@ -104,7 +108,7 @@ class Helpers:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the helper)
             process = subprocess.Popen(  # noqa: S603 (this project's own command)
                 command,
-                env={**environment, HELPER: str(number)},
+                env=command_environment() | {HELPER: str(number)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

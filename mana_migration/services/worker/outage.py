@@ -12,7 +12,7 @@ from mana_migration import conf
 from mana_migration.engine import driver, failures
 from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.services import logs, notifications, runs
-from mana_migration.services.context import RunContext
+from mana_migration.services.context import DATABASE_LOST, RunContext
 from mana_migration.states import EventKind
 
 #: Seconds to wait for a lost database: the first wait, and the longest.
@@ -57,7 +57,7 @@ class Outage:
                 self._lost_since = time.monotonic()
                 logs.write(logging.WARNING, "the database is lost: waiting for it", run=run_id)
                 self._context.notice(f"the database is lost ({failures.describe(error)}): waiting for it")
-                self._context.show_wait(run_id, "the database is lost: waiting for it")
+                self._context.show_wait(run_id, DATABASE_LOST)
         elif self._tries == 1:  # SQLite, while another process writes for long
             self._context.notice(f"the database is busy ({failures.describe(error)}): trying again")
             self._context.show_wait(run_id, "the database is busy: trying again")

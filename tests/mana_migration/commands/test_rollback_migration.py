@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,8 +27,9 @@ from tests.mana_migration.running import (
     status,
     wallet,
 )
-from tests.support.commands import PROJECT, manage_environment, run_command
+from tests.support.commands import run_command
 from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
+from tests.support.terminal import on_a_terminal
 from wishes import services
 from wishes.models import ManaEntry, Wallet
 
@@ -570,30 +567,6 @@ def test_a_mass_rollback_is_refused_without_a_terminal(migrated: list[Any], form
 def test_these_never_ask(migrated: list[Any], argv: tuple[str, ...]) -> None:
     words = [word.format(user=f"pk:{migrated[0]}") for word in argv]
     assert run_command("rollback_migration", *words).code == 0
-
-
-def on_a_terminal(*argv: str, answer: str) -> tuple[str, int]:
-    """Run manage.py on a real terminal, answer its question and return what it showed and its exit code."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", *argv], cwd=PROJECT, env=manage_environment({"TERM": "xterm", "COLUMNS": "120"}),
-        stdin=theirs, stdout=theirs, stderr=theirs,
-    )  # fmt: skip
-    os.close(theirs)
-    shown, answered = b"", False
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-        if not answered and b"Type yes to continue" in shown:
-            answered = True
-            os.write(ours, answer.encode())
-    os.close(ours)
-    return shown.decode(), process.wait(timeout=60)
 
 
 @pytest.mark.django_db(transaction=True)
