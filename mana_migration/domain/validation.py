@@ -47,6 +47,10 @@ CHECKS: Final = (
         "overflow", ERROR, PRE, gettext_noop("the wishes' worth and the mana together are beyond the limit of BIGINT"),
         "there is no room for so much mana: split or correct the balance by hand",
     ),
+    Check(
+        "no_user", ERROR, PRE, gettext_noop("the wallet belongs to no user"),
+        "create the user with this primary key again, or delete the wallet",
+    ),
     Check("migration_inconsistency", ERROR, BOTH, gettext_noop("the wallet's flag and the records disagree")),
     Check(
         "large_conversion", WARNING, PRE, gettext_noop("the wishes are worth more than the limit set for attention"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from django.contrib.auth import get_user_model
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.chain import OUTCOMES
@@ -25,6 +26,7 @@ PROBLEMS: Final = {
     "negative_balance": "a balance is negative; correct it with --auto-fix or by hand and run again",
     "overflow": "the mana would be beyond the limit of BIGINT; split the balance by hand and run again",
     "orphaned_mana": "the mana is not backed by ledger entries; correct it with --auto-fix or by hand and run again",
+    "no_user": "the wallet belongs to no user; create the user with this primary key again, or delete the wallet",
     "migration_inconsistency": "an older record says that this user is migrated; see validate_migration",
 }
 
@@ -77,7 +79,11 @@ def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
             "(SELECT 1 FROM mana_migration_usermigration m "
             "WHERE m.user_id = w.user_id AND m.status = 'migrated' LIMIT 1) IS NOT NULL"
         )
-        suspect = [(f"w.mana <> {_LEDGER}", "orphaned_mana"), (recorded, "migration_inconsistency")]
+        suspect = [
+            (_no_user(), "no_user"),
+            (f"w.mana <> {_LEDGER}", "orphaned_mana"),
+            (recorded, "migration_inconsistency"),
+        ]
         cases = [cases[1], *suspect, cases[0], cases[2]]
     whens = "\n".join(f"WHEN {condition} THEN '{problem}'" for condition, problem in cases)
     return block(
@@ -89,6 +95,11 @@ def problem_sql(vendor: str, rates: Rates, *, per_user: bool) -> str:
         """,
         whens=whens,
     )
+
+
+def _no_user() -> str:
+    meta = get_user_model()._meta
+    return f'(SELECT 1 FROM "{meta.db_table}" u WHERE u."{meta.pk.column}" = w.user_id) IS NULL'
 
 
 def worth_sql(rates: Rates, alias: str = "w") -> str:

@@ -136,7 +136,8 @@ def _count(plan: CountPlan, step: Step) -> Counts:
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
     if plan.phase != POST and scope.run is None:
         found.totals["users"] = wallets.count_users(connection, scope)
-        found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"]
+        found.numbers["no_user"] = orphans = wallets.count_without_user(connection, scope)
+        found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"] + orphans
     negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
     found.numbers["negative_mana"] += negative
     if plan.quick and scope.run is not None:

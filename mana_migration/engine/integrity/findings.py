@@ -51,7 +51,10 @@ def _hit(connection: BaseDatabaseWrapper, check: str, key: Any, **values: Any) -
 
 
 def _wallet_hits(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
-    sql = wallets.hits_sql(check, connection.vendor, terms, scope)
+    if check == "no_user":
+        sql = wallets.no_user_sql(connection, scope)
+    else:
+        sql = wallets.hits_sql(check, connection.vendor, terms, scope)
     for key, green, blue, red, mana in rows(connection, sql, scope):
         figures = {"green": green, "blue": blue, "red": red, "mana": mana}
         if check in ("overflow", "large_conversion"):

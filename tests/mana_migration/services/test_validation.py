@@ -2,9 +2,12 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connection, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -21,6 +24,8 @@ from mana_migration.services import validation
 from mana_migration.services.validation import Place
 from mana_migration.states import RunKind
 from tests.factories import UserFactory, WalletFactory, make_wallets
+from tests.mana_migration.running import migrate
+from tests.support.commands import run_command
 from tests.support.economy import Economy, live_through
 from tests.support.oracle import assert_nothing_changes
 from tests.support.violations import PLANTED, SEEN_BY, SEEN_BY_RULE, wallet
@@ -551,3 +556,37 @@ def test_the_connection_is_writable_again_afterwards() -> None:
     validation.precheck()
     WalletFactory()
     assert connection.is_usable()
+
+
+@contextmanager
+def without_foreign_keys() -> Iterator[None]:
+    """Write what a restored dump may hold, or an SQLite file that other programs write to."""
+    off, on = (
+        ("SET session_replication_role = replica", "RESET session_replication_role")
+        if connection.vendor == "postgresql"
+        else ("PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON")
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(off)
+        yield
+        cursor.execute(on)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_wallets_without_a_user_are_an_error_and_left_out() -> None:
+    wallets = make_wallets([(5, 0, 0)] * 4)
+    with without_foreign_keys():
+        get_user_model().objects.filter(pk__in=[wallet.pk for wallet in wallets[:2]])._raw_delete("default")
+    UserFactory()
+    assert {name: number for name, number in counts(phase=PRE).items() if name != "zero_balance"} == {
+        "no_user": 2,
+        "no_wallet": 1,
+    }
+    _, found = validate(phase=PRE)
+    assert [finding.user for finding in found if finding.check == "no_user"] == [str(one.pk) for one in wallets[:2]]
+    refused = run_command("migrate_users", "--no-input")
+    assert (refused.code, "2 error-level findings block the run (no_user 2)" in refused.err) == (1, True)
+    done = migrate("--skip-invalid", code=3)
+    assert (done["users"]["migrated"], done["skipped"]) == (2, {"no_user": 2})
+    with without_foreign_keys():
+        Wallet.objects.filter(pk__in=[wallet.pk for wallet in wallets[:2]])._raw_delete("default")
