@@ -59,7 +59,7 @@ venv: $(VENV)/dev.stamp ## Set up .venv with everything that development needs
 # --- Use --------------------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(VENV)/runtime.stamp ## Import, migrate and validate 10,000 legacy users in a throw-away SQLite file
+demo: $(VENV)/runtime.stamp ## Import, migrate, validate and roll back 10,000 legacy users in a throw-away SQLite file
 	@$(BIN)/python scripts/demo.py
 
 .PHONY: run

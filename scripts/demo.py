@@ -1,14 +1,17 @@
-"""A tour: import 10,000 legacy users into a throw-away SQLite file, migrate them and prove the sums.
+"""A tour: import 10,000 legacy users into a throw-away SQLite file, migrate them, prove the sums, roll back, compare.
 
 Runs the very commands that an operator types, and shows each. Ends with exit code 1 if one of them did not end as it
 should.
 """
 
+import hashlib
 import os
 import secrets
 import shlex
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from legacy_export import write
@@ -32,7 +35,7 @@ ENVIRONMENT = os.environ | {
 DONE, REFUSED, DONE_IN_PART = 0, 1, 3
 
 # (why, command, exit codes that are right here)
-STEPS = (
+IMPORT = (
     ("The tables.", "migrate --verbosity 0", {DONE}),
     (
         "What would the import do? The export is as dirty as real ones: bad rows are listed, nothing is written.",
@@ -44,6 +47,8 @@ STEPS = (
         f"import_balances {shown(EXPORT)} --skip-bad-rows --rejects {shown(REJECTS)}",
         {DONE, DONE_IN_PART},
     ),
+)
+MIGRATE = (
     ("What would the migration do, and what is in its way?", "migrate_users --dry-run", {DONE, DONE_IN_PART, REFUSED}),
     (
         "Migrate: what can be fixed is fixed and recorded, users that cannot be are left out and listed.",
@@ -51,6 +56,14 @@ STEPS = (
         {DONE, DONE_IN_PART},
     ),
     ("Was any value created or lost?", "validate_migration", {DONE, DONE_IN_PART}),
+)
+BACK = (("Roll everything back, auto-fix's corrections included.", "rollback_migration --all --no-input", {DONE}),)
+AGAIN = (
+    (
+        "Users that were rolled back can be migrated again.",
+        "migrate_users --auto-fix --skip-invalid --no-input",
+        {DONE, DONE_IN_PART},
+    ),
     ("The run, afterwards.", "monitor_migration", {DONE}),
 )
 
@@ -90,12 +103,31 @@ def run(why: str, command: str, right: set[int]) -> bool:
     return True
 
 
+def checksum() -> str:
+    """Return the SHA-256 of all wallets."""
+    with closing(sqlite3.connect(DATABASE)) as connection:
+        wallets = connection.execute(
+            "SELECT user_id, green, blue, red, mana, migrated_at FROM wishes_wallet ORDER BY user_id"
+        ).fetchall()
+    print(f"\n# Checksum of {len(wallets):,} wallets: {(found := hashlib.sha256(repr(wallets).encode()).hexdigest())}")
+    return found
+
+
 def main() -> int:
     """Run the tour."""
     forget()
     write(EXPORT, USERS, dirty=True)
     print(f"# A legacy export of {USERS:,} users: {shown(EXPORT)}")
-    if not all(run(*step) for step in STEPS):
+    if not all(run(*step) for step in IMPORT):
+        return 1
+    before = checksum()
+    if not all(run(*step) for step in (*MIGRATE, *BACK)):
+        return 1
+    if checksum() != before:
+        print("\nThe demo stops here: the wallets are not as they were before the migration.", file=sys.stderr)
+        return 1
+    print("# The same as before the migration, negative and unbacked balances included.")
+    if not all(run(*step) for step in AGAIN):
         return 1
     print(NEXT, end="")
     return 0
