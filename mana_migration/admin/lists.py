@@ -10,7 +10,9 @@ from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
 
+from mana_migration.models import UserMigration
 from wishes.admin import ReadOnlyAdmin, find_users, name_of, number_html
 from wishes.html import moment_html
 
@@ -85,3 +87,11 @@ def user_link(user: Any) -> SafeString:
     """Return a user's name as a link to the user's page."""
     url = reverse("admin:mana_migration_migratinguser_change", args=[user.pk])
     return format_html('<a href="{}">{}</a>', url, name_of(user))
+
+
+def reason_of(record: UserMigration) -> str:
+    """Return why a user failed or was skipped, and the fix that has corrected that since; see ``with_fix``."""
+    fix = getattr(record, "fix", None)
+    if not fix:
+        return record.error_class
+    return _("{error}, corrected since by fix {fix}").format(error=record.error_class, fix=fix)

@@ -21,6 +21,7 @@ from mana_migration.admin.lists import (
     moment_html,
     number_html,
     page_link,
+    reason_of,
     run_link,
     status_label,
     user_link,
@@ -339,9 +340,18 @@ class UserMigrationAdmin(_OfUserAdmin):
     search_help_text = gettext_lazy(
         "The exact username or primary key of a user, run:ID, or record:ID for the record of a report."
     )
-    list_display = ("id", "username", "outcome", "error_class", "of_run", "of_batch", "green", "blue", "red",
+    list_display = ("id", "username", "outcome", "reason", "of_run", "of_batch", "green", "blue", "red",
                     "mana_credited", "created_at", "shortfall")  # fmt: skip
     list_filter = ("status", ErrorFilter)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Add what has corrected a problem since."""
+        return super().get_queryset(request).with_fix()  # type: ignore[attr-defined, no-any-return]
+
+    @admin.display(description=gettext_lazy("error class"))
+    def reason(self, record: UserMigration) -> str:
+        """Return why the user failed or was skipped, and whether that was corrected since."""
+        return reason_of(record)
 
     @admin.display(description=gettext_lazy("status"))
     def outcome(self, record: UserMigration) -> SafeString:

@@ -19,7 +19,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from mana_migration.admin.lists import PageAdmin, name_of, number_html, status_label
+from mana_migration.admin.lists import PageAdmin, name_of, number_html, reason_of, status_label
 from mana_migration.selectors import explanation
 from mana_migration.selectors.user_list import USERS_SEARCHED, Standing, is_bounded, standings, with_standing
 
@@ -139,7 +139,7 @@ class MigratingUserAdmin(PageAdmin):
         label = status_label(user.found.standing, user.found.standing.label)
         if user.found.standing not in (Standing.FAILED, Standing.SKIPPED):
             return label
-        return format_html('{} <span class="mm-quiet">{}</span>', label, user.found.record.error_class)
+        return format_html('{} <span class="mm-quiet">{}</span>', label, reason_of(user.found.record))
 
     @admin.display(description=gettext_lazy("green, blue, red"), empty_value="-")
     def shown_wishes(self, user: Any) -> SafeString | None:

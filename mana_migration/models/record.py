@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from mana_migration.models.batch import MigrationBatch
+from mana_migration.models.fix import IntegrityFix
 from mana_migration.models.run import MigrationRun
 from mana_migration.states import PROBLEM_STATUSES, UserStatus
 from wishes.moments import MomentField
@@ -26,6 +27,14 @@ class UserMigrationQuerySet(models.QuerySet["UserMigration"]):
     def problems(self) -> UserMigrationQuerySet:
         """Keep those of users who failed or were skipped."""
         return self.filter(status__in=PROBLEM_STATUSES)
+
+    def with_fix(self) -> UserMigrationQuerySet:
+        """Add ``fix``: the id of the integrity fix that has corrected since what a user failed or was skipped for."""
+        fixes = IntegrityFix.objects.filter(
+            user=OuterRef("user"), check_id=OuterRef("error_class"), created_at__gte=OuterRef("created_at"),
+            undoes=None, undone_by=None,
+        )  # fmt: skip
+        return self.annotate(fix=Subquery(fixes.order_by("-pk").values("pk")[:1]))
 
 
 class UserMigration(models.Model):

@@ -191,6 +191,7 @@ def explain(pk: Any, *, using: str) -> Explanation | None:
     wallet = getattr(user, "wish_wallet", None)
     records = list(
         UserMigration.objects.using(using)
+        .with_fix()
         .filter(user=pk)
         .select_related("run", "reversal_run")
         .order_by("-id")[:RECORDS_SHOWN]

@@ -18,6 +18,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from mana_migration.models import UserMigration
+from mana_migration.models.record import UserMigrationQuerySet
 from mana_migration.states import RunKind, UserStatus
 from wishes.models import Wallet
 
@@ -77,7 +78,7 @@ def standings(keys: Sequence[Any], *, using: str) -> dict[Any, UserStanding]:
     """Return the standing of each of these users, by primary key; two queries, whatever their number."""
     wallets = Wallet.objects.using(using).in_bulk(keys)
     latest: dict[Any, UserMigration] = {}
-    for record in _deciding(using).filter(user__in=keys).order_by("id"):
+    for record in _deciding(using).with_fix().filter(user__in=keys).order_by("id"):
         latest[record.user_id] = record
     return {
         key: UserStanding(standing_of(wallets.get(key), latest.get(key)), wallets.get(key), latest.get(key))
@@ -123,5 +124,5 @@ def is_bounded(standing: Standing, *, using: str) -> bool:
     return records.values("pk")[RECORDS_SEARCHED : RECORDS_SEARCHED + 1].exists()
 
 
-def _deciding(using: str) -> QuerySet[UserMigration]:
+def _deciding(using: str) -> UserMigrationQuerySet:
     return UserMigration.objects.using(using).exclude(run__kind=RunKind.ROLLBACK)

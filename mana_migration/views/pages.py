@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from mana_migration.domain.results import Totals
 from mana_migration.domain.snapshot import RunSnapshot
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.reports.run_charts import run_charts
 from mana_migration.selectors import explanation, outcomes
 from mana_migration.selectors.run_list import totals_of
@@ -193,7 +193,7 @@ def run_users(request: HttpRequest, run_id: int) -> HttpResponseBase:
     chosen = chosen if chosen in _LISTED else UserStatus.FAILED
     error_class = request.GET.get("error_class", "").replace("\0", "")[:40]
     totals = totals_of([run], using=using)[run.pk]
-    records = run.records.filter(status=chosen)
+    records = UserMigration.objects.using(using).with_fix().filter(run=run, status=chosen)
     if error_class:
         records = records.filter(error_class=error_class)
     after = request.GET.get("after", "")

@@ -11,8 +11,10 @@ from django.utils import timezone
 from django.utils.html import escape
 from pytest_django import DjangoAssertNumQueries
 
+from mana_migration.models import IntegrityFix
 from mana_migration.selectors import user_list
 from mana_migration.selectors.user_list import Standing, standings, with_standing
+from mana_migration.services import autofix
 from mana_migration.states import UserStatus
 from tests.mana_migration.history import make_run
 from tests.mana_migration.stories import HOSTILE_NAMES, Village, make_staff
@@ -59,6 +61,24 @@ def test_the_list_shows_every_standing(village: Village, reader: Client) -> None
     for standing in Standing:
         assert f'<span class="mm-status mm-status-{standing}">{standing.label}</span>' in page
     assert "negative_balance" in page
+
+
+def test_lists_and_pages_say_that_a_problem_was_corrected_since(village: Village, reader: Client) -> None:
+    reader.force_login(make_staff("both", "view_usermigration", "view_migrationrun"))
+    cured, other = village.failed("user-cured"), village.failed("user-other")
+    autofix.fix_all(actor="olga", users=[str(cured.pk)])
+    fix = IntegrityFix.objects.get().pk
+    for page, args in (
+        (LIST, ()),
+        ("admin:mana_migration_usermigration_changelist", ()),
+        ("mana_migration:run_users", (village.run.pk,)),
+        ("mana_migration:user", (cured.pk,)),
+    ):
+        said = reader.get(reverse(page, args=args)).content.decode().lower()
+        assert said.count(f"corrected since by fix {fix}") == (2 if page.endswith(":user") else 1), page
+    assert "corrected since" not in reader.get(reverse("mana_migration:user", args=[other.pk])).content.decode().lower()
+    IntegrityFix.objects.create(check_id="negative_balance", user=cured, before={}, after={}, undoes_id=fix)
+    assert "corrected since" not in reader.get(reverse(LIST)).content.decode()
 
 
 @pytest.mark.parametrize("standing", ALL)
