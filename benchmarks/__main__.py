@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import evidence, growth, history, pages, reading, writing
+from benchmarks import evidence, growth, history, pages, reading, remaining, writing
 from benchmarks.fixtures import Stage
 from benchmarks.result import Row, Sizes
 
@@ -36,6 +36,7 @@ MEASURES: Final[dict[str, Callable[[Stage, Sizes], Iterator[Row]]]] = {
     "history": history.history,
     "pages": pages.pages,
     "start": pages.start,
+    "remaining": remaining.remaining,
 }
 
 

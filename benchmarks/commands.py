@@ -20,7 +20,7 @@ print(json.dumps([done.returncode, seconds, peak]))
 """
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment of a command that finds its modules compiled, as those of a site do."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -30,7 +30,7 @@ def manage(*argv: str) -> str:
     done = subprocess.run(
         [sys.executable, "manage.py", *argv],
         cwd=PROJECT,
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -44,7 +44,7 @@ def measured(*argv: str) -> tuple[float, float]:
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, *argv],
         cwd=PROJECT,
-        env=_environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

@@ -10,8 +10,9 @@ from typing import Final
 #: Seconds without a finished batch after which an open run counts as stalled.
 STALLED_AFTER: Final = 60.0
 
-#: Users whose integrity a run checks in a second at the very least, on a small and busy server.
+#: Users whose integrity a run checks in a second at the very least, on a small and busy server, and at the very most.
 CHECKED_PER_SECOND: Final = 20_000
+CHECKED_AT_MOST: Final = 200_000
 
 #: Seconds of the latest batches that "now" means.
 RECENT_SECONDS: Final = 60.0
@@ -21,6 +22,9 @@ FIRST_ESTIMATE: Final = 0.01
 
 #: The range of the remaining time is never narrower than this around the rates it comes from.
 OPTIMISM, CAUTION = 0.9, 1.15
+
+#: The same around the time that the latest check of a run took for as many users.
+CHECK_OPTIMISM, CHECK_CAUTION = 0.7, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """The time still needed, in seconds, from the most hopeful to the most careful guess."""
+    """The time until the run has ended, its check included, in seconds, from the least to the most that is likely."""
 
     low: float
     high: float
@@ -75,6 +79,7 @@ def measure(
     waits: bool,
     checking: bool = False,
     complete: bool = False,
+    checked_per_second: float | None = None,
 ) -> Progress:
     """Judge the progress of a run.
 
@@ -87,6 +92,7 @@ def measure(
         waits: an operator has paused it, so that standing still is no surprise.
         checking: all users are handled and integrity checks are running, which make no progress that can be seen.
         complete: all users that it selected are handled.
+        checked_per_second: users by the seconds that the latest check of a run took, None where none is known.
     """
     average = handled * 60 / worked if worked > 0 and handled else None
     patience = STALLED_AFTER + (handled / CHECKED_PER_SECOND if checking else 0)
@@ -97,7 +103,9 @@ def measure(
     share = None if expected is None else (1.0 if expected == 0 or complete else min(1.0, handled / expected))
     remaining = None
     if idle is not None and not stalled and not waits and expected and share is not None and share >= FIRST_ESTIMATE:
-        remaining = remaining_time(expected - handled, [rate for rate in (now, average) if rate])
+        remaining = remaining_time(0 if complete else expected - handled, [rate for rate in (now, average) if rate])
+        check = check_time(max(handled, expected), checked_per_second, passed=idle if checking else 0.0)
+        remaining = remaining and Remaining(remaining.low + check.low, remaining.high + check.high)
     return Progress(handled, expected, share, now, average, remaining, idle, stalled)
 
 
@@ -107,6 +115,15 @@ def remaining_time(left: int, rates: Sequence[float]) -> Remaining | None:
         return None
     left = max(left, 0)
     return Remaining(left * 60 / max(rates) * OPTIMISM, left * 60 / min(rates) * CAUTION)
+
+
+def check_time(users: int, checked_per_second: float | None, *, passed: float) -> Remaining:
+    """Return how long the check of a run of so many users still takes, some seconds of which have passed."""
+    if checked_per_second is None:
+        low, high = users / CHECKED_AT_MOST, users / CHECKED_PER_SECOND
+    else:
+        low, high = users / checked_per_second * CHECK_OPTIMISM, users / checked_per_second * CHECK_CAUTION
+    return Remaining(max(0.0, low - passed), max(0.0, high - passed))
 
 
 def recent_rate(batches: Iterable[Finished], now: datetime) -> float | None:

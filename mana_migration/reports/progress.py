@@ -105,7 +105,7 @@ class ProgressDisplay:
         text = f"{rate * 60:,.0f} users/min"
         done = self.totals.selected
         if self._expected and rate and self._expected * FIRST_ESTIMATE <= done <= self._expected:
-            text += f", {duration((self._expected - done) / rate)} left"
+            text += f", {duration((self._expected - done) / rate)} left before the check"
         if self.totals.failed:
             text += f", {self.totals.failed:,} failed"
         return text

@@ -34,6 +34,7 @@ COMPARED = {
     "history": "after 2 runs, s",
     "pages": "without, ms",
     "start": "s",
+    "remaining": "looks",
 }
 
 

@@ -4,8 +4,14 @@ import pytest
 
 from mana_migration.domain.progress import (
     CAUTION,
+    CHECK_CAUTION,
+    CHECK_OPTIMISM,
+    CHECKED_AT_MOST,
+    CHECKED_PER_SECOND,
     OPTIMISM,
     Finished,
+    Remaining,
+    check_time,
     measure,
     paused_seconds,
     rates_over_time,
@@ -21,11 +27,41 @@ def after(seconds: float) -> datetime:
 
 
 def test_remaining_time_is_a_range_between_the_rate_now_and_the_average() -> None:
-    progress = measure(handled=500, expected=1_000, worked=60, recent=250.0, idle=1, waits=False)
+    progress = measure(
+        handled=500, expected=1_000, worked=60, recent=250.0, idle=1, waits=False, checked_per_second=100.0
+    )
     assert (progress.rate_now, progress.rate_average) == (250.0, 500.0)
     assert progress.remaining is not None
-    assert progress.remaining.low == pytest.approx(60 * OPTIMISM)
-    assert progress.remaining.high == pytest.approx(120 * CAUTION)
+    assert progress.remaining.low == pytest.approx(60 * OPTIMISM + 10 * CHECK_OPTIMISM)
+    assert progress.remaining.high == pytest.approx(120 * CAUTION + 10 * CHECK_CAUTION)
+
+
+@pytest.mark.parametrize(
+    ("known", "passed", "low", "high"),
+    [
+        (None, 0, 1_000_000 / CHECKED_AT_MOST, 1_000_000 / CHECKED_PER_SECOND),
+        (None, 20, 0, 1_000_000 / CHECKED_PER_SECOND - 20),
+        (100_000.0, 0, 10 * CHECK_OPTIMISM, 10 * CHECK_CAUTION),
+        (100_000.0, 9, 0, 10 * CHECK_CAUTION - 9),
+        (100_000.0, 50, 0, 0),
+    ],
+)
+def test_while_a_run_is_checked_what_is_left_of_the_check_remains(
+    known: float | None, passed: float, low: float, high: float
+) -> None:
+    progress = measure(
+        handled=1_000_000, expected=1_000_000, worked=60, recent=9_000_000.0, idle=passed, waits=False,
+        checking=True, complete=True, checked_per_second=known,
+    )  # fmt: skip
+    assert progress.remaining == Remaining(pytest.approx(low), pytest.approx(high))
+
+
+def test_users_who_turn_out_not_to_be_there_do_not_remain_while_the_run_is_checked() -> None:
+    progress = measure(
+        handled=900, expected=1_000, worked=60, recent=None, idle=0, waits=False,
+        checking=True, complete=True, checked_per_second=1_000.0,
+    )  # fmt: skip
+    assert progress.remaining == Remaining(CHECK_OPTIMISM, CHECK_CAUTION)
 
 
 @pytest.mark.parametrize(("handled", "told"), [(9, False), (10, True)])
@@ -67,8 +103,7 @@ def test_an_empty_selection_is_complete() -> None:
 def test_more_users_than_expected_are_still_all_of_them() -> None:
     progress = measure(handled=1_010, expected=1_000, worked=60, recent=1_000.0, idle=0, waits=False)
     assert progress.share == 1.0
-    assert progress.remaining is not None
-    assert progress.remaining.high == 0
+    assert progress.remaining == check_time(1_010, None, passed=0)
 
 
 def test_no_rate_gives_no_remaining_time() -> None:

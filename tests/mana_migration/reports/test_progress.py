@@ -42,8 +42,8 @@ def test_elsewhere_a_line_is_written_every_ten_seconds(clock: Clock) -> None:
             clock.now += 1
             display(batch(10))
     assert stream.getvalue().splitlines() == [
-        "migrated 100 of 1,000: 600 users/min, 2 min left",
-        "migrated 200 of 1,000: 600 users/min, 80 s left",
+        "migrated 100 of 1,000: 600 users/min, 2 min left before the check",
+        "migrated 200 of 1,000: 600 users/min, 80 s left before the check",
     ]
 
 
@@ -68,7 +68,7 @@ def test_what_is_expected_may_be_known_later(clock: Clock) -> None:
         display.expect(200)
         clock.now += 10
         display(batch(100))
-    assert stream.getvalue() == "rolled back 100 of 200: 600 users/min, 10 s left\n"
+    assert stream.getvalue() == "rolled back 100 of 200: 600 users/min, 10 s left before the check\n"
 
 
 def test_the_rate_is_that_of_the_last_half_minute(clock: Clock) -> None:
@@ -99,7 +99,7 @@ def test_what_is_waited_for_stands_in_place_of_a_remaining_time_until_the_next_b
         display(BatchResult(1, 0, Totals(), 0.0, waits_for="waiting for a wallet"))
         assert display._figures(clock.now) == "waiting for a wallet"
         display(batch(1))
-        assert display._figures(clock.now) == "3,060 users/min, 1 s left"
+        assert display._figures(clock.now) == "3,060 users/min, 1 s left before the check"
 
 
 def test_elsewhere_a_wait_has_a_line_of_its_own_already(clock: Clock) -> None:
