@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Start Django."""
 
+import json
 import os
 import sys
+from itertools import pairwise
 
 from config.env import ConfigurationError
 
@@ -17,6 +19,9 @@ def main(argv: list[str]) -> None:
     try:
         execute_from_command_line(argv)
     except ConfigurationError as error:
+        if "--format=json" in argv or ("--format", "json") in pairwise(argv):  # as the commands themselves refuse
+            refusal = {"class": "ConfigurationError", "message": str(error), "exit_code": 1}
+            sys.stdout.write(json.dumps({"error": refusal}) + "\n")
         sys.exit(f"manage.py: {error}")
 
 

@@ -3,6 +3,7 @@
 import email
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -194,6 +195,16 @@ def test_a_wrong_variable_is_one_line_and_no_secret(variable: str, value: str, m
     assert result.err.startswith(message)
     assert result.err.count("\n") == 1
     assert "hunter2" not in result.err
+
+
+@pytest.mark.sqlite  # no database is asked
+@pytest.mark.parametrize("options", [["--format", "json"], ["--format=json"]], ids=" ".join)
+def test_a_wrong_variable_is_an_error_object_for_a_script(options: list[str]) -> None:
+    result = run(sys.executable, "manage.py", "migrate_users", *options, env={"RED_RATE": "0"})
+    assert result.code == 1
+    message = "RED_RATE='0' is not allowed; give a whole number from 1 to 1000000000."
+    assert json.loads(result.out) == {"error": {"class": "ConfigurationError", "message": message, "exit_code": 1}}
+    assert result.err == f"manage.py: {message}\n"
 
 
 @pytest.mark.sqlite  # no database is asked
