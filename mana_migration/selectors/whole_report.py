@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.db import connections
-from django.db.models import Count, Max
+from django.db.models import Count, Max, Q
 from django.utils import timezone
 
 from mana_migration.domain.report import (
@@ -19,9 +19,10 @@ from mana_migration.domain.report import (
     WholeValue,
 )
 from mana_migration.domain.validation import ValidationReport
+from mana_migration.domain.words import counted
 from mana_migration.engine import dialect
 from mana_migration.engine.integrity.value import booked_parts, ledger_sums
-from mana_migration.models import IntegrityFix, MigrationRun, RunEvent
+from mana_migration.models import Closing, IntegrityFix, MigrationRun, RunEvent
 from mana_migration.selectors import record_sums
 from mana_migration.selectors.details import TABLE, final_records
 from mana_migration.selectors.reports import status_sums
@@ -111,7 +112,10 @@ def _value(using: str, rates: Rates, site: Any) -> WholeValue | None:
     return WholeValue(
         first_run=first.pk,
         before=int(baseline["value"]),
-        changes=[*parts.items(), *([("of that before the first run", -earlier)] if earlier else [])],
+        changes=[
+            *parts.items(),
+            *([(f"of all these, booked before run {first.pk} began", -earlier)] if earlier else []),
+        ],
         after=rates.worth(site.green, site.blue, site.red) + site.mana,
     )
 
@@ -140,9 +144,19 @@ def _acts(using: str) -> list[Act]:
     acts = [
         Act(event.created_at, event.run_id, event.get_kind_display(), event.actor, event.message) for event in events
     ]
-    fixes = IntegrityFix.objects.using(using).values("check_id", "run", "actor")
+    fixes = IntegrityFix.objects.using(using).values("check_id", "run", "actor", undone=Q(undoes__isnull=False))
     acts += [
-        Act(fix["last"], fix["run"], "Fixed", fix["actor"], f"{fix['check_id']}: {fix['number']:,} findings")
+        Act(
+            fix["last"],
+            fix["run"],
+            "Fixes undone" if fix["undone"] else "Fixed",
+            fix["actor"],
+            f"{fix['check_id']}: {counted(fix['number'], 'finding')}",
+        )
         for fix in fixes.annotate(number=Count("pk"), last=Max("created_at")).order_by("last")
+    ]
+    acts += [
+        Act(end.created_at, None, "Closed" if end.closed else "Reopened", end.actor, end.reason)
+        for end in Closing.objects.using(using).all()
     ]
     return sorted(acts, key=lambda act: act.at)

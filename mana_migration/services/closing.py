@@ -47,9 +47,10 @@ def close(*, actor: Actor, reason: str, using: str = "default") -> Closing:
     report = validation.validate(using)
     if report.error_count:
         found = ", ".join(f"{check.id} {check.count:,}" for check in report.checks if check.blocks)
+        remain, them = ("remains", "it") if report.error_count == 1 else ("remain", "them")
         raise ClosingError(
-            f"{counted(report.error_count, 'error-level finding')} remain ({found}); "
-            "validate_migration lists them, --fix-issues corrects what can be proved"
+            f"{counted(report.error_count, 'error-level finding')} {remain} ({found}); "
+            f"validate_migration lists {them}, --fix-issues corrects what can be proved"
         )
     details = {
         "totals": report.totals,

@@ -96,8 +96,25 @@ def test_it_says_who_did_what_and_has_each_runs_chain(story: dict[str, int]) -> 
     assert all(run["by"] for run in runs)
     assert all(len(run["head of the chain of digests"]) == 64 for run in runs if run["users"])
     deeds = {(act["what"], act["message"]) for act in found["Who did what"]}
-    assert ("Fixed", "negative_balance: 1 findings") in deeds
+    assert ("Fixed", "negative_balance: 1 finding") in deeds
     assert any(what == "Started" for what, _ in deeds)
+
+
+def test_it_says_which_fixes_were_undone_and_who_closed_and_reopened_the_migration() -> None:
+    make_wallets([(-5, 0, 0), (-6, 0, 0), (7, 0, 0)])
+    migrate("--auto-fix", "--no-input")
+    assert run_command("control_migration", "close", "--reason", "all is done").code == 0
+    assert run_command("control_migration", "reopen", "--reason", "a late complaint").code == 0
+    roll_back("--all")
+    acts = tables(whole())["Who did what"]
+    assert [
+        (act["what"], act["message"]) for act in acts if act["what"] not in ("Started", "Finished", "Rolled back")
+    ] == [
+        ("Fixed", "negative_balance: 2 findings"),
+        ("Closed", "all is done"),
+        ("Reopened", "a late complaint"),
+        ("Fixes undone", "negative_balance: 2 findings"),
+    ]
 
 
 def test_every_format_has_it(story: dict[str, int], tmp_path: Path) -> None:
