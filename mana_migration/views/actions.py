@@ -251,11 +251,7 @@ def start(request: HttpRequest) -> HttpResponseBase:
     def prepare(values: Values) -> Mapping[str, Any]:
         open_run = runs.open_run_or_none(using)
         if open_run is not None:
-            raise RefusedError(
-                _("{kind} run {run} is open. Let it finish or stop it first.").format(
-                    kind=open_run.get_kind_display(), run=open_run.pk
-                )
-            )
+            raise RefusedError(requests.describe_open(open_run))
         forecast = dry_run.forecast(_options(values), using=using)
         errors = sum(finding.count for finding in forecast.findings if finding.severity == "error")
         return {

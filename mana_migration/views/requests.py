@@ -13,9 +13,9 @@ from django.utils.translation import gettext_lazy
 
 from mana_migration import conf
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
-from mana_migration.models import RunRequest
+from mana_migration.models import MigrationRun, RunRequest
 from mana_migration.selectors.runs import event_line
-from mana_migration.services import approval, dry_run
+from mana_migration.services import approval, dry_run, runs
 from mana_migration.services.executors import background
 from mana_migration.states import RequestStatus, RunKind
 from mana_migration.views.access import ACT, staff_only
@@ -56,9 +56,12 @@ class Preview:
 
 
 def preview_of(options: MigrationOptions | RollbackOptions, *, using: str) -> Preview:
-    """Say what a mass run would do now."""
+    """Say what a mass run would do now; an open run blocks it, but for a migration that a rollback stops."""
     if options.controls.window_is_over():
         return Preview({}, _("Its window ended at {until}.").format(until=window_end(options.controls.until)))
+    open_run = runs.open_run_or_none(using)
+    if open_run is not None and (open_run.is_rollback or isinstance(options, MigrationOptions)):
+        return Preview({}, describe_open(open_run))
     if isinstance(options, RollbackOptions):
         reversal = dry_run.forecast_rollback(options, using=using)
         names, totals, blocked = (
@@ -73,6 +76,13 @@ def preview_of(options: MigrationOptions | RollbackOptions, *, using: str) -> Pr
     if not blocked and not found.totals.selected:
         blocked = _("There is nothing to migrate: no user fits these settings.")
     return Preview(figures | fix_figures(found.fixes), blocked)
+
+
+def describe_open(run: MigrationRun) -> str:
+    """Say that an open run keeps another one from starting."""
+    return _("{kind} run {run} is open. Let it finish or stop it first.").format(
+        kind=run.get_kind_display(), run=run.pk
+    )
 
 
 def fix_figures(fixes: Any) -> dict[str, int]:
@@ -128,7 +138,8 @@ def _details(request: HttpRequest, asked: RunRequest) -> dict[str, Any]:
     using = alias_of(request)
     waits, expired = asked.status == RequestStatus.WAITING, approval.is_expired(asked, using)
     now = preview_of(_options(asked), using=using) if waits and not expired else None
-    shown = asked.preview if now is None else now.figures
+    compared = now is not None and bool(now.figures)
+    shown = now.figures if now is not None and compared else asked.preview
     figures = [
         Figure(label, asked.preview.get(name, 0), shown.get(name, 0))
         for name, label in _FIGURES.items()
@@ -140,7 +151,7 @@ def _details(request: HttpRequest, asked: RunRequest) -> dict[str, Any]:
         "expired": expired,
         "figures": figures,
         "changed": any(figure.then != figure.now for figure in figures),
-        "compared": now is not None,
+        "compared": compared,
         "blocked": "" if now is None else now.blocked,
         "selection": option_words(asked.options),
         "settings": setting_words(asked.controls, rollback=asked.kind == RunKind.ROLLBACK),

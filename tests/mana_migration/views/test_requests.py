@@ -15,6 +15,7 @@ from mana_migration.services.context import RunContext
 from mana_migration.services.executors import background
 from mana_migration.states import RequestStatus, RunStatus
 from tests.factories import make_wallets
+from tests.mana_migration.history import make_run
 from tests.mana_migration.stories import url
 from tests.mana_migration.views.test_actions import confirm, text_of, token_of
 from wishes.models import Wallet
@@ -82,6 +83,17 @@ def test_a_request_that_would_be_refused_now_cannot_be_approved(sign_in: SignIn)
     page = sam.get(url("request", request.pk))
     assert "The run would be refused now:" in text_of(page)
     assert "Approve…" not in text_of(page)
+    assert sam.get(url("approve", request.pk)).status_code == 409
+
+
+def test_a_request_is_not_approved_while_a_run_is_open(sign_in: SignIn) -> None:
+    make_wallets([(3, 2, 1)] * 3)
+    olga, sam = sign_in("start_run", name="olga"), sign_in("approve_run", name="sam")
+    request = ask(olga)
+    run = make_run(status=RunStatus.RUNNING)
+    page = text_of(sam.get(url("request", request.pk)))
+    assert f"The run would be refused now: Migration run {run.pk} is open." in page
+    assert "Would be migrated 3" in page  # as it was asked for
     assert sam.get(url("approve", request.pk)).status_code == 409
 
 
