@@ -40,12 +40,10 @@ class UsageError(MigrationError):
 class TransitionError(MigrationError):
     """A run cannot go from its status to the one asked for."""
 
-    def __init__(self, *, run: int, current: str, target: str, allowed: Sequence[str]) -> None:
+    def __init__(self, *, run: int, current: str, target: str, allowed: Sequence[str], why: str = "") -> None:
         self.run, self.current, self.target = run, current, target
-        super().__init__(
-            f"run {run} is {current} and cannot become {target}; "
-            + (f"from there it can only become {', '.join(allowed)}" if allowed else "that is its end")
-        )
+        why = why or (f"from there it can only become {', '.join(allowed)}" if allowed else "that is its end")
+        super().__init__(f"run {run} is {current} and cannot become {target}: {why}")
 
 
 class RunConflictError(MigrationError):

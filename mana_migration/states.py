@@ -217,7 +217,8 @@ def check_transition(run: int, current: str, target: RunStatus) -> None:
     """
     allowed = RunStatus(current).state.leads_to
     if target not in allowed:
-        raise TransitionError(run=run, current=current, target=str(target), allowed=[str(s) for s in allowed])
+        why = "it is being checked and ends by itself when the checks are done" if current == RunStatus.CHECKING else ""
+        raise TransitionError(run=run, current=current, target=str(target), allowed=[str(s) for s in allowed], why=why)
 
 
 class BatchStatus(models.TextChoices):

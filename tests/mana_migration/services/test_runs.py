@@ -99,7 +99,10 @@ def test_a_closed_run_is_left_as_it_is(change: Any) -> None:
 
 def test_a_run_that_is_being_checked_is_not_paused_and_cannot_be_resumed() -> None:
     run = open_run(status=RunStatus.CHECKING)
-    with pytest.raises(TransitionError, match=f"run {run.pk} is checking and cannot become running"):
+    words = (
+        f"^run {run.pk} is checking and cannot become running: it is being checked and ends by itself when the checks"
+    )
+    with pytest.raises(TransitionError, match=words):
         runs.resume_run(run.pk, actor=OLGA, reason="")
     run.refresh_from_db()
     assert run.status == RunStatus.CHECKING
