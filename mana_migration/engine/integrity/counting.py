@@ -136,8 +136,11 @@ def _count(plan: CountPlan, step: Step) -> Counts:
     found = Counts(numbers=dict(scan.counts), totals=dict(scan.totals))
     if plan.phase != POST and scope.run is None:
         found.totals["users"] = wallets.count_users(connection, scope)
-        found.numbers["no_user"] = orphans = wallets.count_without_user(connection, scope)
-        found.numbers["no_wallet"] = found.totals["users"] - found.totals["wallets"] + orphans
+        lacking = found.totals["users"] - found.totals["wallets"]
+        # a run begins on PostgreSQL only with the foreign key in force; a million wallets take a second to compare
+        trusted = plan.quick and connection.vendor == "postgresql" and lacking >= 0
+        found.numbers["no_user"] = 0 if trusted else wallets.count_without_user(connection, scope)
+        found.numbers["no_wallet"] = lacking + found.numbers["no_user"]
     negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
     found.numbers["negative_mana"] += negative
     if plan.quick and scope.run is not None:
