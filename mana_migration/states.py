@@ -43,6 +43,7 @@ class EventKind(models.TextChoices):
     ROLLED_BACK = "rolled_back", _("Rolled back")
     CHECKLIST = "checklist", _("Checklist")
     WINDOW_OVER = "window_over", _("Window over")
+    STALLED = "stalled", _("Stalled")
     REQUESTED = "requested", _("Requested")
     APPROVED = "approved", _("Approved")
     DECLINED = "declined", _("Declined")

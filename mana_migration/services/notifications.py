@@ -50,7 +50,7 @@ _SIGNALS: Final[dict[str, tuple[Signal, str]]] = {
     EventKind.FINISHED: (signals.finished, "finished"),
     EventKind.ROLLED_BACK: (signals.rolled_back, "was rolled back"),
     "waiting": (signals.waiting, "has been waiting for a minute"),
-    "stalled": (signals.stalled, "makes no progress"),
+    EventKind.STALLED: (signals.stalled, "makes no progress"),
 }
 
 
@@ -67,7 +67,7 @@ def announce(run_id: int, kind: str, *, reason: str = "", using: str) -> None:
 
     Args:
         run_id: the run.
-        kind: an ``EventKind``, or ``waiting`` or ``stalled``; others are not announced.
+        kind: an ``EventKind``, or ``waiting``; others are not announced.
         reason: why, in a sentence without personal data.
         using: the database's alias.
     """

@@ -35,7 +35,7 @@ from mana_migration.reports.statistics import as_lines as statistics_lines
 from mana_migration.reports.statistics import status_line
 from mana_migration.selectors.runs import find_run, run_snapshot, runs_since
 from mana_migration.selectors.statistics import statistics, user_counts
-from mana_migration.services import preflight
+from mana_migration.services import preflight, stalls
 from mana_migration.services.context import DATABASE_LOST
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class Command(SeveralDatabases):
         """Print where all users are, on one line; return 0 where all are migrated and no run is open, else 3."""
         with read_only_snapshot(using):
             counts, seen = user_counts(using), run_snapshot(using)
+        stalls.note(seen, using=using)
         run = seen if seen is not None and seen.is_open else None
         done = run is None and not counts.pending
         self.print_result(
@@ -190,10 +191,12 @@ class Command(SeveralDatabases):
 
         def read() -> RunSnapshot | None:
             preflight.check_visible(using)
-            if since is None:
-                return run_snapshot(using, chosen)
-            run = find_run(using, since=since)
-            return None if run is None else run_snapshot(using, run.pk)
+            run = None if since is None else find_run(using, since=since)
+            if since is not None and run is None:
+                return None
+            seen = run_snapshot(using, chosen if run is None else run.pk)
+            stalls.note(seen, using=using)
+            return seen
 
         watch = Watch(
             read,

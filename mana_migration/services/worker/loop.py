@@ -26,7 +26,7 @@ from typing import Final
 from django.db import DatabaseError, InterfaceError
 
 from mana_migration import conf
-from mana_migration.domain import breaker
+from mana_migration.domain import breaker, progress
 from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES, BatchResult, Totals
@@ -34,7 +34,8 @@ from mana_migration.domain.words import counted
 from mana_migration.engine import failures, pipeline, sessions
 from mana_migration.engine.batches import Limits, Task
 from mana_migration.models import UserMigration
-from mana_migration.services import logs, runs
+from mana_migration.selectors.runs import run_snapshot
+from mana_migration.services import logs, runs, stalls
 from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import Work, WorkerContext
 from mana_migration.services.worker.failures import Recovery
@@ -51,6 +52,8 @@ ALONE_AFTER_TROUBLE: Final = 100
 
 #: Seconds between two status lines in the log.
 STATUS_SECONDS: Final = 60.0
+
+_HELD: Final = "other processes hold the batches that are left; monitor_migration --report lists their sessions"
 
 #: Errors that are no single batch's: the database is gone, or cannot do the work at all.
 _NO_BATCHS: Final = (failures.Failure.CONNECTION, failures.Failure.ENVIRONMENT)
@@ -108,6 +111,8 @@ class Worker:
         self._alone = 0  # batches still to be sent one by one
         self._seconds = 0.0  # that the latest batch took
         self._paused = False  # the run was when last read
+        self._waits_since: float | None = None  # for batches that other processes hold
+        self._stall_noted = False
 
     @property
     def name(self) -> str:
@@ -230,6 +235,7 @@ class Worker:
         if result.errors or result.skips:
             self._log_left_out(batch)
         self.handled += result.selected
+        self._waits_since, self._stall_noted = None, False
         self._log_status()
         self._recovery.handled(result.selected)
         self._seconds = seconds
@@ -281,8 +287,19 @@ class Worker:
             self._report_pause(paused=True)
             self._context.stop.wait(IDLE_WAIT)
         elif found is Refill.WAIT:
+            self._note_stall()
             self._context.stop.wait(random.uniform(0.5, 1.5) * IDLE_WAIT)  # noqa: S311 (jitter)
         return _ENDINGS.get(found)
+
+    def _note_stall(self) -> None:
+        """Say, once, that for a minute nothing was left but what other processes hold; one of them may hang."""
+        moment = time.monotonic()
+        self._waits_since = self._waits_since or moment
+        if self._stall_noted or moment - self._waits_since < progress.STALLED_AFTER:
+            return
+        self._stall_noted = True
+        self._context.notice(f"no progress for a minute: {_HELD}")
+        stalls.note(run_snapshot(self._context.using, self._context.run_id), using=self._context.using, reason=_HELD)
 
     def _report_pause(self, *, paused: bool) -> None:
         """Say once that the run is paused, and once that it is not any more."""

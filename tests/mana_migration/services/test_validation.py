@@ -508,7 +508,7 @@ def test_the_number_of_queries_does_not_grow_with_the_users(django_assert_max_nu
     with django_assert_max_num_queries(31):
         validation.validate(all_hits=False)
     make_wallets([(-1, 0, 0, 3)] * 300)
-    with django_assert_max_num_queries(45):
+    with django_assert_max_num_queries(46):
         validate(phase=PRE)
 
 
