@@ -101,12 +101,13 @@ def with_standing(users: QuerySet[_User], standing: Standing) -> QuerySet[_User]
         live = UserMigration.objects.using(using).filter(status=UserStatus.MIGRATED)
         return users.filter(pk__in=live.values("user"))
     if standing in (Standing.NO_WALLET, Standing.PENDING):
-        searched = users.filter(
-            pk__in=users.model._default_manager.using(using).order_by("-pk")[:USERS_SEARCHED].values("pk")
-        )
+        records = records.filter(user=OuterRef("pk"))
+        if (last := _last_searched(using)) is not None:  # each table in this range of keys, so that none is read whole
+            users = users.filter(pk__gt=last)
+            wallets, records = wallets.filter(user__gt=last), records.filter(user__gt=last)
         if standing == Standing.NO_WALLET:
-            return searched.filter(~Exists(wallets))
-        return searched.filter(unmigrated, ~Exists(records.filter(user=OuterRef("pk"))))
+            return users.filter(~Exists(wallets))
+        return users.filter(Exists(wallets.filter(migrated_at__isnull=True)), ~Exists(records))
     latest = UserMigration.objects.using(using).filter(status=standing.value).order_by("-run_id")[:RECORDS_SEARCHED]
     later = records.filter(user=OuterRef("user"), id__gt=OuterRef("id"))
     decided = records.filter(~Exists(later), pk__in=latest.values("pk"))
@@ -118,10 +119,15 @@ def is_bounded(standing: Standing, *, using: str) -> bool:
     if standing == Standing.MIGRATED:
         return False
     if standing in (Standing.NO_WALLET, Standing.PENDING):
-        every = get_user_model()._base_manager.using(using).order_by("-pk")
-        return every.values("pk")[USERS_SEARCHED : USERS_SEARCHED + 1].exists()
+        return _last_searched(using) is not None
     records = UserMigration.objects.using(using).filter(status=standing.value).order_by("-run_id")
     return records.values("pk")[RECORDS_SEARCHED : RECORDS_SEARCHED + 1].exists()
+
+
+def _last_searched(using: str) -> Any:
+    """Return the greatest key of a user beyond those that are searched; None where all are."""
+    keys = get_user_model()._base_manager.using(using).order_by("-pk").values_list("pk", flat=True)
+    return next(iter(keys[USERS_SEARCHED : USERS_SEARCHED + 1]), None)
 
 
 def _deciding(using: str) -> UserMigrationQuerySet:
