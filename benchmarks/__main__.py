@@ -33,6 +33,7 @@ MEASURES: Final[dict[str, Callable[[Stage, Sizes], Iterator[Row]]]] = {
     "command": growth.command,
     "growth": growth.growth,
     "waits": growth.waits,
+    "databases": growth.databases,
     "history": history.history,
     "pages": pages.pages,
     "start": pages.start,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,6 +143,23 @@ class Stage:
             connection.close()
             connections.close_all()
             self.admin(f"DROP DATABASE {name}")
+
+    @contextmanager
+    def copied_servers(self, count: int) -> Iterator[list[Postgres]]:
+        """Start so many servers with the site's data for a block."""
+        from django.db import connections
+
+        connections.close_all()
+        self.server.stop()
+        try:
+            with ExitStack() as stack:
+                copies = [
+                    Postgres(durable=self.durable, in_memory=not self.durable, settings=SETTINGS, copy_of=self.server)
+                    for _ in range(count)
+                ]
+                yield [stack.enter_context(each) for each in copies]
+        finally:
+            self.server.start()
 
 
 def one(connection: psycopg2.extensions.connection, sql: str, *values: Any) -> Any:

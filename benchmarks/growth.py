@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from benchmarks.commands import conversion_seconds, measured
-from benchmarks.fixtures import Stage
+from benchmarks.commands import conversion_seconds, manage, measured
+from benchmarks.fixtures import SITE, Stage, expect
 from benchmarks.result import Row, Sizes
 from benchmarks.writing import books_balance
+from mana_migration.domain.words import counted
 
 #: Times the conversion alone that the whole command may take; MiB of memory that any command may take.
 MOST_TIMES, MOST_MEMORY = 1.5, 150
@@ -81,6 +86,34 @@ def _told(users: int, name: str, found: tuple[float, float]) -> tuple[float, flo
     sys.stderr.write(f"{users:,} users, {name}: {seconds:,.1f} s, {peak:,.0f} MiB\n")
     sys.stderr.flush()
     return found
+
+
+def databases(stage: Stage, sizes: Sizes) -> Iterator[Row]:
+    """Compare one command on several databases, each on a server of its own, with the command on one of them."""
+    alone = 0.0
+    for count in (1, 2, 4):
+        stage.empty()
+        stage.fill(sizes.users)
+        aliases = [f"shard{number}" for number in range(count)]
+        with ExitStack() as stack:
+            for alias, server in zip(aliases, stack.enter_context(stage.copied_servers(count)), strict=True):
+                name = f"DATABASE_URL_{alias.upper()}"
+                os.environ[name] = server.url(SITE)
+                stack.callback(os.environ.pop, name)
+            chosen = [word for alias in aliases for word in ("--database", alias)]
+            begun = time.perf_counter()
+            done = json.loads(manage("migrate_users", *chosen, "--format", "json", "--no-input"))
+            seconds = time.perf_counter() - begun
+        found = [done] if count == 1 else list(done["databases"].values())
+        expect(all(each["users"]["migrated"] == sizes.users for each in found), "not all users were migrated")
+        speed = count * sizes.users / seconds
+        alone = alone or speed
+        yield Row(
+            what=f"users a second on {counted(count, 'database')} side by side, in times of one",
+            users=count * sizes.users,
+            ratio=speed / alone,
+            figures={"users/s": round(speed), "s": round(seconds, 1), "load average": round(os.getloadavg()[0], 1)},
+        )
 
 
 def waits(stage: Stage, sizes: Sizes) -> Iterator[Row]:

@@ -31,6 +31,7 @@ COMPARED = {
     "command": "conversion, s",
     "growth": "migrate, MiB",
     "waits": "without, p99_ms",
+    "databases": "users/s",
     "history": "after 2 runs, s",
     "pages": "without, ms",
     "start": "s",
