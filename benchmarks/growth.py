@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from benchmarks.fixtures import SITE, Stage, expect
 from benchmarks.result import Row, Sizes
 from benchmarks.writing import books_balance
 from mana_migration.domain.words import counted
+from tests.support.postgres import Postgres
 
 #: Times the conversion alone that the whole command may take; MiB of memory that any command may take.
 MOST_TIMES, MOST_MEMORY = 1.5, 150
@@ -96,14 +98,15 @@ def databases(stage: Stage, sizes: Sizes) -> Iterator[Row]:
         stage.fill(sizes.users)
         aliases = [f"shard{number}" for number in range(count)]
         with ExitStack() as stack:
-            for alias, server in zip(aliases, stack.enter_context(stage.copied_servers(count)), strict=True):
+            servers = stack.enter_context(stage.copied_servers(count))
+            for alias, server in zip(aliases, servers, strict=True):
                 name = f"DATABASE_URL_{alias.upper()}"
                 os.environ[name] = server.url(SITE)
                 stack.callback(os.environ.pop, name)
             chosen = [word for alias in aliases for word in ("--database", alias)]
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), _processor_seconds(servers)
             done = json.loads(manage("migrate_users", *chosen, "--format", "json", "--no-input"))
-            seconds = time.perf_counter() - begun
+            seconds, used = time.perf_counter() - begun, _processor_seconds(servers) - before
         found = [done] if count == 1 else list(done["databases"].values())
         expect(all(each["users"]["migrated"] == sizes.users for each in found), "not all users were migrated")
         speed = count * sizes.users / seconds
@@ -112,8 +115,22 @@ def databases(stage: Stage, sizes: Sizes) -> Iterator[Row]:
             what=f"users a second on {counted(count, 'database')} side by side, in times of one",
             users=count * sizes.users,
             ratio=speed / alone,
-            figures={"users/s": round(speed), "s": round(seconds, 1), "load average": round(os.getloadavg()[0], 1)},
+            figures={
+                "users/s": round(speed),
+                "s": round(seconds, 1),
+                "processor time, us/user": round(used / count / sizes.users * 1e6, 1),
+                "load average": round(os.getloadavg()[0], 1),
+            },
         )
+
+
+def _processor_seconds(servers: Sequence[Postgres]) -> float:
+    """Return the processor time of these servers and of this process's commands, whatever else the machine does."""
+    commands = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # a server's own time, and that of its sessions that have ended
+    stats = [Path(f"/proc/{each.server.pid}/stat").read_text() for each in servers if each.server is not None]
+    ticks = sum(int(ticks) for stat in stats for ticks in stat.rpartition(")")[2].split()[11:15])
+    return commands.ru_utime + commands.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def waits(stage: Stage, sizes: Sizes) -> Iterator[Row]:

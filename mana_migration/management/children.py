@@ -92,6 +92,11 @@ class Child:
         """Say whether it waits for a database that has gone away."""
         return not self.ended and self.record.get("waits_for") == DATABASE_LOST
 
+    @property
+    def waits(self) -> bool:
+        """Say whether it waits for a run to start."""
+        return not self.ended and bool(self.record.get("waiting"))
+
     def ask_to_end(self) -> None:
         """Ask it to end after its current batch."""
         self.asked = True
@@ -139,7 +144,8 @@ def follow(
     Args:
         children: those that were started.
         stop: asks all of them to end after their current batch.
-        patience: seconds that a lost database is waited for once all other children have ended.
+        patience: seconds that a lost database is waited for once all other children have ended; a run that has not
+            begun is not waited for then.
         on_line: called with the alias and each line that a child writes.
         on_record: called with a child when it has sent a record of its progress, or has ended.
     """
@@ -162,11 +168,11 @@ def follow(
         if stop.requested:
             for child in working:
                 child.ask_to_end()
-        if not all(child.is_lost for child in working):
+        if len(working) == len(children) or not all(child.is_lost or child.waits for child in working):
             alone_since = None
         elif alone_since is None:
             alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > patience:
+        elif time.monotonic() - alone_since > (patience if any(child.is_lost for child in working) else 0):
             for child in working:
                 child.ask_to_end()
 

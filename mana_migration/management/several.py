@@ -254,7 +254,7 @@ def result_of(child: Child, number: int) -> dict[str, Any]:
     code = 128 - code if code < 0 else code
     by_signal = code in STOPPED
     if by_signal and child.asked:
-        code = 128 + number if number else REFUSED
+        code = 128 + number if number else DONE if child.record.get("waiting") else REFUSED
     printed = child.printed()
     if printed is not None:
         return printed | {"exit_code": code}

@@ -201,7 +201,7 @@ class Watch:
                 last = view.seen
                 if view.trouble:
                     write(view.trouble)
-                if view.lost and poll is not None:
+                if poll is not None and (view.lost or view.waiting):
                     poll(view, "")
                 if view.waiting:
                     sentence = NO_RUN if view.seen is None else f"run {view.seen.run} is over; {WAITING}"

@@ -224,7 +224,8 @@ class Command(SeveralDatabases):
             users=0 if seen is None else seen.totals.selected,
             failed=0 if seen is None else seen.totals.failed,
             expected=None if seen is None else seen.progress.expected,
-            waits_for=DATABASE_LOST if view.lost else "",
+            waits_for=DATABASE_LOST if view.lost else "no run is open" if view.waiting else "",
+            waiting=view.waiting,
             line=line,
         )
 

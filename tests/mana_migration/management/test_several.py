@@ -351,6 +351,27 @@ def test_a_signal_stops_all_after_their_batches_and_the_same_command_resumes(
     assert (resumed["users"]["migrated"], shards.migrated()) == (sum(USERS.values()), USERS)
 
 
+def test_a_killed_process_costs_its_own_database_alone_and_the_runs_are_watched_to_their_ends(shards: Shards) -> None:
+    process = start(shards, "--format", "json")
+    begun = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (victim,) = [int(child) for child in begun if b"\0eu\0" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    os.kill(victim, signal.SIGKILL)
+    watched = run_outside(
+        *("monitor_migration", "--watch", "--interval", "0.5", "--database", "default", "--database", "us"),
+        env=shards.environment,
+    )
+    out, _ = process.communicate(timeout=60)
+    found = json.loads(out)["databases"]
+    assert (process.returncode, {alias: found[alias]["exit_code"] for alias in ALIASES}) == (
+        1, {"default": 0, "eu": 1, "us": 0},
+    )  # fmt: skip
+    assert found["eu"]["error"]["message"] == "the process was killed by SIGKILL"
+    assert watched.code == 0, watched
+    assert "2 databases: 2 completed" in watched.out
+    assert "default: " in watched.err
+    assert shards.json("migrate_users")["databases"]["eu"]["status"] == "completed"
+
+
 def test_no_process_outlives_the_one_that_started_it(shards: Shards) -> None:
     process = start(shards)
     process.kill()

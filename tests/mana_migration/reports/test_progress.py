@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+from typing import Any
 
 import pytest
 
 from mana_migration.domain.results import BatchResult, Totals
 from mana_migration.reports import progress
-from mana_migration.reports.progress import ProgressDisplay, duration
+from mana_migration.reports.progress import RECORD, JointDisplay, ProgressDisplay, ProgressRecords, duration
 
 
 class Clock:
@@ -128,3 +130,69 @@ def test_what_is_written_meanwhile_has_lines_of_its_own(clock: Clock) -> None:
             stream.write("run 2 is open\n")
         display(batch(50))
     assert stream.getvalue()[before:].count("migrated") > 0  # the bar is back
+
+
+# --- Several databases ------------------------------------------------------------------------------------------------
+
+
+def records(stream: io.StringIO) -> list[dict[str, Any]]:
+    """Return the records that were written, and nothing else was."""
+    lines = stream.getvalue().rstrip("\n").split("\n")
+    assert all(line.startswith(RECORD) for line in lines)
+    return [json.loads(line.removeprefix(RECORD)) for line in lines]
+
+
+def test_records_are_written_twice_a_second_and_at_once_where_a_wait_begins_or_ends(clock: Clock) -> None:
+    stream = io.StringIO()
+    with ProgressRecords(stream, verb="migrated") as display:
+        display.expect(100)
+        for _ in range(10):
+            clock.now += 0.125
+            display(batch(4, failed=1))
+        display(BatchResult(1, 0, Totals(), 0.0, waits_for="the database is lost"))
+        display(BatchResult(1, 0, Totals(), 0.0, waits_for="the database is lost"))
+        display(batch(4))
+    found = records(stream)
+    assert [(each["users"], each["waits_for"]) for each in found] == [
+        (0, ""), (16, ""), (32, ""), (40, "the database is lost"), (44, ""), (44, ""),
+    ]  # fmt: skip
+    assert (found[-1]["failed"], found[-1]["expected"], found[-1]["verb"]) == (10, 100, "migrated")
+
+
+def record(users: int, expected: int | None = 100, waits_for: str = "") -> dict[str, Any]:
+    return {"verb": "migrated", "users": users, "failed": 0, "expected": expected, "waits_for": waits_for}
+
+
+def test_several_databases_have_one_line_with_the_sum_and_the_state_of_each(clock: Clock) -> None:
+    stream = io.StringIO()
+    with JointDisplay(stream, verb="migrated", aliases=["eu", "us", "asia"]) as display:
+        for alias in ("eu", "us", "asia"):
+            display.take(alias, record(0))
+        clock.now += 10
+        display.take("us", record(100), state="ended")
+        display.take("asia", record(20, waits_for="the database is lost"))
+        clock.now += 10
+        display.take("eu", record(50))
+    assert stream.getvalue().splitlines() == [
+        "all databases: migrated 100 of 300: 600 users/min, 20 s left (eu: 0 %; us: ended; asia: 0 %)",
+        "all databases: migrated 170 of 300: 510 users/min, 15 s left "
+        "(eu: 50 %; us: ended; asia: the database is lost)",
+    ]
+
+
+def test_what_was_done_before_several_are_shown_says_nothing_about_the_rate(clock: Clock) -> None:
+    stream = io.StringIO()
+    with JointDisplay(stream, verb="handled", aliases=["eu", "us"]) as display:
+        display.take("eu", record(5_000, expected=10_000))
+        clock.now += 10
+        display.take("eu", record(5_010, expected=10_000))
+    assert stream.getvalue() == "all databases: handled 5,010: 60 users/min (eu: 50 %; us: starting)\n"
+
+
+def test_a_terminal_has_a_bar_for_each_database() -> None:
+    stream = Terminal()
+    with JointDisplay(stream, verb="migrated", aliases=["eu", "us"]) as display:
+        display.take("eu", record(50))
+        display.take("us", record(25))
+    shown = stream.getvalue()
+    assert all(name in shown for name in ("all databases: migrated", "eu", "us", "75/200", "25/100"))
