@@ -209,8 +209,8 @@ class SeveralDatabases(MigrationCommand):
             self.print_json(result)
             return
         self.print_tables(result)
-        for line in report.reasons(result):
-            self.notice(line)
+        if advice := report.advice(result):
+            self.notice(advice)
 
     def print_tables(self, result: Mapping[str, Any]) -> None:
         """Print the row of each database, with the totals."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO, Final
 
@@ -106,8 +106,12 @@ def sections(result: Values) -> list[Section]:
     cells = [[alias, *(row.get(column) for column in columns)] for alias, row in rows.items()]
     return [
         Section("databases", "Databases", note, ["database", *columns], cells),
-        *(part for part in (_runs(result), _by_class("errors", result), _by_class("skipped", result)) if part.rows),
+        *(part for part in (*_problems(result), _runs(result)) if part.rows),
     ]
+
+
+def _problems(result: Values) -> list[Section]:
+    return [_reasons(result), _by_class("errors", result), _by_class("skipped", result)]
 
 
 def _runs(result: Values) -> Section:
@@ -130,17 +134,21 @@ def _by_class(name: str, result: Values) -> Section:
     return Section(name, name.capitalize(), "", ["database", "class", "users"], rows)
 
 
-def reasons(result: Values) -> Iterator[str]:
-    """Yield why a database did not end with exit code 0, for each that has a reason."""
-    for alias, values in result["databases"].items():
-        error = values.get("error", {})
-        reason = error.get("message") or values.get("blocked") or values.get("reason")
-        if reason and values["exit_code"]:
-            yield f"{alias}: {reason}"
+def advice(result: Values) -> str:
+    """Say what to do next; empty where all is done."""
     if any(values.get("status") == "running" for values in result["databases"].values()):
-        yield "what was done is kept; the same command resumes the open runs"
-    elif result["exit_code"]:
-        yield "details: the same command, or monitor_migration, with --database ALIAS"
+        return "what was done is kept; the same command resumes the open runs"
+    return "details: the same command, or monitor_migration, with --database ALIAS" if result["exit_code"] else ""
+
+
+def _reasons(result: Values) -> Section:
+    """Return why databases did not end with exit code 0."""
+    rows: list[list[Cell]] = []
+    for alias, values in result["databases"].items():
+        reason = values.get("error", {}).get("message") or values.get("blocked") or values.get("reason")
+        if reason and values["exit_code"]:
+            rows.append([alias, reason])
+    return Section("reasons", "Reasons", "", ["database", "reason"], rows)
 
 
 def _row(values: Values) -> dict[str, Cell]:

@@ -86,7 +86,7 @@ def test_findings_are_added_up_by_check() -> None:
 
 def test_the_table_has_a_row_for_each_database_the_totals_and_what_went_wrong() -> None:
     result = databases.merged(FOUND, 1, 2.0)
-    table, errors = databases.sections(result)
+    table, reasons, errors = databases.sections(result)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [row["database"] for row in rows] == ["eu", "us", "asia", "all"]
     assert [row["status"] for row in rows] == ["completed", "completed", "failed", None]
@@ -94,7 +94,7 @@ def test_the_table_has_a_row_for_each_database_the_totals_and_what_went_wrong() 
     assert [row["users"] for row in rows] == [10, 20, None, 30]
     assert [row["exit"] for row in rows] == [3, 3, 1, 1]
     assert errors.rows == [["eu", "overflow", 1], ["us", "overflow", 1], ["us", "duplicate", 2]]
-    assert "asia: the database is lost" in list(databases.reasons(result))
+    assert reasons.rows == [["asia", "the database is lost"]]
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -116,6 +116,6 @@ def test_every_format_of_the_report_has_all_rows_and_the_exact_totals(format_: s
     else:
         book = Databook()
         book.xlsx = made
-        table, errors = book.sheets()
+        table, _, errors = book.sheets()
         assert (table["database"][-1], table["mana"][-1]) == ("all", str(2 * LARGE))
         assert len(errors) == 3

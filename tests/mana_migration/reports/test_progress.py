@@ -174,8 +174,8 @@ def test_several_databases_have_one_line_with_the_sum_and_the_state_of_each(cloc
         clock.now += 10
         display.take("eu", record(50))
     assert stream.getvalue().splitlines() == [
-        "all databases: migrated 100 of 300: 600 users/min, 20 s left (eu: 0 %; us: ended; asia: 0 %)",
-        "all databases: migrated 170 of 300: 510 users/min, 15 s left "
+        "all databases: migrated 100 of 300: 600 users/min, 20 s left before the check (eu: 0 %; us: ended; asia: 0 %)",
+        "all databases: migrated 170 of 300: 510 users/min, 15 s left before the check "
         "(eu: 50 %; us: ended; asia: the database is lost)",
     ]
 
