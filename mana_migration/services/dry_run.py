@@ -14,10 +14,11 @@ from mana_migration.domain.options import MigrationOptions, RollbackOptions
 from mana_migration.domain.pacing import AUTO, START
 from mana_migration.domain.results import RollbackForecast, Totals
 from mana_migration.domain.validation import PRE, FixReport, ValidationReport
+from mana_migration.domain.words import counted
 from mana_migration.engine import conversion, reversal
 from mana_migration.engine.snapshot import read_only_snapshot
 from mana_migration.errors import RunConflictError
-from mana_migration.models import MigrationRun
+from mana_migration.models import MigrationRun, Rehearsal
 from mana_migration.selectors.runs import snapshot_of, with_now
 from mana_migration.services import migration, preflight, rollback, runs, validation
 from mana_migration.services.migration import Migration
@@ -32,6 +33,9 @@ LARGEST: Final = 10
 #: Migrations among which one is looked for whose speed says something, and the seconds that it must have taken.
 RUNS_CONSIDERED: Final = 50
 SHORTEST: Final = 1.0
+
+#: Users that a rehearsal must have had for its speed to be that of a mass run.
+LEAST_REHEARSED: Final = 50
 
 
 def forecast(
@@ -148,16 +152,33 @@ def expected_rate(using: str) -> tuple[float, str]:
 
     A run's speed is its users by the time from its start to its end or now, without the time that it was paused: failed
     attempts, split batches and its checks take time as well.  Runs of selected users say nothing about a mass run.
+    A rehearsal counts where it is later than the latest run that was measured.
     """
+    rehearsed = _latest_rehearsal(using)
     for run in with_now(using).migrations().order_by("-id")[:RUNS_CONSIDERED]:
         open_for = (run.finished_at or run.now) - run.created_at  # type: ignore[attr-defined]
         if run.options.get("users") or open_for.total_seconds() <= SHORTEST:
             continue
+        if rehearsed is not None and rehearsed.created_at > (run.finished_at or run.created_at):
+            break
         seen = snapshot_of(run, using)
         if seen.totals.selected and seen.worked > SHORTEST:
             return seen.totals.selected / seen.worked, _("measured in run {run}").format(run=run.pk)
+    if rehearsed is not None:
+        users, seconds = rehearsed.result["users"], rehearsed.result["seconds"]["migrate"]
+        expected = (seconds["low"] + seconds["high"]) / 2
+        return users["all"] / expected, f"measured in a rehearsal of {counted(users['rehearsed'], 'user')}"
     rate = ASSUMED_RATE[connections[using].vendor]
     return float(rate), _("assumed: no mass migration has run for long enough to measure")
+
+
+def _latest_rehearsal(using: str) -> Rehearsal | None:
+    """Return the latest rehearsal of enough users to measure by; None where there is none."""
+    for found in Rehearsal.objects.using(using).order_by("-id")[:RUNS_CONSIDERED]:
+        seconds = found.result["seconds"]["migrate"]
+        if found.result["users"]["rehearsed"] >= LEAST_REHEARSED and seconds and seconds["high"] > 0:
+            return found
+    return None
 
 
 def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = LARGEST) -> RollbackForecast:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from mana_migration.domain.forecast import ASSUMED_RATE
 from mana_migration.domain.options import Controls, MigrationOptions
-from mana_migration.models import MigrationRun
+from mana_migration.domain.rehearsal import Rehearsal as Outcome
+from mana_migration.models import MigrationRun, Rehearsal
 from mana_migration.services import dry_run
 from mana_migration.services.context import Actor, RunContext
 from mana_migration.services.migration import Migration
@@ -105,6 +108,25 @@ def test_time_on_pause_does_not_count_for_the_speed_expected() -> None:
     make_event(run, EventKind.PAUSED, 5)
     make_event(run, EventKind.RESUMED, 55)
     assert dry_run.expected_rate("default") == (10.0, f"measured in run {run.pk}")
+
+
+def rehearsal(users: int = 1_000, *, low: float = 80.0, high: float = 120.0) -> Rehearsal:
+    """Keep the result of a rehearsal for a site of 20,000 users."""
+    result = Outcome(all_users=20_000, rehearsed=users).as_dict()
+    return Rehearsal.objects.create(result={**result, "seconds": {"migrate": {"low": low, "high": high}}})
+
+
+def test_a_rehearsal_is_what_the_next_forecast_uses_until_a_run_is_measured() -> None:
+    rehearsal(low=1, high=1)
+    rehearsal()
+    rehearsal(1)  # too few to measure by
+    assert dry_run.expected_rate("default") == (200.0, "measured in a rehearsal of 1,000 users")
+    run = make_run(created_at=after(0), finished_at=after(100))  # before it
+    make_batch(run, done(200), start=0, seconds=100)
+    assert dry_run.expected_rate("default")[0] == 200.0
+    run = make_run(created_at=timezone.now(), finished_at=timezone.now() + timedelta(seconds=100))
+    make_batch(run, done(200), start=0, seconds=100)
+    assert dry_run.expected_rate("default") == (pytest.approx(2.0), f"measured in run {run.pk}")
 
 
 def test_without_a_run_to_measure_the_speed_is_assumed() -> None:
