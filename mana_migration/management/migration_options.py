@@ -12,7 +12,7 @@ from django.core.management.base import CommandParser
 from mana_migration.domain.options import Controls, MigrationOptions, parse_until
 from mana_migration.errors import UsageError
 from mana_migration.management import arguments
-from mana_migration.services.checklist import QUESTIONS
+from mana_migration.services.checklist import ANSWERABLE
 from mana_migration.services.rehearsal import SAMPLE
 from mana_migration.states import Action
 
@@ -151,11 +151,11 @@ def add_checklist_options(parser: CommandParser) -> None:
     group.add_argument(
         "--confirm",
         action="append",
-        choices=tuple(QUESTIONS),
+        choices=tuple(ANSWERABLE),
         default=[],
         metavar="QUESTION",
-        help="With --checklist: answer a question that only a person can answer with yes, so that it is not asked: "
-        f"{', '.join(QUESTIONS)}. May be repeated.",
+        help="With --checklist: answer a question that the command cannot answer with yes, so that it is not asked: "
+        f"{', '.join(ANSWERABLE)}. May be repeated.",
     )
 
 

@@ -15,6 +15,7 @@ from mana_migration.management.several import Question
 from mana_migration.reports import rollback as rollback_report
 from mana_migration.reports import summary as summary_report
 from mana_migration.services import dry_run, runs
+from mana_migration.services.approval import Approval
 from mana_migration.services.context import RunContext, current_actor
 from mana_migration.services.executors import celery, local
 from mana_migration.services.operation import Operation
@@ -95,7 +96,7 @@ class RunCommand(MigrationCommand):
         local.check_workers(options["workers"] or 1, self.using)
         forecast = None
         if options["dry_run"] or not (asked.emergency or asked.users or options["no_input"]):
-            forecast = dry_run.forecast_rollback(asked, using=self.using)
+            forecast = dry_run.forecast_rollback(asked, using=self.using, granted=Approval(asked.approved_by))
         if forecast is not None and options["dry_run"]:
             self.print_result(rollback_report.forecast_json(forecast), rollback_report.forecast_lines(forecast))
             refused = forecast.blocked and not forecast.nothing_to_do

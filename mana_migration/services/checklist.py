@@ -37,6 +37,9 @@ QUESTIONS: Final = {
     "people_informed": "Do support and the people on call know the time and the runbook?",
 }
 
+#: What can be answered beforehand: also the room on the disk of a server that cannot be seen from here.
+ANSWERABLE: Final = (*QUESTIONS, "disk_room")
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -83,7 +86,7 @@ def examine(
         using: the database's alias.
         backup: the name of the backup that was made; empty: none was named.
         ask: asks a person a question and returns the answer; None where there is no one to ask.
-        answers: answers that were given beforehand, by the ids of ``QUESTIONS``.
+        answers: answers that were given beforehand, by the ids of ``ANSWERABLE``.
         check_workers: raises ``MigrationError`` when the workers that a run needs do not answer; None where the
             command itself does the work.
 
@@ -101,7 +104,7 @@ def examine(
             _recent_dry_run(),
             _item("backup_made", "Was a backup made, and which?", bool(backup), backup or "name it with --backup REF"),
             _direct_writes(using),
-            _disk_room(using, report.expected()),
+            _disk_room(using, report.expected(), known, ask),
             _health(using),
             _workers(check_workers),
             _folders(),
@@ -221,13 +224,13 @@ def _direct_writes(using: str) -> Item:
     return _item("no_direct_writes", question, not found.writes, detail)
 
 
-def _disk_room(using: str, users: int) -> Item:
+def _disk_room(using: str, users: int, known: Mapping[str, bool], ask: Callable[[str], bool | None]) -> Item:
     """Compare the growth that a migration and its rollback need with what is free, where that can be known."""
     needed = 2 * users * GROWTH_PER_USER
     question = f"Is there room for {words.size(needed)} of growth (a migration and its rollback)?"
     folder = data_folder(using)
     if folder is None:
-        return _item("disk_room", question, None, "the server's disk cannot be seen from here; ask its administrator")
+        return _asked("disk_room", f"{question} The server's disk cannot be seen from here.", known, ask)
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     return _item("disk_room", question, free > needed, f"{words.size(free)} free")

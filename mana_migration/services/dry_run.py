@@ -17,10 +17,12 @@ from mana_migration.domain.validation import PRE, FixReport, ValidationReport
 from mana_migration.domain.words import counted
 from mana_migration.engine import conversion, reversal
 from mana_migration.engine.snapshot import read_only_snapshot
-from mana_migration.errors import RunConflictError
+from mana_migration.errors import MigrationError, RunConflictError
 from mana_migration.models import MigrationRun, Rehearsal
 from mana_migration.selectors.runs import snapshot_of, with_now
-from mana_migration.services import migration, preflight, rollback, runs, validation
+from mana_migration.services import approval, closing, migration, preflight, rollback, runs, validation
+from mana_migration.services.approval import Approval
+from mana_migration.services.context import current_actor
 from mana_migration.services.migration import Migration
 from mana_migration.services.rollback import Rollback
 from mana_migration.states import RunKind
@@ -44,11 +46,12 @@ def forecast(
     using: str = "default",
     validate_only: bool = False,
     on_user: Callable[[UserForecast], object] | None = None,
+    granted: Approval | None = None,
 ) -> Forecast:
     """Say what a migration with these options would do now.
 
     ``validate_only`` leaves out the largest conversions.  ``on_user`` is called with every user that it would handle,
-    in the order of their keys.
+    in the order of their keys.  ``granted`` is the approval that the run would have; None: it will be asked for.
 
     Raises:
         PreflightError, DatabaseUnavailableError: the database is not fit.
@@ -80,8 +83,8 @@ def forecast(
                 for row in conversion.each(connection, terms, selected_users=named, limit=limit, fixed=fixed):
                     on_user(UserForecast(*row))
         blocked = blocked or preflight.behind(using)
-        if goes_on_with is None and not blocked:  # an open run has passed this check
-            blocked = _other_rates(rates, using)
+        if goes_on_with is None and not blocked:  # an open run has passed these checks
+            blocked = ("" if options.users else _no_go(granted, using)) or _other_rates(rates, using)
     fixes = None
     if goes_on_with is None and not blocked and not options.users:
         blocked, fixes = _obstacles(options, rates, report, using)
@@ -130,11 +133,33 @@ def _obstacles(
     return migration.describe_findings(options, left), fixes
 
 
+def _no_go(granted: Approval | None, using: str) -> str:
+    """Return why a mass run lacks an approval or a checklist, or comes too late; empty where that is not so."""
+    try:
+        if granted is not None:
+            approval.require(granted, actor=current_actor(), using=using)
+        migration.require_go(using, actor=current_actor())
+    except MigrationError as error:
+        return str(error)
+    return ""
+
+
 def _other_rates(rates: Rates, using: str) -> str:
     """Return why conversions at other rates block a run; empty where there are none."""
     try:
         migration.refuse_other_rates(rates, using)
     except RunConflictError as error:
+        return str(error)
+    return ""
+
+
+def _no_consent(options: RollbackOptions, granted: Approval | None, using: str) -> str:
+    """Return why a mass rollback lacks a second person's approval; empty where it does not."""
+    try:
+        closing.require_open(using, actor=current_actor(), approved_by=options.approved_by)
+        if granted is not None:
+            approval.require(granted, actor=current_actor(), using=using)
+    except MigrationError as error:
         return str(error)
     return ""
 
@@ -181,8 +206,12 @@ def _latest_rehearsal(using: str) -> Rehearsal | None:
     return None
 
 
-def forecast_rollback(options: RollbackOptions, *, using: str = "default", largest: int = LARGEST) -> RollbackForecast:
+def forecast_rollback(
+    options: RollbackOptions, *, using: str = "default", largest: int = LARGEST, granted: Approval | None = None
+) -> RollbackForecast:
     """Say what a rollback would do now, in one read-only snapshot; nothing is locked or written.
+
+    ``granted`` is the approval that it would have; None: it will be asked for.
 
     Raises:
         PreflightError, DatabaseUnavailableError: the database is not fit.
@@ -211,6 +240,8 @@ def forecast_rollback(options: RollbackOptions, *, using: str = "default", large
                 blocked = str(error)
         some = rollback.any_migrated(options, using) if options.users else whole.selected
         nothing_to_do = not blocked and goes_on_with is None and not some
+        if not blocked and goes_on_with is None and not options.users:
+            blocked = _no_consent(options, granted, using)
         if not blocked:
             blocked = preflight.behind(using)
         if nothing_to_do:

@@ -37,7 +37,7 @@ from mana_migration.services import (
     validation,
 )
 from mana_migration.services.approval import Approval
-from mana_migration.services.context import RunContext
+from mana_migration.services.context import Actor, RunContext
 from mana_migration.states import RunKind, RunStatus
 from wishes import conf as wishes_conf
 from wishes.rates import Rates
@@ -181,9 +181,8 @@ class Migration:
             ApprovalError: a second person's approval is needed.
         """
         options, using = self.options, context.using
-        closing.require_open(using, actor=context.actor)
         approval.require(self.approval, actor=context.actor, using=using)
-        checklist.require(using)
+        require_go(using, actor=context.actor)
         rates = wishes_conf.rates()
         refuse_other_rates(rates, using)
         failed = _failed_before(options, rates, using) if options.retry_failed else None
@@ -251,6 +250,16 @@ class Migration:
         if fixes is not None and done.run is not None:
             autofix.assign_to_run(done.run, fixes, actor=context.actor.name, using=using)
         return done
+
+
+def require_go(using: str, *, actor: Actor) -> None:
+    """Refuse a mass run of a migration that is closed, or that lacks the checklist that the site wants.
+
+    Raises:
+        ClosingError, NoGoError: that is so.
+    """
+    closing.require_open(using, actor=actor)
+    checklist.require(using)
 
 
 def terms_of(run: MigrationRun) -> ConversionTerms:

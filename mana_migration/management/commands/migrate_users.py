@@ -148,7 +148,8 @@ class Command(SeveralDatabases, RunCommand):
         self.confirm_fixes(asked, options)
         with self.stop_on_signals() as stop:
             fixes = migration.fix_findings(asked, RunContext(using=self.using, stop=stop, notice=self.notice))
-        found = dry_run.forecast(replace(asked, auto_fix=False), using=self.using, validate_only=True)
+        granted = Approval(options["approved_by"])
+        found = dry_run.forecast(replace(asked, auto_fix=False), using=self.using, validate_only=True, granted=granted)
         values = {"fixed": dict(fixes.fixed_by_check), **forecast_report.as_json(found)}
         self.print_result(values, forecast_report.findings_lines(found))
         return PARTLY if found.blocked or left_behind(found.totals) else DONE
@@ -159,7 +160,8 @@ class Command(SeveralDatabases, RunCommand):
             return
         fixes = None
         if not options["validate_only"]:
-            found = dry_run.forecast(asked, using=self.using, validate_only=True)
+            granted = Approval(options["approved_by"])
+            found = dry_run.forecast(asked, using=self.using, validate_only=True, granted=granted)
             if found.blocked or found.goes_on_with is not None:
                 return  # the run is refused before anything is fixed, or was fixed for when it was opened
             fixes = found.fixes
@@ -184,6 +186,7 @@ class Command(SeveralDatabases, RunCommand):
             using=self.using,
             validate_only=options["validate_only"],
             on_user=listed.take if listed is not None else None,
+            granted=Approval(options["approved_by"]),
         )
         if options["save_plan"] is not None:
             plans.save(options["save_plan"], found)

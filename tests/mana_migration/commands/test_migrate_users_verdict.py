@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import connection
+from pytest_django import Settings
 
 from mana_migration.models import IntegrityFix, MigrationRun
 from tests.factories import make_wallets
@@ -120,3 +121,33 @@ def test_sequences_behind_their_tables_refuse_a_run_and_its_dry_run_alike(argv: 
     assert "sequences behind their tables" in reason
     assert reason in foretold.out
     assert foretold.code == 3
+
+
+@pytest.mark.parametrize("command", ["migrate_users", "rollback_migration --all"])
+@pytest.mark.parametrize("obstacle", ["closed", "MANA_MIGRATION_APPROVAL_HOURS", "MANA_MIGRATION_CHECKLIST_HOURS"])
+def test_what_a_site_asks_for_before_a_mass_run_is_in_the_verdict(
+    command: str, obstacle: str, settings: Settings
+) -> None:
+    make_wallets([(5, 0, 0)] * 3)
+    migrate("--limit", 2)
+    if obstacle == "closed":
+        assert run_command("control_migration", "close").code == 0
+    else:
+        setattr(settings, obstacle, 24)
+    with assert_nothing_changes():
+        foretold = run_command(*command.split(), "--dry-run")
+    if command != "migrate_users" and "CHECKLIST" in obstacle:  # which rollbacks do without
+        assert foretold.out.splitlines()[0] == "STARTS: nothing blocks the rollback"
+        return
+    reason = refusal(run_command(*command.split(), "--no-input")).removeprefix("CommandError: ").strip()
+    assert foretold.code == 3
+    assert foretold.out.splitlines()[0] == f"REFUSED: {reason}"
+    assert (
+        run_command("migrate_users", "--dry-run", "--user-id", Wallet.objects.first().pk).code == 0
+    )  # one user needs none
+
+
+def test_an_approval_that_is_given_is_part_of_what_a_dry_run_foretells(settings: Settings) -> None:
+    make_wallets([(5, 0, 0)])
+    settings.MANA_MIGRATION_APPROVAL_HOURS = 24
+    assert head("--approved-by", "a second person", lines=1) == ["STARTS: nothing blocks the run"]

@@ -106,6 +106,14 @@ def test_too_little_room_is_a_no(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert answers(go_through())["disk_room"] == "no"
 
 
+def test_room_on_a_disk_that_cannot_be_seen_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checklist, "data_folder", lambda using: None)
+    WalletFactory()
+    assert answers(go_through())["disk_room"] == "unknown"
+    assert answers(go_through(ask=lambda question: "disk" in question))["disk_room"] == "yes"
+    assert answers(go_through(answers={**ALL_YES, "disk_room": True}))["disk_room"] == "yes"
+
+
 def test_the_verdict_comes_first_on_screen() -> None:
     items = [checklist.Item("a", "Is it?", "yes", "it is"), checklist.Item("b", "And this one?", "no")]
     assert list(report.as_lines(items, go=False, backup="dump 17")) == [
