@@ -110,6 +110,9 @@ class MigrationCommand(BaseCommand):
         }
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         parser.description = textwrap.fill(self.help, width=80)
+        for action in parser._actions:  # Django adds it without asking suppressed_base_arguments
+            if action.dest == "skip_checks":
+                action.help = argparse.SUPPRESS
         if parser.called_from_command_line:
             parser.error = functools.partial(self._refuse_usage, parser)  # type: ignore[method-assign]
         return parser

@@ -22,9 +22,17 @@ class Command(MigrationCommand):
         "rollbacks and checks need it. With --verify: check such a file by itself."
     )
 
+    examples = (
+        "archive_runs --before 2026-11-01 --dry-run",
+        "archive_runs --run 7 --run 8 --output archive",
+        "archive_runs --verify archive/mana-migration-run7.jsonl.gz",
+    )
+
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``archive_runs``."""
-        chosen = parser.add_mutually_exclusive_group(required=True)
+        which = parser.add_argument_group("what to archive or to check (one of these)")
+        target = parser.add_argument_group("where archives go")
+        chosen = which.add_mutually_exclusive_group(required=True)
         chosen.add_argument(
             "--before",
             type=arguments.moment,
@@ -44,23 +52,23 @@ class Command(MigrationCommand):
             "--verify",
             type=Path,
             metavar="FILE",
-            help="Check this archive from its first line to its last; the database is not looked at.",
+            help="Check this archive from its first line to its last; the database is not read.",
         )
-        parser.add_argument(
+        target.add_argument(
             "--output",
             type=Path,
             metavar="FOLDER",
-            help="Write the files into this folder, which is made, for you alone, where it is missing (needed with "
+            help="Write the files into this folder, which is made with mode 0700 where it is missing (needed with "
             "--before and --run).",
         )
-        parser.add_argument(
+        which.add_argument(
             "--chain-head",
             type=arguments.chain_head,
             metavar="SHA256",
             help="With --verify: a head of the run's chain that was kept elsewhere, which must be among the file's "
             "links (default: compared with nothing else).",
         )
-        parser.add_argument("--dry-run", action="store_true", help="Only say which runs would be archived.")
+        target.add_argument("--dry-run", action="store_true", help="Only say which runs would be archived.")
 
     def run(self, **options: Any) -> int:
         """Archive, or verify."""

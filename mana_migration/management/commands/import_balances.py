@@ -27,8 +27,18 @@ class Command(MigrationCommand):
         "Importing twice changes nothing."
     )
 
+    examples = (
+        "import_balances export.csv --dry-run",
+        "import_balances export.xlsx --skip-bad-rows --rejects-with-values rest.csv",
+        "import_balances postgres://legacy@db-1/shop --legacy-ledger transactions",
+    )
+
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``import_balances``."""
+        reading = parser.add_argument_group("how the source is read")
+        bad = parser.add_argument_group("bad rows (default: one of them stops the import)")
+        paid = parser.add_argument_group("users whom the old system had migrated")
+        site = parser.add_argument_group("users and wallets that are there already")
         parser.add_argument(
             "source",
             metavar="SOURCE",
@@ -39,87 +49,87 @@ class Command(MigrationCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="Read and check everything, report what would happen, write no row."
         )
-        parser.add_argument(
+        bad.add_argument(
             "--rejects",
             type=Path,
             metavar="PATH",
             help="Write every bad row's number, id and reasons to this new CSV file (default: the first 20 are shown).",
         )
-        parser.add_argument(
+        bad.add_argument(
             "--rejects-with-values",
             type=Path,
             metavar="PATH",
             help="Write every bad row as it is, behind its reasons, to this new CSV file, which can be corrected and "
-            "imported. It holds personal data; only its owner can read it.",
+            "imported (default: none). It holds personal data; only its owner can read it.",
         )
-        parser.add_argument(
+        bad.add_argument(
             "--skip-bad-rows",
             action="store_true",
-            help="Import the good rows and leave out the bad ones (exit code 3); otherwise one bad row stops all.",
+            help="Import the good rows and leave out the bad ones (exit code 3).",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--table",
             metavar="NAME",
             help="The table or view of a legacy database, or the key of a JSON object that holds the array "
             "(default: users).",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--sheet",
             metavar="NAME",
             help="The sheet of a workbook, or all for every visible sheet with the header (default: the only one).",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--column",
             action="append",
             default=[],
             metavar="OURS=THEIRS",
             help="Read a column under another name, such as green=green_wishes; ours are "
-            f"{', '.join((*COLUMNS, *LEDGER_COLUMNS))}. May be repeated.",
+            f"{', '.join((*COLUMNS, *LEDGER_COLUMNS))} (default: the old system's names). May be repeated.",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--null",
             action="append",
             default=[],
             metavar="WORD",
-            help="A word that means NULL, such as NULL or n/a, beside the empty field. May be repeated.",
+            help="A word that means NULL, such as n/a (default: the empty field, and \\N in text). May be repeated.",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--literal-ids",
             action="store_true",
             help="Accept ids that look as if a tool had changed them (1001.0, NULL, 5-Mar) or that hold characters "
-            "which are invisible or look like others.",
+            "which are invisible or look like others (default: these rows are bad).",
         )
-        parser.add_argument(
+        reading.add_argument(
             "--backslash",
             choices=("escape", "literal"),
             help="What a backslash in a text file means: an escape (psql and MySQL write it) or itself (spreadsheets). "
             "By default it depends on the format, and an id that can be read in two ways is a bad row.",
         )
-        parser.add_argument(
+        site.add_argument(
             "--match",
             choices=("username", "pk"),
             help="Which column of this site's users the id is. By default the username, and the import is refused "
             "where ids are primary keys of users. With pk no account is created.",
         )
-        parser.add_argument(
+        paid.add_argument(
             "--legacy-ledger",
             metavar="NAME",
             help="The old system's ledger, which shows who was paid: a table of the legacy database (transactions), or "
-            "a file.",
+            "a file (default: the flag alone decides).",
         )
-        parser.add_argument(
+        paid.add_argument(
             "--unpaid-flag",
             choices=[choice.value for choice in UnpaidFlag],
             default=UnpaidFlag.REJECT.value,
-            help="What a user is who is flagged as migrated and was not paid (without --legacy-ledger: who has wishes "
-            "and no mana): a bad row (reject), migrated for nothing (migrated), or still to be migrated (pending) "
-            "(default: %(default)s).",
+            help="What to do with a user who is flagged as migrated and was not paid (without --legacy-ledger: who has "
+            "wishes and no mana): a bad row (reject), migrated for nothing (migrated), or still to be migrated "
+            "(pending) (default: %(default)s).",
         )
-        parser.add_argument(
+        site.add_argument(
             "--update-existing",
             action="store_true",
-            help="Overwrite wallets that differ from the source, if they are not in use; otherwise they are left "
-            "as they are and counted. A converted wallet is never overwritten.",
+            help="Overwrite wallets that differ from the source and are not in use (default: they are left as they are "
+            "and counted). A converted wallet is never overwritten.",
         )
 
     def run(self, **options: Any) -> int:

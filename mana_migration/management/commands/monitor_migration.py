@@ -50,6 +50,11 @@ class Command(SeveralDatabases):
     )
     needs_log = False
     of_one_database = ("--run", "--text-amounts", "--list-by-user-key")
+    examples = (
+        "monitor_migration --watch",
+        "monitor_migration --export xlsx --run 7 --output run7.xlsx",
+        "monitor_migration --all --report --since 2026-11-23",
+    )
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``monitor_migration``."""
@@ -419,7 +424,11 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
 
 def add_monitor_options(parser: CommandParser) -> None:
     """Add the options of ``monitor_migration``."""
-    what = parser.add_mutually_exclusive_group()
+    show = parser.add_argument_group("what to show (default: the status of the run)")
+    which = parser.add_argument_group("which run")
+    files = parser.add_argument_group("files")
+    checks = parser.add_argument_group("integrity checks in a report")
+    what = show.add_mutually_exclusive_group()
     what.add_argument(
         "--watch",
         action="store_true",
@@ -435,13 +444,13 @@ def add_monitor_options(parser: CommandParser) -> None:
     what.add_argument(
         "--statistics",
         action="store_true",
-        help="Print the figures of the whole site: users by where they are, wishes left, mana in the system, average, "
+        help="Print the figures of the whole site: users by status, wishes left, mana in the system, average, "
         "largest and smallest, and the latest conversions.",
     )
     what.add_argument(
         "--report",
         action="store_true",
-        help="Print the whole report of the run, but for its users one by one, which --export writes.",
+        help="Print the whole report of the run without the list of its users, which --export writes.",
     )
     what.add_argument(
         "--list-by-user-key",
@@ -452,45 +461,45 @@ def add_monitor_options(parser: CommandParser) -> None:
         "the site's own mailing; --run or --since narrows it down. User keys are personal data, which no report has: "
         "only you can read the file, and '-' is standard output.",
     )
-    parser.add_argument(
+    files.add_argument(
         "--export",
         choices=export.FORMATS,
         help="Write the whole report with every user, by record id, to a new file: json, csv (with a second file for "
         "everything but the users), html or xlsx.",
     )
-    parser.add_argument(
+    which.add_argument(
         "--all",
         action="store_true",
         help="With --report or --export: one report of the whole migration instead of a run: where every user is now, "
         "who is left and why, the value from the first run to now, every run, and who did what.",
     )
-    parser.add_argument(
+    files.add_argument(
         "--output",
         type=path,
         metavar="PATH",
         help="Where --export writes, never over an existing file; '-' is standard output, which of CSV gets the users "
         "alone (default: migration-report-DATE-runN.FORMAT in the folder that MANA_MIGRATION_REPORT_DIR names).",
     )
-    parser.add_argument(
+    files.add_argument(
         "--text-amounts",
         action="store_true",
         help="In --export csv, put an apostrophe before numbers of more than 15 digits, which a spreadsheet would "
         "round otherwise (default: every number as it is).",
     )
-    parser.add_argument(
+    checks.add_argument(
         "--validate",
         action="store_true",
-        help="In --report and --export, check the run again now, reading all that the ledger has of its users "
-        "(default: show what was found at the end of the run, with its time; check only a run that kept nothing).",
+        help="In --report and --export, check the run again now, with all ledger entries of its users (default: show "
+        "what was found at the end of the run, with its time; check only a run that kept nothing).",
     )
-    parser.add_argument(
+    checks.add_argument(
         "--no-validation",
         action="store_false",
         dest="validation",
-        help="Leave out of --report and --export what the integrity checks find for the run; they say so then "
-        "(default: show it).",
+        help="Leave the integrity checks out of --report and --export, which then say so (default: show their "
+        "findings).",
     )
-    parser.add_argument(
+    which.add_argument(
         "--run",
         type=arguments.whole_number,
         metavar="ID",
@@ -498,7 +507,7 @@ def add_monitor_options(parser: CommandParser) -> None:
         help="Show this run (default: the open one, else the latest; of --report and --export the latest mass "
         "migration).",
     )
-    parser.add_argument(
+    which.add_argument(
         "--since",
         type=arguments.moment,
         metavar="DATE",
@@ -506,7 +515,7 @@ def add_monitor_options(parser: CommandParser) -> None:
         "handled or rolled back since then: YYYY-MM-DD or an ISO date-time, in the configured time zone (default: one "
         "run, all its users).",
     )
-    parser.add_argument(
+    show.add_argument(
         "--interval",
         type=arguments.interval,
         default=3.0,

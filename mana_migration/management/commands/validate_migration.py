@@ -59,21 +59,29 @@ class Command(SeveralDatabases):
         "Changes nothing unless --fix-issues is given. Ends with 3 while error-level findings remain."
     )
     of_one_database = ("--user-id", "--run", "--chain-head", "--from", "--output")
+    examples = (
+        "validate_migration --pre-migration",
+        "validate_migration --fix-issues --dry-run",
+        "validate_migration --post-migration --run 7 --output findings.jsonl",
+    )
 
     def add_options(self, parser: CommandParser) -> None:
         """Add the options of ``validate_migration``."""
-        parser.add_argument(
+        checks = parser.add_argument_group("what to check (default: everything)")
+        fixes = parser.add_argument_group("correcting findings")
+        findings = parser.add_argument_group("what to list")
+        checks.add_argument(
             "--pre-migration",
             action="store_true",
             help="Run the checks of what must hold before a migration (default: both phases).",
         )
-        parser.add_argument(
+        checks.add_argument(
             "--post-migration",
             action="store_true",
             help="Run the checks of what a migration or rollback left behind (default: both phases).",
         )
-        arguments.add_user_option(parser, "Check this user alone; checks of whole runs are left out (default: all).")
-        parser.add_argument(
+        arguments.add_user_option(checks, "Check this user alone; checks of whole runs are left out (default: all).")
+        checks.add_argument(
             "--run",
             type=arguments.whole_number,
             metavar="ID",
@@ -81,26 +89,26 @@ class Command(SeveralDatabases):
             help="Check what this run did, and its users alone, with the checks of --post-migration "
             "(default: all runs).",
         )
-        parser.add_argument(
+        fixes.add_argument(
             "--fix-issues",
             "--auto-fix",
             action="store_true",
             dest="fix",
-            help="Put right what the data leave no doubt about; before and after of each change are kept, and booked "
-            "in the ledgers. Never pays mana out.",
+            help="Correct the findings that have one right answer; the values before and after are kept, and the "
+            "change is booked in the ledger. Never pays mana out.",
         )
-        parser.add_argument(
+        fixes.add_argument(
             "--by-ledger",
             action="store_true",
             help="With --fix-issues and --user-id: bring these wallets to what their ledger and their record say, "
-            "whatever happened to them; before and after are kept. For users whose case was looked into.",
+            "whatever happened to them; before and after are kept. For users whose case you have examined.",
         )
-        parser.add_argument(
+        fixes.add_argument(
             "--dry-run",
             action="store_true",
             help="With --fix-issues: only say what would be fixed.",
         )
-        parser.add_argument(
+        findings.add_argument(
             "--list",
             action="append",
             choices=[check.id for check in CHECKS if check.only_counted],
@@ -110,28 +118,29 @@ class Command(SeveralDatabases):
             help="List the findings of this check, which are only counted otherwise: "
             f"{', '.join(check.id for check in CHECKS if check.only_counted)}. May be repeated.",
         )
-        parser.add_argument(
+        findings.add_argument(
             "--all-hits",
             action="store_true",
-            help="List every finding of every check, those too that are only counted otherwise (default: the first "
+            help="List every finding of every check, including those that are otherwise only counted (default: the "
+            f"first "
             f"{validation.SHOWN} of each check on the screen, all of them with --format json or --output).",
         )
-        parser.add_argument(
+        checks.add_argument(
             "--chain-head",
             type=arguments.chain_head,
             metavar="SHA256",
-            help="The head of a run's chain of digests as a report printed it, kept elsewhere since: a finding if no "
-            "batch has it as its link any more (default: chains are followed and compared with nothing else).",
+            help="The head of a run's chain of digests as a report printed it, kept elsewhere since: it is a finding "
+            "if no batch has it as its link any more (default: chains are followed and compared with nothing else).",
         )
-        parser.add_argument(
+        checks.add_argument(
             "--from",
             type=place,
             metavar="PLACE",
             dest="start",
-            help="Check all in parts, each in a snapshot of its own, from this place on: start, or what an interrupted "
-            "validation in parts printed: pk:KEY, sums or run:ID (default: all in one snapshot, in one go).",
+            help="Check everything in parts, each in a snapshot of its own, from this place on: start, or what an "
+            "interrupted validation in parts printed: pk:KEY, sums or run:ID (default: all in one snapshot).",
         )
-        parser.add_argument(
+        findings.add_argument(
             "--output",
             type=Path,
             metavar="PATH",

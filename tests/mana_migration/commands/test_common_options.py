@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
+from django.core.management import call_command, load_command_class
 from django.core.management.base import CommandError
 
 from mana_migration.management.commands import _base
@@ -405,3 +406,25 @@ def test_help_has_no_heading_without_lines(command: str) -> None:
     found = run_manage(command, "--help").out
     assert "exit codes:" in found
     assert "examples:\n\n" not in found
+
+
+COMMANDS = sorted(
+    path.stem
+    for path in Path(_base.__file__).parent.glob("[a-z]*.py")
+    if issubclass(type(load_command_class("mana_migration", path.stem)), _base.MigrationCommand)
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_the_help_is_understood(name: str) -> None:
+    command = load_command_class("mana_migration", name)
+    assert len(command.examples) >= 3 or name == "install_guards"  # which has one task
+    for example in command.examples:
+        first, *arguments = shlex.split(example)
+        assert first == name
+        command.create_parser("manage.py", name).parse_args(arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_lists_none_of_djangos_own_options(name: str) -> None:
+    assert "--skip-checks" not in run_manage(name, "--help").out
