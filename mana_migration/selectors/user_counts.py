@@ -2,7 +2,8 @@
 
 What runs converted and rolled back is summed up from their figures.  Users who failed, were skipped or were rolled
 back are counted among the latest ``RECORDS`` records of their kind, wallets up to ``WALLETS``; beyond these bounds a
-number is an estimate, or the least that it can be, and says so.
+number is an estimate, or the least that it can be, and says so.  The latest record is that of the latest run, which an
+index says without reading the records of all history.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _DECIDED: Final = """
         SELECT 1
         FROM mana_migration_usermigration AS later
         JOIN mana_migration_migrationrun AS later_run ON later_run.id = later.run_id AND later_run.kind <> 'rollback'
-        WHERE later.user_id = record.user_id AND later.id > record.id
+        WHERE later.user_id = record.user_id AND later.run_id > record.run_id
     )
 ),
 (SELECT COUNT(*) FROM latest_{status})"""

@@ -8,6 +8,7 @@ import pytest
 
 from mana_migration.domain.statistics import UserCounts
 from mana_migration.models import UserMigration
+from mana_migration.selectors import user_counts as bounded
 from mana_migration.selectors.statistics import user_counts
 from mana_migration.states import RunKind
 from tests.factories import UserFactory, make_wallets
@@ -35,6 +36,14 @@ def by_hand() -> UserCounts:
     )
 
 
+def shown_on_pages() -> tuple[int, ...]:
+    """Return the counts of the pages, which are exact for so few users."""
+    found = bounded.user_counts("default")
+    counts = (found.total, found.migrated, found.failed, found.skipped, found.rolled_back)
+    assert all(count.exact for count in counts)
+    return tuple(count.users for count in counts)
+
+
 def test_every_user_is_in_one_place_after_each_run() -> None:
     UserFactory()  # without a wallet
     make_wallets([(-1, 0, 0)] * 3)
@@ -46,10 +55,12 @@ def test_every_user_is_in_one_place_after_each_run() -> None:
     roll_back("--all", code=3)  # one user has spent and is skipped: the rollback has a record of that
     counts = user_counts()
     assert counts == by_hand()
+    assert shown_on_pages() == (15, 1, 0, 3, counts.rolled_back)
     assert (counts.migrated, counts.skipped, counts.rolled_back > 0) == (1, 3, True)
     migrate("--skip-invalid", "--limit", 6, code=3)  # skips the same three again
     roll_back("--user-id", f"pk:{keys[1]}")
     assert user_counts() == by_hand()
+    assert shown_on_pages() == (15, user_counts().migrated, 0, 3, user_counts().rolled_back)
     Wallet.objects.filter(green__lt=0).update(green=0)
     migrate()
     assert user_counts() == by_hand() == UserCounts(15, 15, 0, 0, 0)
