@@ -174,7 +174,7 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         totals=totals,
         batch_check=batch_check(run, totals, int(folded["batches"]), using),
         recent=_recent_batches(run, using) if run.is_open else [],
-        checked_per_second=_checked_per_second(using) if run.is_open else None,
+        checked_per_second=_checked_per_second(using) if run.is_open and run.expected else None,
         history=history,
         marks=[event for event in history if event.kind in (*_HOLDS, *_ENDS, EventKind.RESUMED_WORK)],
         checked=_latest(history, EventKind.CHECKED),
