@@ -30,7 +30,7 @@ from mana_migration.reports.progress import RECORD
 from mana_migration.services.context import DATABASE_LOST, LONGEST_WAIT, StopFlag
 from mana_migration.services.executors.processes import HANGS_SECONDS, command_environment
 
-#: The environment variable that makes a process a child.
+#: The environment variable that makes a process a child, and says how its database was chosen.
 CHILD: Final = "MANA_MIGRATION_CHILD"
 
 #: The file descriptor of standard input.
@@ -40,10 +40,11 @@ _PIPE: Final = 0
 # --- The child --------------------------------------------------------------------------------------------------------
 
 
-def become_child() -> bool:
-    """Say whether this process is a child of another; if so, let it end when the pipe does."""
-    if os.environ.pop(CHILD, None) is None:  # not for the helpers that it starts
-        return False
+def become_child() -> str:
+    """Return how a parent process chose the database, empty without a parent; with one, end when the pipe does."""
+    chosen_by = os.environ.pop(CHILD, "")  # not for the helpers that it starts
+    if not chosen_by:
+        return ""
 
     def listen() -> None:
         while os.read(_PIPE, 1):
@@ -51,7 +52,7 @@ def become_child() -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, name="pipe", daemon=True).start()
-    return True
+    return chosen_by
 
 
 # --- The process that starts them -------------------------------------------------------------------------------------
@@ -72,12 +73,12 @@ class Child:
     asked: bool = False
 
     @classmethod
-    def start(cls, alias: str, command: str, arguments: Sequence[str]) -> Child:
-        """Start the command on this database."""
+    def start(cls, alias: str, command: str, arguments: Sequence[str], chosen_by: str) -> Child:
+        """Start the command on this database; ``chosen_by`` is what ``become_child`` returns in it."""
         output = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (lives as long as the child)
         process = subprocess.Popen(  # noqa: S603 (this project's own command)
             [sys.executable, "-m", "django", command, *arguments, "--database", alias],
-            env=command_environment() | {CHILD: alias},
+            env=command_environment() | {CHILD: chosen_by},
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.PIPE,
@@ -115,12 +116,12 @@ class Child:
 
 
 @contextmanager
-def started(command: str, arguments: Sequence[str], aliases: Sequence[str]) -> Iterator[list[Child]]:
+def started(command: str, arguments: Sequence[str], aliases: Sequence[str], *, chosen_by: str) -> Iterator[list[Child]]:
     """Start a child for each database; where the block fails, a second signal included, all of them are aborted."""
     children: list[Child] = []
     try:
         for alias in aliases:
-            children.append(Child.start(alias, command, arguments))
+            children.append(Child.start(alias, command, arguments, chosen_by))
         yield children
     except BaseException:
         _abort(children)

@@ -26,7 +26,10 @@ from mana_migration.states import Action, RunKind, RunStatus
 CONTROLS = {Action.PAUSE: runs.pause_run, Action.RESUME: runs.resume_run, Action.STOP: runs.stop_run}
 
 #: What is asked once for all databases before a mass rollback.
-ROLL_BACK = Question("Roll back {users} in {where}?", lambda found: found.get("users", {}).get("rolled_back", 0))
+ROLL_BACK = Question(
+    "Roll back {users} in {where}?",
+    lambda found: 0 if found.get("blocked") else found.get("users", {}).get("rolled_back", 0),
+)
 
 
 class RunCommand(MigrationCommand):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from django.core.management.base import CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections, router
 
 from mana_migration import conf
 from mana_migration.domain.words import counted
@@ -25,13 +25,13 @@ from mana_migration.models import MigrationRun
 from mana_migration.reports import databases as report
 from mana_migration.reports.progress import JointDisplay
 from mana_migration.reports.report_text import table_lines
+from mana_migration.services import preflight
 
 #: What names every database of the settings that has our tables.
 ALL: Final = "all"
 
 #: What makes two aliases two databases; a role or a search path makes a difference as well.
 _PLACE: Final = ("ENGINE", "HOST", "PORT", "NAME", "USER", "OPTIONS")
-
 
 #: The exit codes of a command that a signal stopped.
 STOPPED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -83,9 +83,14 @@ class SeveralDatabases(MigrationCommand):
 
     def run_on(self, aliases: Sequence[str], options: dict[str, Any]) -> int:
         """Run the command on one database in this process, or on each of several in a process of its own."""
-        self.is_child = children.become_child()
+        chosen_by = children.become_child()
+        self.is_child = bool(chosen_by)
         if len(aliases) == 1 and ALL not in aliases:
+            if chosen_by == ALL:
+                with suppress(DatabaseError, InterfaceError):  # which the command itself reports
+                    preflight.refuse_standby(aliases[0])
             return super().run_on(aliases, options)
+        self._chosen_by = ALL if ALL in aliases else "name"
         chosen = self.chosen(aliases)
         self.refuse_what_names_one(options)
         self.refuse_options(options)
@@ -174,7 +179,7 @@ class SeveralDatabases(MigrationCommand):
         with ExitStack() as stack:
             stop = stack.enter_context(self.stop_on_signals(following=True))
             stop.listeners.append(self.say_ending)
-            found = stack.enter_context(children.started(name, passed, aliases))
+            found = stack.enter_context(children.started(name, passed, aliases, chosen_by=self._chosen_by))
 
             def show(child: Child) -> None:
                 if not self.verbosity or not (child.record or self._shown):
@@ -260,7 +265,9 @@ def result_of(child: Child, number: int) -> dict[str, Any]:
         return printed | {"exit_code": code}
     if not code:
         return {"exit_code": code}
+    name = "ProcessEndedError"
     if by_signal and child.asked and not number:
+        name = "DatabaseUnavailableError"
         message = "the database is lost and all others have ended: an open run stays open, the same command resumes it"
     elif by_signal:
         message = "stopped by a signal"
@@ -268,4 +275,4 @@ def result_of(child: Child, number: int) -> dict[str, Any]:
         code, message = REFUSED, f"the process was killed by {signal.Signals(code - 128).name}"
     else:
         message = "the process printed no result; its log has more"
-    return error_json(message, code, "DatabaseUnavailableError") | {"exit_code": code}
+    return error_json(message, code, name) | {"exit_code": code}

@@ -99,6 +99,24 @@ def check_visible(using: str = "default") -> None:
     _check_hidden_rows(using)
 
 
+def refuse_standby(using: str) -> None:
+    """Refuse a standby where each database is to have users of its own: it has those of its primary.
+
+    Raises:
+        DatabaseUnavailableError: it is one.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery()")
+        if cursor.fetchone()[0]:
+            raise DatabaseUnavailableError(
+                f"database {using!r} is a standby, whose users are those of its primary: name the databases that are "
+                "meant, or mark it as a mirror in the settings (TEST: MIRROR)"
+            )
+
+
 def _models() -> list[type[Any]]:
     return [
         model

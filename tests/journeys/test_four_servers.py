@@ -163,3 +163,13 @@ def test_a_breaker_trips_in_its_own_database_alone(servers: Servers) -> None:
     for alias, migrated in {"default": USERS, "eu": 0, "us": USERS}.items():
         assert servers.execute(alias, "SELECT COUNT(migrated_at) FROM wishes_wallet") == [(migrated,)]
     servers.assert_books_balance(before, ["default", "eu", "us"])
+
+
+def test_a_standby_is_not_counted_as_a_database_with_users_of_its_own(servers: Servers) -> None:
+    standby = servers.servers[LOST]
+    standby.stop()
+    (standby.data / "standby.signal").touch()
+    standby.start()
+    seen = servers.all("monitor_migration", "--status", code=1)
+    assert "is a standby" in seen["databases"][LOST]["error"]["message"]
+    assert seen["totals"]["users"]["total"] == (len(ALIASES) - 1) * USERS

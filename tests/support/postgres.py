@@ -222,7 +222,7 @@ class Postgres:
             with contextlib.suppress(OSError):
                 # First line: whose file it is (a killed server leaves its own). Last line: does it take connections?
                 lines = pid_file.read_text().splitlines()
-                if lines and lines[0] == str(self.server.pid) and lines[-1].strip() == "ready":
+                if lines and lines[0] == str(self.server.pid) and lines[-1].strip() in ("ready", "standby"):
                     return
             time.sleep(0.02)
         raise PostgresError(f"{self.bin}/postgres did not start: {self.log.read_text()[-2000:]}")
