@@ -66,6 +66,12 @@ def test_nothing_is_lost_or_paid_twice_while_the_site_is_used(bank: Bank) -> Non
     check(bank("--operations", 4000), 4000)
 
 
+def test_nothing_is_lost_or_paid_twice_while_two_processes_work_on_each_run(bank: Bank) -> None:
+    outcome = bank("--operations", 2000, "--workers", 2)
+    check(outcome, 2000)
+    assert outcome["shared_runs"], json.dumps(outcome, indent=1)
+
+
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(7200)

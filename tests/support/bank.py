@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--operations", type=int, default=100_000, help="of all processes together")
     parser.add_argument("--tellers", type=int, default=8, help="processes that use the wallets")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of each migration and rollback")
     parser.add_argument("--without", choices=("lock", "reference", "guard"), help="take a protection away")
     options = parser.parse_args(arguments)
     if "DATABASE_URL" in os.environ:
@@ -74,6 +75,7 @@ class Bank:
         self.options, self.folder = options, folder
         self.commands: list[dict[str, Any]] = []
         self.stop = FORK.Event()
+        self.shared = ("--workers", str(options.workers)) if options.workers > 1 else ()
 
     def run(self) -> dict[str, Any]:
         """Run the test and return its outcome."""
@@ -94,7 +96,7 @@ class Bank:
         auditor.start()
         turn = 0
         while any(teller.is_alive() for teller in tellers):
-            self.command(*(MIGRATE, ROLL_BACK)[turn % 2])
+            self.command(*(MIGRATE, ROLL_BACK)[turn % 2], *self.shared)
             turn += 1
         for teller in tellers:
             teller.join()
@@ -166,6 +168,7 @@ class Bank:
             "operations": self.options.operations,
             "seconds": round(seconds, 1),
             "operations_per_second": round(self.options.operations / seconds),
+            "shared_runs": shared_runs(),
             "snapshots": audit_found.get("snapshots", 0),
             "commands": dict(Counter(f"{noted['command']} {noted['code']}" for noted in self.commands)),
             "counts": dict(sorted(counts.items())),
@@ -214,6 +217,16 @@ def take_away(protection: str) -> None:
             )
             for table, name in cursor.fetchall():
                 cursor.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
+
+
+def shared_runs() -> int:
+    """Return how many runs several processes have worked on."""
+    from django.db.models import Count
+
+    from mana_migration.models import MigrationRun
+
+    processes = Count("batches__worker", distinct=True)
+    return MigrationRun.objects.filter(batches__selected__gt=0).annotate(found=processes).filter(found__gt=1).count()
 
 
 def audit(folder: Path, stop: Any) -> None:

@@ -27,6 +27,9 @@ def inspect(database: str, orphans: Collection[object] = ()) -> dict[str, Any]:
         "violations": [str(violation) for violation in oracle.violations(orphans=orphans)],
         "endowment": dataclasses.asdict(oracle.endowment()),
         "dump": dump(),
+        "workers": len(set(MigrationRun.objects.latest().batches.exclude(worker="").values_list("worker", flat=True)))
+        if MigrationRun.objects.exists()
+        else 0,
         "open": list(MigrationRun.objects.filter(finished_at=None).values_list("status", flat=True)),
     }
 

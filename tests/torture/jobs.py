@@ -95,6 +95,19 @@ JOBS = (
     ),
 )
 
+#: Commands of two processes on PostgreSQL, slow enough for the second to take part.
+SLOWLY = ("--no-input", "--batch-size", "3", "--delay", "0.02", "--workers", "2")
+SHARED = (
+    Job("shared migration", ("few",), ("migrate_users", *SLOWLY), same=(*BALANCES, "mana")),
+    Job(
+        "shared rollback",
+        ("few",),
+        ("rollback_migration", "--all", *SLOWLY),
+        before=(MIGRATE,),
+        same=(*BALANCES, "mana"),
+    ),
+)
+
 #: What a crash may interrupt, and the moments that belong to it.
 STAGES = {
     "looking whether the database is fit": r"services\.preflight\.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.postgres import Postgres
-from tests.torture.jobs import BY_NAME, JOBS
+from tests.torture.jobs import BY_NAME, JOBS, SHARED
 from tests.torture.lab import Copy, Lab
 from tests.torture.points import ERRORS
 from tests.torture.servers import stop_server_during
@@ -173,6 +173,28 @@ def stops(database: str, server: Postgres | None, options: Options, tell: Tell) 
     )
 
 
+def two_processes(database: str, server: Postgres | None, options: Options, tell: Tell) -> str:
+    """Kill either process of a command that has two, and let statements of the first fail."""
+    dice = random.Random(options.seed)
+    landed = came = trials = 0
+    with Lab(url(server)) as lab:
+        benches = [Bench(lab, job) for job in SHARED]
+        wanted = options.kills // 10
+        while landed < wanted:
+            bench = dice.choice(benches)
+            first = dice.random() < 0.5
+            late = dice.uniform(0, bench.undisturbed.seconds)
+            landed += bench.kill_anywhere(dice) if first else bench.kill_helper_after(late)
+            if landed % 25 == 0:
+                tell(f"{landed:,} of {wanted:,} kills")
+        for bench in benches:
+            for position in range(options.first, len(bench.undisturbed.names) + 1, 10 * options.every):
+                came += sum(bench.fail_at(position, error) for error in ERRORS["postgresql"])
+                trials += len(ERRORS["postgresql"])
+            tell(f"{bench.job.name}: {trials:,} trials of statements so far")
+    return f"{landed:,} kills of either process of two, {trials:,} statements that fail, {came:,} of which were reached"
+
+
 def statements(database: str, server: Postgres | None, options: Options, tell: Tell) -> str:
     """Let every statement and commit of every command fail, with each error."""
     vendor = "sqlite" if server is None else "postgresql"
@@ -258,10 +280,14 @@ def round_trip(database: str, server: Postgres | None, options: Options, tell: T
 
 def bank(database: str, server: Postgres | None, options: Options, tell: Tell) -> str:
     """Let eight processes use the wallets while runs come and go."""
+    return "; ".join(_bank(options, workers) for workers in (1, 2))
+
+
+def _bank(options: Options, workers: int) -> str:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.support.bank", "--operations", str(options.operations)),
-            *("--seed", str(options.seed)),
+            *("--seed", str(options.seed), "--workers", str(workers)),
         ],
         cwd=PROJECT,
         env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
@@ -274,7 +300,8 @@ def bank(database: str, server: Postgres | None, options: Options, tell: Tell) -
         raise AssertionError(json.dumps(outcome))
     counts, commands = outcome["counts"], sum(outcome["commands"].values())
     return (
-        f"{outcome['operations']:,} operations of 8 processes on 1,000 users during {commands} runs, "
+        f"{outcome['operations']:,} operations of 8 processes on 1,000 users during {commands} runs of {workers} "
+        f"process{'es' * (workers > 1)} each, "
         f"{outcome['snapshots']:,} looks at all rules in one snapshot, {counts['read all']:,} sums of all wallets: "
         "nothing lost, nothing paid twice"
     )
@@ -306,6 +333,7 @@ SECTIONS = {
     "kills": Section("SIGKILL of the client", kills),
     "stops": Section("Immediate stop of the server", stops, POSTGRES),
     "statements": Section("Every statement fails", statements),
+    "two-processes": Section("The same with --workers 2", two_processes, POSTGRES),
     "double": Section("The same thing by several at once", double, POSTGRES),
     "round-trip": Section("There and back", round_trip),
     "oracle": Section("Oracle on random workloads", oracle),

@@ -78,6 +78,11 @@ def crowd(count: int = 2000) -> None:
     _wallets([(key, 1, number % 3, number % 2) for number, key in enumerate(_users(count))])
 
 
+def few() -> None:
+    """Add as many users as two processes share."""
+    ordinary(60)
+
+
 def refuse_poison() -> None:
     """Let the database refuse to convert whoever has so many green wishes."""
     with connection.cursor() as cursor:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 from django.db import connection
 
-from tests.torture.points import AFTERWARDS, ERRORS
+from tests.torture.jobs import SHARED, Job
+from tests.torture.lab import Lab
+from tests.torture.points import AFTERWARDS, ERRORS, LOST
 from tests.torture.trials import Bench
 
 pytestmark = pytest.mark.own_database
@@ -51,6 +53,15 @@ def test_the_command_overcomes_a_failed_batch_by_itself_unless_the_database_cann
             assert seen["violations"] == []
             assert bool(seen["open"]) == (codes[error] == 1)
     assert codes == dict.fromkeys(OVERCOME[connection.vendor], 0) | dict.fromkeys(FINAL[connection.vendor], 1)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("job", SHARED, ids=lambda job: job.name)
+def test_statements_may_fail_in_one_of_two_processes(lab: Lab, job: Job) -> None:
+    shared = Bench(lab, job)
+    last = len(shared.undisturbed.names)
+    came = [shared.fail_at(last // 2 + place, error) for place, error in enumerate((LOST, "55P03", AFTERWARDS))]
+    assert any(came)
 
 
 def test_an_error_after_the_commit_went_through_is_not_taken_for_a_failure(bench: Benches) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.postgres import Postgres
-from tests.torture.jobs import BY_NAME, JOBS, STAGES
+from tests.torture.jobs import BY_NAME, JOBS, SHARED, STAGES, Job
 from tests.torture.lab import Lab
 from tests.torture.points import AFTER, BEFORE
 from tests.torture.servers import stop_server_during
@@ -63,6 +63,15 @@ def test_a_trial_notices_a_lost_balance(bench: Benches, lab: Lab) -> None:
             migrate.kill_at("services.runs.create_run commit", AFTER)
     finally:
         expected[0][4] -= 1
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("job", SHARED, ids=lambda job: job.name)
+def test_kills_of_either_of_two_processes_leave_the_books_balanced_and_the_job_resumable(lab: Lab, job: Job) -> None:
+    shared, dice = Bench(lab, job), random.Random(20261128)
+    assert shared.undisturbed.workers == 2
+    assert sum(shared.kill_anywhere(dice) for _ in range(2))
+    assert shared.kill_helper_after(dice.uniform(0.6, 0.9) * shared.undisturbed.seconds)
 
 
 @pytest.mark.postgres

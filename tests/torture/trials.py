@@ -1,8 +1,11 @@
 """One trial: disturb a command at one moment, look at the books, give the command again, compare the outcome."""
 
+import contextlib
 import json
+import os
 import random
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ class Undisturbed:
     names: tuple[str, ...]
     done: frozenset[str]
     seconds: float
+    workers: int
 
     @property
     def points(self) -> list[str]:
@@ -60,7 +64,7 @@ class Bench:
             raise TrialError(f"{self.job.name}, undisturbed: {problems}")
         endowments = (before["endowment"], after["endowment"])
         names, done = tuple(ended.result["names"]), frozenset(ended.result["done"])
-        return Undisturbed(after["dump"], endowments, names, done, seconds)
+        return Undisturbed(after["dump"], endowments, names, done, seconds, after["workers"])
 
     # What can be done to it
 
@@ -96,6 +100,22 @@ class Bench:
     def kill_anywhere(self, dice: random.Random) -> bool:
         """Kill it at a random time."""
         return self.kill_after(dice.uniform(0, self.undisturbed.seconds * 1.05))
+
+    def kill_helper_after(self, seconds: float) -> bool:
+        """Kill the process that it has started, after a time; return whether there was one."""
+        label = f"helper killed after {seconds:.4f} s"
+        with self.scene.copy() as copy:
+            child: Child = copy.start(self._argv(copy))
+            time.sleep(seconds)
+            helpers = child.helpers()
+            for pid in helpers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            ended = child.wait()
+            if ended.code or ended.result["code"] not in self.job.codes:
+                raise TrialError(f"{self.job.name}, {label}: it ended with {_told(ended)}")
+            self._reckon(copy, label)
+        return bool(helpers)
 
     def disturb(self, how: Callable[[], None], label: str) -> bool:
         """Do something while it is at work; return whether it noticed."""

@@ -62,6 +62,13 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def helpers(self) -> list[int]:
+        """Return the processes that it has started."""
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        except FileNotFoundError:
+            return []
+
     def wait(self) -> Ended:
         """Wait for its end."""
         code = int(self.zygote.ask({"wait": self.pid})["code"])
