@@ -114,7 +114,7 @@ STAGES = {
     "the check before a run": r"engine\.integrity\.",
     "the snapshot of the check": r"read_only_snapshot commit",
     "creating a run": r"runs\.create_run \d",
-    "the commit of a new run": r"runs\.create_run commit",
+    "the commit of a new run": r"Migration\.open commit",
     "writing an event": r"runs\.add_event",
     "planning": r"engine\.planning\.slices",
     "writing the planned batches": r"BatchQueue\._plan",

@@ -60,7 +60,7 @@ def test_a_trial_notices_a_lost_balance(bench: Benches, lab: Lab) -> None:
     expected[0][4] += 1
     try:
         with pytest.raises(TrialError, match="the outcome differs"):
-            migrate.kill_at("services.runs.create_run commit", AFTER)
+            migrate.kill_at("services.migration.Migration.open commit", AFTER)
     finally:
         expected[0][4] -= 1
 
