@@ -43,9 +43,6 @@ EVENTS_SHOWN, RECENT_BATCHES = 10, 300
 #: Events considered for times without progress, the latest ones.
 MARKS: Final = 500
 
-#: Checks among which one is searched for that says how long a check takes, and the users that it was of at least.
-CHECKS_CONSIDERED, LEAST_CHECKED = 20, 1_000
-
 _HOLDS: Final = {EventKind.PAUSED: True, EventKind.RESUMED: False, EventKind.STOPPED: False}
 _ENDS: Final = (EventKind.INTERRUPTED, EventKind.WINDOW_OVER)
 _WAITS: Final = (EventKind.THROTTLED, EventKind.DATABASE_LOST)
@@ -62,7 +59,6 @@ class _Seen:
     totals: Totals
     batch_check: BatchCheck | None
     recent: list[speed.Finished]
-    checked_per_second: float | None
     history: list[RunEvent]
     marks: list[RunEvent]
     checked: RunEvent | None
@@ -174,7 +170,6 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
         totals=totals,
         batch_check=batch_check(run, totals, int(folded["batches"]), using),
         recent=_recent_batches(run, using) if run.is_open else [],
-        checked_per_second=_checked_per_second(using) if run.is_open and run.expected else None,
         history=history,
         marks=[event for event in history if event.kind in (*_HOLDS, *_ENDS, EventKind.RESUMED_WORK)],
         checked=_latest(history, EventKind.CHECKED),
@@ -185,16 +180,6 @@ def _read(run: MigrationRun, using: str, now: datetime | None) -> _Seen:
 
 def _latest(events: Sequence[RunEvent], *kinds: EventKind) -> RunEvent | None:
     return next((event for event in reversed(events) if event.kind in kinds), None)
-
-
-def _checked_per_second(using: str) -> float | None:
-    """Return how many users the latest check of a run that says something about others checked in a second."""
-    checks = RunEvent.objects.using(using).filter(kind=EventKind.CHECKED).select_related("run").order_by("-id")
-    for event in checks[:CHECKS_CONSIDERED]:
-        users = int(event.run.folded.get("totals", {}).get("selected", 0)) if event.run else 0
-        if users >= LEAST_CHECKED and (seconds := event.details.get("seconds")):
-            return users / float(seconds)
-    return None
 
 
 def _recent_batches(run: MigrationRun, using: str) -> list[speed.Finished]:
@@ -226,7 +211,7 @@ def _judge(seen: _Seen) -> RunSnapshot:
         waits=run.status == RunStatus.PAUSED or bool(_window_over(run, now)),
         checking=run.status == RunStatus.CHECKING,
         complete=run.status in (RunStatus.CHECKING, RunStatus.COMPLETED, RunStatus.FAILED),
-        checked_per_second=seen.checked_per_second,
+        checked_per_second=float(run.baseline["checked_per_second"]) if "checked_per_second" in run.baseline else None,
     )
     waiting = _waiting(seen.wait, last_progress)
     left = _left(seen.marks, last_progress)

@@ -24,6 +24,9 @@ from mana_migration.services.context import Actor
 from mana_migration.states import Action, BatchStatus, EventKind, RunKind, RunStatus, StopCause, check_transition
 from wishes.moments import from_database
 
+#: Checks among which one is searched for that says how long a check takes, and the users that it was of at least.
+CHECKS_CONSIDERED, LEAST_CHECKED = 20, 1_000
+
 
 def get_run(run_id: int | None, *, using: str) -> MigrationRun:
     """Return a run; without an id the open one, else the latest.
@@ -94,7 +97,7 @@ def create_run(
                 reason=reason,
                 target_run_id=target_run,
                 expected=expected,
-                baseline=dict(baseline or {}),
+                baseline={**(baseline or {}), **(_speed_of_checks(using) if status.is_open else {})},
                 folded=totals.empty(),
                 finished_at=None if status.is_open else Now(),
             )
@@ -108,6 +111,19 @@ def create_run(
         other = open_run_or_none(using)
         raise RunConflictError(describe_conflict(other)) from error
     return run
+
+
+def _speed_of_checks(using: str) -> dict[str, str]:
+    """Return how many users the latest check of a run that says something about others checked in a second.
+
+    It is kept with the run, so that looking at the run does not search for it.
+    """
+    checks = RunEvent.objects.using(using).filter(kind=EventKind.CHECKED).select_related("run").order_by("-id")
+    for event in checks[:CHECKS_CONSIDERED]:
+        users = int(event.run.folded.get("totals", {}).get("selected", 0)) if event.run else 0
+        if users >= LEAST_CHECKED and (seconds := event.details.get("seconds")):
+            return {"checked_per_second": str(max(1, round(users / float(seconds))))}
+    return {}
 
 
 def _asked(run: MigrationRun) -> str:

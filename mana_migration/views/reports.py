@@ -99,6 +99,7 @@ def statistics(request: HttpRequest) -> HttpResponseBase:
     context |= {
         "being_made": _("A worker process reads every wallet for these figures."),
         "to_be_made": _about(users),
+        "button": _("Count now"),
     }
     return _made_by_a_worker(request, None, report_files.STATISTICS, context)
 

@@ -17,6 +17,7 @@ from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import runs
 from mana_migration.services.context import Actor, current_actor
 from mana_migration.states import BatchStatus, EventKind, RunKind, RunStatus
+from tests.mana_migration.history import make_event, make_run
 
 pytestmark = pytest.mark.django_db
 
@@ -243,3 +244,11 @@ def test_an_end_before_the_beginning_is_refused(model: Any, begins: str) -> None
     model.objects.update(finished_at=F(begins))
     with pytest.raises(IntegrityError, match="ends_after_start"):
         model.objects.update(finished_at=timezone.now() - timedelta(days=1))
+
+
+def test_a_run_keeps_how_fast_the_latest_check_of_many_users_was() -> None:
+    for users in (2_000, 5):  # a check of five says nothing
+        run = make_run(folded={"totals": {"selected": users}})
+        make_event(run, EventKind.CHECKED, 1, details={"ok": True, "seconds": 4.0})
+    found = open_run()
+    assert found.baseline == {"checked_per_second": "500"}

@@ -213,7 +213,7 @@ def test_statistics_of_a_large_site_are_counted_by_a_worker(
 ) -> None:
     monkeypatch.setattr(reports, "IN_REQUEST", 1)
     client, address = sign_in(), url("statistics")
-    assert "Make the report" in client.get(address).content.decode()
+    assert "Count now" in client.get(address).content.decode()
     client.post(address)
     assert "A worker process reads every wallet" in client.get(address).content.decode()
     assert report_files.make_next(downloads.write) is not None
