@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import resource
 import socket
 import statistics
@@ -21,10 +22,11 @@ from benchmarks.result import Row, Sizes
 
 #: Browsers that poll, and seconds between two polls of each.
 BROWSERS: Final = 30
+MANY: Final = 100
 POLL_SECONDS: Final = 2.0
 
-#: Seconds that 95 % of the polls may take, that a whole monitor_migration may, and that a first line may.
-MOST_POLL, MOST_MONITOR, MOST_FIRST_LINE = 0.2, 0.4, 0.5
+#: Seconds that 95 % of the polls may take, that any answer may, that a whole monitor_migration and a first line may.
+MOST_POLL, MOST_ANSWER, MOST_MONITOR, MOST_FIRST_LINE = 0.2, 2.0, 0.4, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,16 @@ def pages(stage: Stage, sizes: Sizes) -> Iterator[Row]:
     stage.fill(sizes.users)
     manage("migrate_users", "--batch-size", "1000", "--no-input")
     run, cookie = _run(), session_cookie()
+    fragment = f"/migration/runs/{run}/fragment"
+    mixed = [fragment, "/migration/", f"/migration/runs/{run}/", "/migration/users/", "/admin/wishes/wallet/"]
     with served() as site:
         port = site.port
-        quiet = _polls(port, run, cookie, sizes.seconds, reports=False)
-        busy = _polls(port, run, cookie, sizes.seconds, reports=True)
+        for _ in range(10):  # every process has imported what it needs
+            for path in mixed:
+                get(port, path, cookie)
+        quiet = _polls(port, run, cookie, sizes.seconds, [fragment], reports=False)
+        busy = _polls(port, run, cookie, sizes.seconds, [fragment], reports=True)
+        many = _polls(port, run, cookie, sizes.seconds, mixed, browsers=MANY, reports=False)
     yield Row(
         what="95th percentile of polls beside two reports and two downloads, in times of 200 ms",
         users=sizes.users,
@@ -56,6 +64,13 @@ def pages(stage: Stage, sizes: Sizes) -> Iterator[Row]:
             "with, ms": round(_percentile(busy) * 1000),
             "longest, ms": round(max(busy) * 1000),
         },
+    )
+    yield Row(
+        what=f"longest answer to {MANY} browsers on different pages, in times of 2 s",
+        users=sizes.users,
+        ratio=max(many) / MOST_ANSWER,
+        most=1.0,
+        figures={"answers": len(many), "95th percentile, ms": round(_percentile(many) * 1000)},
     )
 
 
@@ -151,17 +166,21 @@ def served() -> Iterator[Site]:
             process.wait()
 
 
-def _polls(port: int, run: int, cookie: str, seconds: float, *, reports: bool) -> list[float]:
-    """Return how long each poll took while so many browsers watched a run."""
+def _polls(
+    port: int, run: int, cookie: str, seconds: float, paths: list[str], *, browsers: int = BROWSERS, reports: bool
+) -> list[float]:
+    """Return how long each answer took while so many browsers asked for these pages in turn."""
     taken: list[float] = []
     errors: list[str] = []
     end = time.monotonic() + seconds
 
     def watch(place: int) -> None:
-        time.sleep(POLL_SECONDS * place / BROWSERS)
-        while time.monotonic() < end:
+        time.sleep(POLL_SECONDS * place / browsers)
+        for path in itertools.cycle(paths[place % len(paths) :] + paths[: place % len(paths)]):
+            if time.monotonic() >= end:
+                return
             begun = time.perf_counter()
-            status = get(port, f"/migration/runs/{run}/fragment", cookie)
+            status = get(port, path, cookie)
             taken.append(time.perf_counter() - begun)
             if status != 200:
                 errors.append(str(status))
@@ -177,7 +196,7 @@ def _polls(port: int, run: int, cookie: str, seconds: float, *, reports: bool) -
             time.sleep(0.5)
 
     kinds = ("", "", "/csv", "/csv") if reports else ()
-    threads = [threading.Thread(target=watch, args=(place,)) for place in range(BROWSERS)]
+    threads = [threading.Thread(target=watch, args=(place,)) for place in range(browsers)]
     threads += [threading.Thread(target=ask, args=(kind,)) for kind in kinds]
     for thread in threads:
         thread.start()

@@ -103,6 +103,9 @@ def _sql(vendor: str) -> str:
         if vendor == "postgresql"
         else "SELECT COALESCE(MAX(rowid), 0) FROM wishes_wallet"
     )
+    counted = f"(SELECT COUNT(*) FROM (SELECT 1 FROM wishes_wallet LIMIT {WALLETS + 1}) AS counted)"
+    if vendor == "postgresql":  # where there are clearly more, none is counted
+        counted = f"CASE WHEN ({estimate}) > {2 * WALLETS} THEN {WALLETS + 1} ELSE {counted} END"
     sums = ",".join(
         f"""
 (SELECT COALESCE(SUM({figure(name)}), 0) FROM mana_migration_migrationrun)
@@ -113,7 +116,7 @@ def _sql(vendor: str) -> str:
     is_open = ", ".join(f"'{status}'" for status in OPEN_STATUSES)
     return (
         f"WITH {','.join(_LATEST.format(status=status, **values) for status in _STATUSES)}\n"
-        f"SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM wishes_wallet LIMIT {WALLETS + 1}) AS counted),\n"
-        f"({estimate}),\n(SELECT COUNT(*) FROM mana_migration_migrationrun WHERE status IN ({is_open})),{sums},"
+        f"SELECT {counted},\n({estimate}),\n"
+        f"(SELECT COUNT(*) FROM mana_migration_migrationrun WHERE status IN ({is_open})),{sums},"
         f"{','.join(_DECIDED.format(status=status) for status in _STATUSES)}"
     )
