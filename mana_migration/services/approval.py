@@ -141,7 +141,16 @@ def record(approval: Approval, run: MigrationRun, *, actor: Actor, using: str) -
         approver, message = actor, f"{approval.by} approved it, by --approved-by"
     else:
         return
-    runs.add_event(run.pk, EventKind.APPROVED, actor=approver, message=message, request=approval.request, using=using)
+    details = {} if approval.request is None else {"request": approval.request}
+    runs.add_event(
+        run.pk,
+        EventKind.APPROVED,
+        actor=approver,
+        message=message,
+        details=details,
+        request=approval.request,
+        using=using,
+    )
 
 
 def check_close(request_id: int, status: RequestStatus, *, actor: Actor, using: str) -> None:

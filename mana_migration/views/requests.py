@@ -197,7 +197,7 @@ def _decide(
     return ask(
         request,
         Question(
-            action=f"request_{status}",
+            action=f"{asked.kind}_request_{status}",
             target=f"{using}:{asked.pk}",
             title=title.format(request=asked.pk),
             button=button.format(request=asked.pk),

@@ -59,7 +59,7 @@ def test_a_migration_is_asked_for_by_one_and_approved_by_another(sign_in: SignIn
     run = MigrationRun.objects.get()
     assert (done.status_code, done.headers["Location"]) == (302, url("run", run.pk))
     assert (run.actor, run.options["limit"]) == ("olga", 2)
-    assert "Approved by sam : checked" in text_of(sam.get(url("run", run.pk)))
+    assert f"Approved by sam : checked Request {request.pk}" in text_of(sam.get(url("run", run.pk)))
     assert "waits for" not in text_of(sam.get(url("overview")))
     assert f"Run {run.pk}" in text_of(olga.get(url("request", request.pk)))
 
