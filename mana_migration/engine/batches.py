@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from django.db import DatabaseError
@@ -41,7 +41,7 @@ from django.db.backends.utils import CursorWrapper
 
 from mana_migration.domain.results import FIGURES, Totals
 from mana_migration.engine import chain, dialect, driver, foreign, users
-from mana_migration.engine.failures import NotKeptError
+from mana_migration.engine.failures import NothingKeptError, NotKeptError
 from mana_migration.engine.prepared import Message
 from mana_migration.engine.sql import Statement
 from wishes import guards
@@ -92,6 +92,10 @@ class Handled:
     controls: str | Mapping[str, Any] | None
 
 
+#: What is noted of every user whose rows are compared later.
+NOTED: Final = {"entries": "(SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = {picked}.user_id)"}
+
+
 @dataclass(frozen=True, slots=True)
 class BatchWrites:
     """How the users of a batch are picked and what is written for them; SQL with ``%(name)s`` parameters.
@@ -106,6 +110,7 @@ class BatchWrites:
         sums: SQL over the valid rows of ``picked`` by the column of the batch that keeps their sum.
         handled: the figure that counts the valid: migrated or rolled_back.
         left_out: the figure that counts the others: failed or skipped.
+        noted: SQL of what is compared and would be overwritten, by its column in ``picked``, as ``{picked}``.
         lock: PostgreSQL's statement that locks the users before they are picked; empty on SQLite.
         locks_first: checking the users reads more than the locked row, so that picking cannot lock.
         reverses: conversions are reversed, so that the guard of the wallets must be lifted.
@@ -118,6 +123,7 @@ class BatchWrites:
     sums: Mapping[str, str]
     handled: str
     left_out: str
+    noted: Mapping[str, str] = field(default_factory=lambda: dict(NOTED))
     lock: str = ""
     locks_first: bool = False
     reverses: bool = False
@@ -184,12 +190,13 @@ class BatchStatements:
             NotKeptError: they differ.
         """
         cursor.execute(self._comparison().sql, values)
-        picked, valid, *differ = cursor.fetchone()
+        row = cursor.fetchone()
+        (picked, valid), differ, sums = row[:2], row[2 : 2 + len(self.writes.kept)], row[2 + len(self.writes.kept) :]
         found = [f"{count} of the {name}" for name, count in zip(self.writes.kept, differ, strict=True) if count]
         totals = handled.totals if handled is not None else Totals()
-        if (totals.selected, getattr(totals, self.writes.handled)) != (picked, valid) or (
-            handled is None and task.even_if_empty
-        ):
+        marked = (totals.selected, *(getattr(totals, name) for name in (self.writes.handled, *self.writes.sums)))
+        exact = (dialect.combine(self.vendor, *pair) for pair in zip(sums[::2], sums[1::2], strict=True))
+        if marked != (picked, valid, *exact) or (handled is None and task.even_if_empty):
             found.append("the batch")
         if found:
             raise NotKeptError(
@@ -257,7 +264,7 @@ class BatchStatements:
     def _in_sequence(self, task: Task, limits: Limits | None) -> tuple[list[Statement], Statement, list[Statement]]:
         """Return what comes before the claim, the claim, and the statements that follow it."""
         on_postgresql = self.vendor == "postgresql"
-        columns = ", ".join(_empty_column(column) for column in (*self.writes.columns, "entries"))
+        columns = ", ".join(_empty_column(column) for column in (*self.writes.columns, *self.writes.noted))
         steps = [
             Statement(
                 "note when it begins",
@@ -291,8 +298,8 @@ class BatchStatements:
             )
         )
         if self.compares:
-            counted = f"(SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = {name}.user_id)"
-            steps.append(Statement("count their entries", f"UPDATE {table} SET entries = {counted}"))
+            noted = listed(*(f"{column} = {sql.format(picked=name)}" for column, sql in self.writes.noted.items()))
+            steps.append(Statement("note what is there before", f"UPDATE {table} SET {noted}"))
         steps += [Statement(f"write {what}", f"{picked}{sql}") for what, sql in self.writes.writes.items()]
         steps.append(Statement("mark the batch", f"{picked}{self._mark_sql(task, claimed=False)}"))
         claim = claim_sql(self.vendor, of_running_run=task.of_running_run)
@@ -303,15 +310,22 @@ class BatchStatements:
         query = block(
             """
             SELECT COUNT(*), COUNT(*) FILTER (WHERE valid),
-                   {counts}
+                   {counts},
+                   {sums}
             FROM (
                 SELECT
-                    p.valid,
+                    p.*,
                     {conditions}
                 FROM {picked} p
             ) compared
             """,
             counts=listed(*(f"COUNT(*) FILTER (WHERE NOT {name}_kept)" for name in kept)),
+            sums=listed(
+                *(
+                    dialect.exact_sum(self.vendor, f"CASE WHEN valid THEN {sql} ELSE 0 END")
+                    for sql in self.writes.sums.values()
+                )
+            ),
             conditions=listed(
                 *(block("(\n    {sql}\n) AS {name}_kept", sql=sql, name=name) for name, sql in kept.items())
             ),
@@ -492,6 +506,7 @@ def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker:
 
     Raises:
         django.db.DatabaseError: it is not planned any more.
+        NothingKeptError: the database changed the figures.
     """
     query = block(
         """
@@ -522,3 +537,11 @@ def mark(connection: BaseDatabaseWrapper, batch: int, totals: Totals, *, worker:
         cursor.execute(query, values)
         if cursor.rowcount != 1:
             raise DatabaseError(f"batch {batch} was no longer planned when it was to be marked")
+        cursor.execute(
+            f"SELECT {', '.join(FIGURES)}, digest FROM mana_migration_migrationbatch WHERE id = %(batch)s", values
+        )
+        if list(cursor.fetchone()) != [values[name] for name in (*FIGURES, "digest")]:
+            raise NothingKeptError(
+                f"the database did not keep the figures of batch {batch}: a trigger or a rule of the site's own on "
+                "mana_migration_migrationbatch changes them"
+            )

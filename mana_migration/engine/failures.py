@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
@@ -29,6 +31,21 @@ class NotKeptError(DataError):
 
 class NothingKeptError(DatabaseError):
     """The database drops what the run itself needs, for any user."""
+
+
+@contextmanager
+def keeping_rows(table: str) -> Iterator[None]:
+    """Insert rows of a table through Django, which expects each back: a trigger of the site's own may drop them.
+
+    Raises:
+        NothingKeptError: one was dropped.
+    """
+    try:
+        yield
+    except (TypeError, AssertionError) as error:
+        raise NothingKeptError(
+            f"the database did not keep a new row of {table}: a trigger or a rule of the site's own drops it"
+        ) from error
 
 
 #: Deadlock, serialization, lock timeout; a prepared statement that another session of a pooler has, or has not; a

@@ -16,12 +16,14 @@ from django.db.backends.utils import CursorWrapper
 from mana_migration.domain.chain import OUTCOMES
 from mana_migration.domain.import_results import CONVERTED, CREATED, DIFFERS, GIVEN, IN_USE, UNCHANGED, UPDATED
 from mana_migration.domain.legacy import BALANCES, NULLABLE
+from mana_migration.domain.words import counted
 from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.new_users import UserTemplate
 from mana_migration.engine.planning import Slice, slices
 from mana_migration.engine.staging import GOOD, TABLE
 from mana_migration.errors import ImportConflictError
 from wishes import posting
+from wishes.sql import block
 
 COLOURS: Final = ("green", "blue", "red")
 
@@ -282,6 +284,75 @@ def write_records(
             "FROM picked WHERE migrated = 1 ORDER BY user_id",
             [run, list(batches) if vendor == "postgresql" else json.dumps(list(batches))],
         )
+
+
+def not_kept(connection: BaseDatabaseWrapper, template: UserTemplate, *, run: int) -> list[str]:
+    """Compare the tables with what an import has written; return what differs, in words.
+
+    A trigger or a rule of the site's own may have dropped, changed or doubled it.
+    """
+    vendor = connection.vendor
+    reference = f"'opening:' || {users.key_sql(vendor, 'p.user_id')}"
+    opening = _entry_exists(reference, "= 'opening'", amount="p.opening", balance="p.opening")
+    since = _entry_exists(
+        f"{reference} || ':since'", "IN ('earn', 'spend')", amount="p.mana - p.opening", balance="p.mana"
+    )
+    query = block(
+        """
+        {picked}
+        SELECT
+            COUNT(*) FILTER (WHERE NOT wallet_kept),
+            COUNT(*) FILTER (WHERE NOT entries_kept),
+            COUNT(*) FILTER (WHERE NOT record_kept)
+        FROM (
+            SELECT
+                EXISTS (
+                    SELECT 1 FROM wishes_wallet w
+                    WHERE w.user_id = p.user_id AND w.green = p.green AND w.blue = p.blue AND w.red = p.red
+                      AND w.mana = p.mana AND (w.migrated_at IS NOT NULL) = (p.migrated = 1)
+                ) AS wallet_kept,
+                (SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = p.user_id)
+                    = CASE WHEN p.migrated = 1 AND p.opening <> 0 THEN 1 ELSE 0 END
+                    + CASE WHEN p.migrated = 1 AND p.mana <> p.opening THEN 1 ELSE 0 END
+                AND (p.migrated <> 1 OR p.opening = 0 OR {opening})
+                AND (p.migrated <> 1 OR p.mana = p.opening OR {since})
+                AND NOT EXISTS (SELECT 1 FROM wishes_wishentry e WHERE e.user_id = p.user_id) AS entries_kept,
+                (SELECT COUNT(*) FROM mana_migration_usermigration r WHERE r.user_id = p.user_id) = p.migrated
+                AND (p.migrated <> 1 OR EXISTS (
+                    SELECT 1 FROM mana_migration_usermigration r
+                    WHERE r.user_id = p.user_id AND r.run_id = %s AND r.status = 'migrated' AND r.green = 0
+                      AND r.blue = 0 AND r.red = 0 AND r.mana_before = 0 AND r.mana_credited = 0
+                )) AS record_kept
+            FROM picked p
+        ) compared
+        """,
+        picked=_picked(template, CREATED, GIVEN, UPDATED),
+        opening=opening,
+        since=since,
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(query, [run])
+        differ = cursor.fetchone()
+    return [counted(count, *names) for count, names in zip(differ, _KEPT_NAMES, strict=True) if count]
+
+
+def _entry_exists(reference: str, kind: str, *, amount: str, balance: str) -> str:
+    return block(
+        """
+        EXISTS (
+            SELECT 1 FROM wishes_manaentry e
+            WHERE e.user_id = p.user_id AND e.reference = {reference} AND e.kind {kind}
+              AND e.amount = {amount} AND e.balance_after = {balance}
+        )
+        """,
+        reference=reference,
+        kind=kind,
+        amount=amount,
+        balance=balance,
+    )
+
+
+_KEPT_NAMES: Final = (("wallet", "wallets"), ("user's entries", "users' entries"), ("record", "records"))
 
 
 def check_references(connection: BaseDatabaseWrapper) -> None:

@@ -12,7 +12,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from mana_migration.domain.results import FIGURES
 from mana_migration.engine import users
 from mana_migration.engine.conversion import ConversionTerms, failed_before_sql, selection_sql
-from mana_migration.engine.failures import NothingKeptError
+from mana_migration.engine.failures import NothingKeptError, keeping_rows
+from mana_migration.models import MigrationBatch
 from wishes.sql import all_of, block
 
 #: What a new batch holds besides its run, its keys and its users, as SQL.
@@ -152,6 +153,18 @@ def write_batches(connection: BaseDatabaseWrapper, run: int, found: Sequence[Sli
                 "the database did not keep the batches of the run: a trigger or a rule of the site's own on "
                 "mana_migration_migrationbatch drops them"
             )
+
+
+def write_batch(connection: BaseDatabaseWrapper, run: int, one: Slice) -> int:
+    """Write one batch of a run and return its id.
+
+    Raises:
+        NothingKeptError: the database dropped it.
+    """
+    batch = MigrationBatch(run_id=run, first_user=one.first, last_user=one.last, planned=one.users)
+    with keeping_rows("mana_migration_migrationbatch"):
+        batch.save(using=connection.alias, force_insert=True)
+    return int(batch.pk)
 
 
 def insert_batches_sql(vendor: str) -> str:

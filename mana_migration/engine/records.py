@@ -36,7 +36,7 @@ def record_problem(
     """Record that one user was left as they are; return whether a wallet that is still to do was there.
 
     Raises:
-        NothingKeptError: the database dropped the record.
+        NothingKeptError: the database dropped or changed the record.
     """
     vendor = connection.vendor
     line = chain.record_line_sql(
@@ -82,14 +82,23 @@ def record_problem(
         "error_class": error_class,
         "error_message": error_message,
     }
+    kept = block(
+        """
+        SELECT 1
+        FROM mana_migration_usermigration r
+        JOIN wishes_wallet w ON w.user_id = r.user_id
+        WHERE r.user_id = %(user)s AND r.run_id = %(run)s AND r.batch_id = %(batch)s AND r.status = %(status)s
+          AND r.green = w.green AND r.blue = w.blue AND r.red = w.red AND r.mana_before = w.mana
+          AND r.mana_credited = 0 AND r.error_class = %(error_class)s
+        """
+    )
     with connection.cursor() as cursor:
         cursor.execute(insert, values)
-        if cursor.rowcount:
-            return True
-        cursor.execute(f"SELECT 1\n{still_to_do}", values)
-        if cursor.fetchone() is not None:
+        inserted = bool(cursor.rowcount)
+        cursor.execute(kept if inserted else f"SELECT 1\n{still_to_do}", values)
+        if inserted is (cursor.fetchone() is None):
             raise NothingKeptError(
                 "the database did not keep the record of a user: a trigger or a rule of the site's own on "
-                "mana_migration_usermigration drops it"
+                "mana_migration_usermigration drops or changes it"
             )
-        return False
+        return inserted

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
 from mana_migration.engine import chain, dialect, users
-from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled, Limits, Task
+from mana_migration.engine.batches import NOTED, BatchStatements, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
 from wishes import posting
 from wishes.moments import for_database
@@ -49,6 +49,8 @@ class ReversalTerms:
 _COLUMNS: Final = (
     "record_id", "origin", "user_id", "green", "blue", "red", "mana", "credited", "debit", "valid", "problem", "line",
 )  # fmt: skip
+
+_MANA_BEFORE: Final = "(SELECT r.mana_before FROM mana_migration_usermigration r WHERE r.id = {picked}.record_id)"
 
 _SUMS: Final = {"green": "green", "blue": "blue", "red": "red", "mana": "debit", "shortfall": "credited - debit"}
 
@@ -215,6 +217,7 @@ def _record_kept_sql(terms: ReversalTerms) -> str:
             WHERE r.id = p.record_id AND r.user_id = p.user_id AND r.run_id = p.origin AND r.status = 'rolled_back'
               AND r.reversal_run_id = {run} AND r.reversal_batch_id = %(batch)s
               AND r.green = p.green AND r.blue = p.blue AND r.red = p.red AND r.mana_credited = p.credited
+              AND r.mana_before = p.mana_before
               AND r.mana_debited = p.debit AND r.shortfall = p.credited - p.debit
         )
         """,
@@ -289,6 +292,7 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
                 ),
             },
             sums=_SUMS,
+            noted={**NOTED, "mana_before": _MANA_BEFORE},
             lock=dialect.lock_wallets(vendor, f"w.user_id {in_range} AND w.migrated_at IS NOT NULL"),
             handled="rolled_back",
             left_out="skipped",

@@ -46,7 +46,17 @@ from mana_migration.domain.legacy import (
     explain,
 )
 from mana_migration.domain.options import Controls
-from mana_migration.engine import chain, dialect, failures, import_load, legacy_ledger, rejects, staging, totals
+from mana_migration.engine import (
+    chain,
+    dialect,
+    failures,
+    foreign,
+    import_load,
+    legacy_ledger,
+    rejects,
+    staging,
+    totals,
+)
 from mana_migration.engine.new_users import normalise_username, user_template, with_equal_names
 from mana_migration.engine.sources import LegacySource, open_ledger, open_source
 from mana_migration.errors import (
@@ -335,11 +345,30 @@ class _Import:
         )
         # what users earned and spent since they were paid is booked as that, and counted there
         change["mana"] -= self._since
-        self._record(change)
+        run = self._record(change)
         self._ticker.say("checking the references")
         import_load.check_references(connection)
+        if foreign.is_attached(connection):
+            self._compare(run)
 
-    def _record(self, change: dict[str, int]) -> None:
+    def _compare(self, run: MigrationRun) -> None:
+        """Compare the tables with what was written, as something of the site's own is attached to them.
+
+        Raises:
+            ImportConflictError: they differ.
+        """
+        self._ticker.say("comparing what was written")
+        found = import_load.not_kept(self._connection, self._template, run=run.pk)
+        counted = totals.run_totals(MigrationRun.objects.using(self._using).get(pk=run.pk), self._using)
+        if (counted.selected, counted.migrated) != (self._summary.migrated, self._summary.migrated):
+            found.append("the run's batches")
+        if found:
+            raise ImportConflictError(
+                f"the database did not keep {', '.join(found)} as written: a trigger or a rule of the site's own on "
+                f"{', '.join(foreign.WRITTEN)} drops or changes rows; nothing was imported"
+            )
+
+    def _record(self, change: dict[str, int]) -> MigrationRun:
         """Record what was added, and those who arrive migrated; see Note [What an import adds]."""
         summary = self._summary
         run = runs.create_run(
@@ -358,24 +387,25 @@ class _Import:
         )
         summary.run = run.pk
         if not summary.migrated:
-            return
+            return run
         self._ticker.say("recording those whom the old system had migrated")
         connection, now = self._connection, runs.database_now(self._using)
         parts = import_load.migrated_slices(connection, self._template, size=RECORDS_IN_BATCH)
-        batches = MigrationBatch.objects.using(self._using).bulk_create(
-            MigrationBatch(
-                run=run,
-                first_user=part.first,
-                last_user=part.last,
-                planned=part.users,
-                status=BatchStatus.DONE,
-                selected=part.users,
-                migrated=part.users,
-                started_at=now,
-                finished_at=now,
+        with failures.keeping_rows("mana_migration_migrationbatch"):
+            batches = MigrationBatch.objects.using(self._using).bulk_create(
+                MigrationBatch(
+                    run=run,
+                    first_user=part.first,
+                    last_user=part.last,
+                    planned=part.users,
+                    status=BatchStatus.DONE,
+                    selected=part.users,
+                    migrated=part.users,
+                    started_at=now,
+                    finished_at=now,
+                )
+                for part in parts
             )
-            for part in parts
-        )
         import_load.write_opening_entries(connection, self._template)
         import_load.write_records(
             connection, self._template, run=run.pk, batches=[batch.pk for batch in batches], size=RECORDS_IN_BATCH
@@ -386,6 +416,7 @@ class _Import:
         run.planned_users = summary.migrated
         totals.fold(run, self._using)
         run.save(using=self._using, update_fields=["planned_users", "folded"])
+        return run
 
     def _rejected(self, *, limit: int | None) -> Iterator[RejectedRow]:
         sheets = self._source.starts if len(self._source.starts) > 1 else []

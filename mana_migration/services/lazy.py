@@ -13,8 +13,10 @@ from typing import Any
 from django.db import DataError, IntegrityError, connections, transaction
 
 from mana_migration import conf
-from mana_migration.engine import conversion, users
-from mana_migration.models import MigrationBatch, MigrationRun
+from mana_migration.engine import conversion, planning, users
+from mana_migration.engine.failures import NothingKeptError
+from mana_migration.engine.planning import Slice
+from mana_migration.models import MigrationRun
 from mana_migration.services import migration, runs, selected_users
 from mana_migration.states import RunStatus
 
@@ -46,14 +48,14 @@ def convert_on_first_use(user_key: Any, using: str = "default") -> bool:
     try:
         with transaction.atomic(using=using):
             _convert(run, users.to_text(user_key), using)
-    except (_LeftAloneError, DataError, IntegrityError):
+    except (_LeftAloneError, DataError, IntegrityError, NothingKeptError):
         return False
     return True
 
 
 def _convert(run: MigrationRun, user: str, using: str) -> None:
-    batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
+    batch = planning.write_batch(connections[using], run.pk, Slice(user, user, 1))
     terms = migration.terms_of(run)
-    handled = conversion.convert(connections[using], terms, selected_users.task_of(batch.pk, user))
+    handled = conversion.convert(connections[using], terms, selected_users.task_of(batch, user))
     if handled is None or not handled.totals.migrated:
         raise _LeftAloneError

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import FIGURES
 from mana_migration.engine import chain, dialect, totals
+from mana_migration.engine.failures import keeping_rows
 from mana_migration.engine.integrity import quick
 from mana_migration.errors import RunConflictError, RunNotFoundError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
@@ -86,7 +87,7 @@ def create_run(
     """
     try:
         with transaction.atomic(using=using):
-            run = MigrationRun.objects.using(using).create(
+            run = MigrationRun(
                 kind=kind,
                 status=status,
                 options=dict(options),
@@ -101,6 +102,8 @@ def create_run(
                 folded=totals.empty(),
                 finished_at=None if status.is_open else Now(),
             )
+            with keeping_rows("mana_migration_migrationrun"):
+                run.save(using=using, force_insert=True)
             if run.finished_at is not None:
                 run.refresh_from_db(using=using, fields=["finished_at"])  # the database's own time
             add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
@@ -185,7 +188,8 @@ def add_event(
     )
     with transaction.atomic(using=using):
         event.link = chain.event_link(using, run_id, event)
-        event.save(using=using, force_insert=True)
+        with keeping_rows("mana_migration_runevent"):
+            event.save(using=using, force_insert=True)
     return event
 
 

@@ -17,12 +17,13 @@ from mana_migration import conf
 from mana_migration.domain.options import MAX_SELECTED_USERS, Controls
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.domain.words import counted
-from mana_migration.engine import batches, dialect, failures, records, totals
+from mana_migration.engine import batches, dialect, failures, planning, records, totals
 from mana_migration.engine import users as user_keys
 from mana_migration.engine.batches import Task
 from mana_migration.engine.integrity import quick
+from mana_migration.engine.planning import Slice
 from mana_migration.errors import DatabaseUnavailableError, UsageError
-from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
+from mana_migration.models import MigrationRun, UserMigration
 from mana_migration.services import runs
 from mana_migration.services.context import RunContext
 from mana_migration.services.worker.context import worker_name
@@ -107,8 +108,8 @@ def execute(
 
 
 def _execute_one(run: MigrationRun, user: str, handle: HandleUser, using: str) -> Totals:
-    batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
-    task = task_of(batch.pk, user)
+    batch = planning.write_batch(connections[using], run.pk, Slice(user, user, 1))
+    task = task_of(batch, user)
     try:
         with transaction.atomic(using=using):
             return handle(run, task)
@@ -143,8 +144,8 @@ def keep_from(run: MigrationRun, user: str, using: str) -> None:
     """Keep an open migration from converting a user again who was just rolled back."""
     if UserMigration.objects.using(using).filter(run=run, user_id=user).exists():
         return
-    batch = MigrationBatch.objects.using(using).create(run=run, first_user=user, last_user=user, planned=1)
-    task, reason = task_of(batch.pk, user), "rolled_back_during_run"
+    batch = planning.write_batch(connections[using], run.pk, Slice(user, user, 1))
+    task, reason = task_of(batch, user), "rolled_back_during_run"
     _record(run, task, using, status=UserStatus.SKIPPED, error_class=reason, message=REASONS[reason])
     _mark(task, Totals.of_one(skipped=reason), using)
 

@@ -12,7 +12,7 @@ WRITTEN = {
     "wishes_manaentry": (("INSERT",), ("amount", "balance_after", "reference")),
     "wishes_wishentry": (("INSERT",), ("amount", "balance_after", "reference")),
     "mana_migration_usermigration": (("INSERT", "UPDATE"), ("green", "blue", "red", "mana_before", "mana_credited")),
-    "mana_migration_migrationbatch": (("UPDATE",), ("selected", "migrated", "mana")),
+    "mana_migration_migrationbatch": (("INSERT", "UPDATE"), ("selected", "migrated", "mana")),
     "mana_migration_integrityfix": (("INSERT",), ("green_change", "mana_change")),
 }
 

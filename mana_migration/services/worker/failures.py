@@ -17,8 +17,9 @@ from django.db import DatabaseError, transaction
 
 from mana_migration.domain.pressure import HELD_WALLET, HELD_WALLET_IN_WORDS, Sign
 from mana_migration.domain.results import Totals
-from mana_migration.engine import batches, failures, records
+from mana_migration.engine import batches, failures, planning, records
 from mana_migration.engine.batches import Task
+from mana_migration.engine.planning import Slice
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent
 from mana_migration.services import logs, runs
 from mana_migration.services.worker.context import WorkerContext
@@ -123,8 +124,8 @@ class Recovery:
             last = batch.last_user
             batch.last_user, batch.planned, batch.attempts = users[middle - 1], middle, 0
             batch.save(using=using, update_fields=["last_user", "planned", "attempts"])
-            MigrationBatch.objects.using(using).create(
-                run_id=self._context.run_id, first_user=users[middle], last_user=last, planned=len(users) - middle
+            planning.write_batch(
+                self._context.connection, self._context.run_id, Slice(users[middle], last, len(users) - middle)
             )
             return None
         result = self._settle(batch.pk, users[0], error) if users else Totals()
