@@ -25,14 +25,14 @@ SOMEBODY = Actor("somebody", "here")
 RATES = Rates(10, 100, 1000)
 
 
-def open_run(kind: RunKind = RunKind.MIGRATION, rates: Rates = RATES) -> MigrationRun:
+def open_run(kind: RunKind = RunKind.MIGRATION, rates: Rates = RATES, **options: Any) -> MigrationRun:
     """Open a run, closing the one that is open."""
     for run in MigrationRun.objects.open():
         runs.change_status(run.pk, RunStatus.STOPPED, actor=SOMEBODY, using="default")
     return runs.create_run(
         using="default",
         kind=kind,
-        options={},
+        options=options,
         rates=rates.as_dict() if kind == RunKind.MIGRATION else {},
         controls=Controls(),
         actor=SOMEBODY,

@@ -94,8 +94,7 @@ class Work:
             self.run = open_run()
         else:
             convert_now(open_run(), self.keys)
-            self.run = open_run(RunKind.ROLLBACK)
-            MigrationRun.objects.filter(pk=self.run.pk).update(options={"preserve_logs": kind == "rollback"})
+            self.run = open_run(RunKind.ROLLBACK, preserve_logs=kind == "rollback")
         self._kind = kind
         batch = plan(self.run, self.keys)
         self._task = Task(batch.pk, batch.first_user, batch.last_user, "host:1")

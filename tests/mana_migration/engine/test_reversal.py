@@ -105,8 +105,7 @@ def test_a_conversion_worth_nothing_is_taken_back_without_an_entry() -> None:
 def test_records_can_be_deleted_with_the_reversal() -> None:
     keys = migrated((3, 2, 1), (1, 0, 0))
     services.spend_mana(keys[0], 30, reference="shop")
-    run = open_run(RunKind.ROLLBACK)
-    MigrationRun.objects.filter(pk=run.pk).update(options={"preserve_logs": False})
+    run = open_run(RunKind.ROLLBACK, preserve_logs=False)
     with balanced():
         assert reverse(run, keys, preserve_logs=False).rolled_back == 1
     assert records(keys[1]) == []
