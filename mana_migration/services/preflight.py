@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -11,12 +12,13 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
-from mana_migration import guards
+from mana_migration import conf, guards
 from mana_migration.engine import failures, foreign
 from mana_migration.engine.foreign import Attachment
 from mana_migration.engine.support import unsupported
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
 from mana_migration.services import logs
+from mana_migration.services.context import RunContext
 from wishes import constraints
 from wishes import guards as wishes_guards
 from wishes.errors import ReversalNotAllowedError
@@ -188,18 +190,46 @@ def _check_hidden_rows(using: str) -> None:
         )
 
 
+def await_writes(context: RunContext) -> None:
+    """Wait for a server that takes no writes, as while it fails over, as long as ``conf.read_only_wait`` says.
+
+    Raises:
+        django.db.Error: the database cannot be reached.
+    """
+    begun, reported = time.monotonic(), False
+    while time.monotonic() - begun < conf.read_only_wait():
+        try:
+            if not _takes_no_writes(context.connection):
+                return
+        except (DatabaseError, InterfaceError):
+            if not reported:
+                raise  # it is no server that fails over
+        if not reported:
+            context.notice(f"the database takes no writes: waiting for it, at most {conf.read_only_wait()} s")
+            reported = True
+        context.connection.close()  # the next session may be another server's
+        if context.stop.wait(1.0):
+            return
+
+
+def _takes_no_writes(connection: Any) -> str:
+    """Return what kind of server it is that takes no writes; empty where it does."""
+    if connection.vendor != "postgresql":
+        return ""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')")
+        standby, read_only = cursor.fetchone()
+    return "a standby" if standby else "read-only" if read_only == "on" else ""
+
+
 def _check_writable(using: str) -> None:
     connection = connections[using]
-    with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":
-            cursor.execute("SELECT pg_is_in_recovery(), current_setting('transaction_read_only')")
-            standby, read_only = cursor.fetchone()
-            if standby or read_only == "on":
-                raise DatabaseUnavailableError(
-                    f"database {using!r} is {'a standby' if standby else 'read-only'}; "
-                    "point DATABASE_URL at the primary and give the command again"
-                )
-            return
+    if connection.vendor == "postgresql":
+        if kind := _takes_no_writes(connection):
+            raise DatabaseUnavailableError(
+                f"database {using!r} is {kind}; point DATABASE_URL at the primary and give the command again"
+            )
+        return
     # an IMMEDIATE transaction is refused where the file or its folder is read-only
     with transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.execute("SELECT 1")

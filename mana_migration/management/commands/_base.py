@@ -24,7 +24,7 @@ from django.utils import translation
 
 from mana_migration.domain.results import RunSummary, Totals
 from mana_migration.engine import failures, sessions
-from mana_migration.errors import MigrationError, NotConfirmedError, UsageError, for_database
+from mana_migration.errors import DatabaseUnavailableError, MigrationError, NotConfirmedError, UsageError, for_database
 from mana_migration.management.streams import OutputLostError, OutputStream, occupy_closed_descriptors
 from mana_migration.reports import summary
 from mana_migration.reports.progress import ProgressDisplay, ProgressRecords
@@ -192,18 +192,21 @@ class MigrationCommand(BaseCommand):
             self.exit_code = DONE
         except UsageError as error:
             self._refuse(for_database(str(error), self.using), USAGE, error)
-        except (MigrationError, WishesError, ImproperlyConfigured) as error:
-            self._refuse(for_database(str(error), self.using), REFUSED, error)
-        except (DatabaseError, InterfaceError) as error:
+        except (DatabaseError, InterfaceError, DatabaseUnavailableError) as error:
+            unavailable = isinstance(error, DatabaseUnavailableError)
+            described = str(error) if unavailable else failures.describe(error)
             if self.stop is not None and self.stop.signal:  # asked to end while it waited for a lost database
                 self.stderr.write(
-                    f"ended while the database was lost ({failures.describe(error)}): what was committed is kept, the "
-                    "same command resumes an open run"
+                    f"ended while the database was lost ({described}): what was committed is kept, the same command "
+                    "resumes an open run"
                 )
                 self.exit_code = 128 + self.stop.signal
                 return
-            what = f"the database failed: {failures.describe(error)}"
-            self._refuse(f"{what}; what was committed is kept, give the command again", REFUSED, error)
+            if not unavailable:
+                described = f"the database failed: {described}; what was committed is kept, give the command again"
+            self._refuse(for_database(described, self.using), REFUSED, error)
+        except (MigrationError, WishesError, ImproperlyConfigured) as error:
+            self._refuse(for_database(str(error), self.using), REFUSED, error)
         except Aborted as abort:
             self.stderr.write(
                 "aborted: what was committed is kept, what was not is rolled back; the same command resumes an open run"

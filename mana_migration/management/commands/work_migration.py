@@ -13,7 +13,7 @@ from mana_migration.management import arguments
 from mana_migration.management.commands._base import DONE, signal_code
 from mana_migration.management.run_command import RunCommand
 from mana_migration.reports import downloads
-from mana_migration.services import report_files
+from mana_migration.services import preflight, report_files
 from mana_migration.services.context import RunContext, StopFlag
 from mana_migration.services.executors import background
 
@@ -71,11 +71,14 @@ class Command(RunCommand):
         for name in ("workers", "executor"):
             if options[name] is not None:
                 raise UsageError(f"--{name} needs --run RUN: without it, start this command as often as you need it")
-        with self.stop_on_signals() as stop, self.reports(stop, once=options["once"]):
-            if not options["once"]:
-                self.notice(f"waiting for open runs on database {self.using!r}; press Ctrl-C to end")
+        with self.stop_on_signals() as stop:
             context = RunContext(using=self.using, stop=stop, notice=self.notice)
-            done = background.work(context, once=options["once"], poll_seconds=max(0.1, options["interval"]))
+            if options["once"]:
+                preflight.await_writes(context)
+            else:
+                self.notice(f"waiting for open runs on database {self.using!r}; press Ctrl-C to end")
+            with self.reports(stop, once=options["once"]):
+                done = background.work(context, once=options["once"], poll_seconds=max(0.1, options["interval"]))
         if self.json_output:
             self.print_json({"runs": [{"run": each.run, "status": each.status} for each in done]})
         elif options["once"] and not done and not stop.requested:

@@ -78,6 +78,7 @@ def join_run(run_id: int, context: RunContext, *, workers: int = 1, arguments: S
     """
     using = context.using
     check_workers(workers, using)
+    preflight.await_writes(context)
     preflight.check(using)
     run = find_to_join(run_id, context)
     if not run.is_open:
@@ -145,6 +146,7 @@ def work_as_helper(context: RunContext) -> None:
         RunConflictError: it is another one than that of the process that started this one.
         DatabaseUnavailableError: the database cannot do the work.
     """
+    preflight.await_writes(context)
     preflight.check(context.using)
     run = processes.await_work(context.stop, using=context.using)
     if run is not None and run.status != RunStatus.CHECKING:  # else it was small, and the others did all of it

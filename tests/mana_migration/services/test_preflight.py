@@ -15,6 +15,7 @@ from mana_migration import guards
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
 from mana_migration.models import Checklist, Closing, DirectWrite, IntegrityFix, MigrationRun, Rehearsal, ReportFile
 from mana_migration.services import preflight
+from mana_migration.services.context import RunContext
 from tests.support import economy as economies
 from tests.support.oracle import assert_nothing_changes
 from wishes import guards as wishes_guards
@@ -355,6 +356,37 @@ def test_a_read_only_transaction_takes_no_run_but_a_look() -> None:
     with pytest.raises(DatabaseUnavailableError, match="is read-only; point DATABASE_URL at the primary"):
         preflight.check()
     preflight.check(read_only=True)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_server_that_takes_no_writes_is_waited_for_as_long_as_the_setting_says(settings: Any, recovers: bool) -> None:
+    settings.MANA_MIGRATION_READ_ONLY_WAIT = 60 if recovers else 1
+    name = connection.settings_dict["NAME"]
+    said: list[str] = []
+
+    def notice(sentence: str) -> None:
+        said.append(sentence)
+        if recovers:
+            execute("SET default_transaction_read_only = off")
+            execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+
+    execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    connection.close()
+    try:
+        preflight.await_writes(RunContext(notice=notice))
+        if recovers:
+            preflight.check()
+        else:
+            with pytest.raises(DatabaseUnavailableError, match="is read-only"):
+                preflight.check()
+        (sentence,) = said
+        assert sentence.startswith("the database takes no writes: waiting for it")
+    finally:
+        execute("SET default_transaction_read_only = off")
+        execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        connection.close()
 
 
 def test_a_database_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
