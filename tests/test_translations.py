@@ -17,6 +17,7 @@ from django.templatetags.i18n import BlockTranslateNode, TranslateNode
 from django.test import Client
 from django.utils import translation
 
+from mana_migration.states import UserStatus
 from tests.mana_migration.stories import Village, url
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -123,10 +124,14 @@ def test_what_services_say_is_in_the_language_of_the_page_as_well(village: Villa
     client = Client(headers={"accept-language": "de"})
     client.force_login(make_staff("boss", "view_migrationrun", "start_run", "rollback_run"))
     village.failed("dora")
+    kept = "the user is migrated already"
+    village.record(village.pending("anna"), UserStatus.SKIPPED, error_class="already_migrated", error_message=kept)
     with translation.override("en"):
+        skipped = client.get(url("run_users", village.run.pk), {"status": "skipped"}).content.decode()
         refused = client.post(url("start"), {"preview": "1", "batch_size": "many"}).content.decode()
         found = client.get(url("start")).content.decode()
         nothing = client.get(url("rollback_run", village.rollback.pk)).content.decode()
+    assert "der Benutzer ist schon migriert" in skipped
     assert "Stapelgröße &#x27;many&#x27;: Geben Sie eine ganze Zahl" in refused
     for words in ("Wünsche sind negativ", "Fehler", "angenommen: Keine Migration"):
         assert words in found

@@ -12,6 +12,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.chain import OUTCOMES
 from mana_migration.domain.results import Totals
+from mana_migration.domain.words import gettext_noop
 from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import BatchStatements, BatchWrites, Handled, Limits, Task
 from wishes import posting
@@ -23,11 +24,15 @@ PAGE: Final = 5_000
 
 #: Why a wallet cannot be converted, with the sentence kept on its record.
 PROBLEMS: Final = {
-    "negative_balance": "a balance is negative; correct it with --auto-fix or by hand and run again",
-    "overflow": "the mana would be beyond the limit of BIGINT; split the balance by hand and run again",
-    "orphaned_mana": "the mana is not backed by ledger entries; correct it with --auto-fix or by hand and run again",
-    "no_user": "the wallet belongs to no user; create the user with this primary key again, or delete the wallet",
-    "migration_inconsistency": "an older record says that this user is migrated; see validate_migration",
+    "negative_balance": gettext_noop("a balance is negative; correct it with --auto-fix or by hand and run again"),
+    "overflow": gettext_noop("the mana would be beyond the limit of BIGINT; split the balance by hand and run again"),
+    "orphaned_mana": gettext_noop(
+        "the mana is not backed by ledger entries; correct it with --auto-fix or by hand and run again"
+    ),
+    "no_user": gettext_noop(
+        "the wallet belongs to no user; create the user with this primary key again, or delete the wallet"
+    ),
+    "migration_inconsistency": gettext_noop("an older record says that this user is migrated; see validate_migration"),
 }
 
 #: What the entries of wallet ``w`` add up to, and the balance after its newest.

@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mana_migration.domain.results import Totals
+from mana_migration.domain.words import gettext_noop
 from mana_migration.engine import chain, dialect, users
 from mana_migration.engine.batches import NOTED, BatchStatements, BatchWrites, Handled, Limits, Task
 from mana_migration.engine.planning import RECORDS_BETWEEN, Slice, keys_between, slices
@@ -22,9 +23,15 @@ UNFLAGGED: Final = "migration_inconsistency"
 
 #: Why a conversion is not reversed, with the sentence kept on the record of the rollback.
 PROBLEMS: Final = {
-    "shortfall": "part of the mana was already spent; use --on-shortfall write-off to restore the wishes all the same",
-    "opening_balance": "the old system had converted this user; there is no conversion of ours to roll back",
-    UNFLAGGED: "the wallet of this user is not migrated any more, against its record; see validate_migration",
+    "shortfall": gettext_noop(
+        "part of the mana was already spent; use --on-shortfall write-off to restore the wishes all the same"
+    ),
+    "opening_balance": gettext_noop(
+        "the old system had converted this user; there is no conversion of ours to roll back"
+    ),
+    UNFLAGGED: gettext_noop(
+        "the wallet of this user is not migrated any more, against its record; see validate_migration"
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from mana_migration import conf
 from mana_migration.domain.options import MAX_SELECTED_USERS, Controls
 from mana_migration.domain.results import RunSummary, Totals
-from mana_migration.domain.words import counted
+from mana_migration.domain.words import counted, gettext_noop
 from mana_migration.engine import batches, dialect, failures, planning, records, totals
 from mana_migration.engine import users as user_keys
 from mana_migration.engine.batches import Task
@@ -34,9 +34,9 @@ HandleUser = Callable[[MigrationRun, Task], Totals]
 
 #: Why a selected user was left as they are, by reason.
 REASONS: Final = {
-    "already_migrated": "the user is migrated already",
-    "not_migrated": "the user is not migrated: there is nothing to roll back",
-    "rolled_back_during_run": "the user was rolled back while this run was open",
+    "already_migrated": gettext_noop("the user is migrated already"),
+    "not_migrated": gettext_noop("the user is not migrated: there is nothing to roll back"),
+    "rolled_back_during_run": gettext_noop("the user was rolled back while this run was open"),
 }
 
 

@@ -11,7 +11,7 @@ from django import template
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext, gettext_lazy
 
 from mana_migration.reports import formatting
 from wishes import html
@@ -25,6 +25,12 @@ _COLOURS: Final = {"green": gettext_lazy("green"), "blue": gettext_lazy("blue"),
 def number(value: float | None) -> str:
     """Write a number with separators: 1,234,567; a dash for None."""
     return formatting.number(value)
+
+
+@register.filter
+def kept(sentence: str) -> str:
+    """Write a sentence that is kept in English with a record in the language of the page, where it is one of ours."""
+    return gettext(sentence) if sentence else ""
 
 
 @register.filter
