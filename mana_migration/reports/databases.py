@@ -111,7 +111,16 @@ def sections(result: Values) -> list[Section]:
 
 
 def _problems(result: Values) -> list[Section]:
-    return [_reasons(result), _by_class("errors", result), _by_class("skipped", result)]
+    return [_reasons(result), _findings(result), _by_class("errors", result), _by_class("skipped", result)]
+
+
+def _findings(result: Values) -> Section:
+    """Return what the checks of a validation or a dry run found in each database."""
+    rows: list[list[Cell]] = []
+    for alias, values in result["databases"].items():
+        checks = values.get("checks") or values.get("findings") or ()
+        rows += [[alias, each["id"], each["severity"], each["count"]] for each in checks if each.get("count")]
+    return Section("findings", "Findings", "", ["database", "check", "severity", "count"], rows)
 
 
 def _runs(result: Values) -> Section:
@@ -174,6 +183,8 @@ def _status(values: Values, source: Values) -> str:
         return "done" if values["done"] else "users left"
     if values.get("blocked"):
         return "blocked"
+    if values.get("run", 0) is None and "status" not in source:
+        return "no run"
     return str(source.get("status", "")).replace("_", " ")
 
 

@@ -26,6 +26,8 @@ from tests.support.aliases import SQLITE, second_database
 from tests.support.commands import PROJECT, Result, manage_environment, run_command
 from tests.support.terminal import on_a_terminal
 
+pytestmark = pytest.mark.once
+
 ALIASES = ("default", "eu", "us")
 COMMANDS = ("migrate_users", "rollback_migration", "validate_migration", "monitor_migration")
 
@@ -241,6 +243,7 @@ def test_the_exit_code_is_the_worst(codes: list[int], expected: int) -> None:
 # --- What is done -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_command_works_on_all_and_adds_up(shards: Shards) -> None:
     users = sum(USERS.values())
     foreseen = shards.json("migrate_users", "--dry-run")
@@ -260,14 +263,25 @@ def test_each_command_works_on_all_and_adds_up(shards: Shards) -> None:
     checked = shards.json("validate_migration")
     assert checked["totals"]["totals"]["value"] == users * WORTH
 
-    assert "There is no terminal to ask on" in shards.run("rollback_migration", "--all").err
-    assert shards.migrated() == USERS
     back = shards.json("rollback_migration", "--all", "--no-input")
     assert back["totals"]["users"]["rolled_back"] == users
     assert not any(shards.migrated().values())
 
 
-def test_text_is_a_row_for_each_database_and_the_log_names_them(shards: Shards) -> None:
+@pytest.mark.slow
+def test_neither_a_broken_database_nor_a_breaker_holds_up_the_others(shards: Shards) -> None:
+    shards.path("eu").write_bytes(b"this is no database, and was never one" * 50)
+    shards.refuse_users("default", "% 4 = 0")
+    done = shards.json("migrate_users", "--delay", "0", code=4)
+    found = done["databases"]
+    assert [found[alias]["exit_code"] for alias in ALIASES] == [4, 1, 0], found
+    assert "error" in found["eu"]
+    assert (found["default"]["cause"], found["us"]["status"]) == ("breaker", "completed")
+    assert shards.execute("us", "SELECT COUNT(migrated_at) FROM wishes_wallet") == [(USERS["us"],)]
+
+
+@pytest.mark.slow
+def test_text_has_a_row_for_each_database_the_log_names_them_and_the_report_is_one_file(shards: Shards) -> None:
     result = shards.run("migrate_users", "--delay", "0")
     rows = {line.split()[0]: line.split()[1:] for line in result.out.splitlines()}
     assert rows["eu"] == ["1", "completed", "20", "20", "0", "0", "20,400", "0"]
@@ -281,41 +295,25 @@ def test_text_is_a_row_for_each_database_and_the_log_names_them(shards: Shards) 
         if line["context"].get("event") == "finished"
     ]
     assert sorted(context["database"] for context in finished) == sorted(ALIASES)
-
-
-def test_neither_a_broken_database_nor_a_breaker_holds_up_the_others(shards: Shards) -> None:
-    shards.path("eu").write_bytes(b"this is no database, and was never one" * 50)
-    shards.refuse_users("default", "% 4 = 0")
-    done = shards.json("migrate_users", "--delay", "0", code=4)
-    found = done["databases"]
-    assert [found[alias]["exit_code"] for alias in ALIASES] == [4, 1, 0], found
-    assert "error" in found["eu"]
-    assert (found["default"]["cause"], found["us"]["status"]) == ("breaker", "completed")
-    assert shards.execute("us", "SELECT COUNT(migrated_at) FROM wishes_wallet") == [(USERS["us"],)]
-
-
-def test_the_report_is_one_file(shards: Shards) -> None:
-    shards.run("migrate_users", "--delay", "0")
-    shown = shards.run("monitor_migration", "--report")
-    assert [line.split()[-2] for line in shown.out.splitlines()[1:4]] == ["agree"] * 3
     written = shards.json("monitor_migration", "--export", "json")
     (file,) = written["reports"][0]["files"]
     report = json.loads(Path(file).read_text())
     assert report["databases"]["eu"]["run"]["users"]["migrated"] == USERS["eu"]
+    assert report["databases"]["eu"]["reconciliation"]["ok"]
     assert report["totals"]["mana"] == sum(USERS.values()) * WORTH
     assert "already" in refusal(shards.run("monitor_migration", "--export", "json", "--output", file))
 
 
-@pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("no\n", 1)])
-def test_one_question_is_asked_for_all_before_anything_is_done(shards: Shards, answer: str, code: int) -> None:
+@pytest.mark.slow
+def test_one_question_is_asked_for_all_before_anything_is_done(shards: Shards) -> None:
     shards.run("migrate_users", "--delay", "0")
     argv = ("rollback_migration", "--all", "--database", "eu", "--database", "us")
-    shown, ended = on_a_terminal(*argv, answer=answer, env=shards.environment)
-    assert ended == code, shown
-    assert shown.count("Type yes to continue") == 1
-    assert "Roll back 30 users in 2 databases?" in shown
-    left = {"default": 30, "eu": 0, "us": 0} if code == 0 else USERS
-    assert shards.migrated() == left
+    for answer, code, left in (("no\n", 1, USERS), ("yes\n", 0, {"default": 30, "eu": 0, "us": 0})):
+        shown, ended = on_a_terminal(*argv, answer=answer, env=shards.environment)
+        assert ended == code, shown
+        assert shown.count("Type yes to continue") == 1
+        assert "Roll back 30 users in 2 databases?" in shown
+        assert shards.migrated() == left
 
 
 SLOW = ("--batch-size", "1", "--delay", "0.2")
@@ -335,14 +333,12 @@ def start(shards: Shards, *argv: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_after_their_batches_and_the_same_command_resumes(
-    shards: Shards, number: signal.Signals, code: int
-) -> None:
+@pytest.mark.slow
+def test_ctrl_c_stops_all_after_their_batches_and_the_same_command_resumes(shards: Shards) -> None:
     process = start(shards, "--format", "json")
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    assert process.returncode == 128 + signal.SIGINT, err
     assert "Traceback" not in err
     stopped = json.loads(out)
     assert {values["status"] for values in stopped["databases"].values()} == {"running"}
@@ -351,6 +347,7 @@ def test_a_signal_stops_all_after_their_batches_and_the_same_command_resumes(
     assert (resumed["users"]["migrated"], shards.migrated()) == (sum(USERS.values()), USERS)
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_its_own_database_alone_and_the_runs_are_watched_to_their_ends(shards: Shards) -> None:
     process = start(shards, "--format", "json")
     begun = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -372,6 +369,7 @@ def test_a_killed_process_costs_its_own_database_alone_and_the_runs_are_watched_
     assert shards.json("migrate_users")["databases"]["eu"]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_one_that_started_it(shards: Shards) -> None:
     process = start(shards)
     process.kill()

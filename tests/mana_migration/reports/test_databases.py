@@ -77,11 +77,20 @@ def test_findings_are_added_up_by_check() -> None:
     result = databases.merged({"eu": validated(True, 2, 2), "us": validated(False, 3, 1)}, 3, 1.0)
     assert result["totals"]["checks"][0] == {"id": "overflow", "severity": "error", "count": 5, "fixed": 3}
     assert result["totals"]["totals"] == {"users": 10, "migrated": 8, "value": 2 * LARGE}
-    (table,) = databases.sections(result)
+    table, findings = databases.sections(result)
+    assert [row[:2] + row[3:] for row in findings.rows] == [
+        ["eu", "overflow", 2], ["eu", "late_wishes", 1], ["us", "overflow", 3], ["us", "late_wishes", 1],
+    ]  # fmt: skip
     shown = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["status"], row["errors"], row["warnings"]) for row in shown] == [
         ("ok", 0, 1), ("not ok", 2, 1), (None, 2, 2),
     ]  # fmt: skip
+
+
+def test_a_database_without_a_run_says_so() -> None:
+    result = databases.merged({"eu": {"run": None, "exit_code": 0}}, 0, 1.0)
+    (table,) = databases.sections(result)
+    assert (table.columns[:2], table.rows[0][:2]) == (["database", "status"], ["eu", "no run"])
 
 
 def test_the_table_has_a_row_for_each_database_the_totals_and_what_went_wrong() -> None:
