@@ -80,7 +80,7 @@ def check(
     if notice is not None:
         for sentence in warnings(using):
             notice(f"warning: {sentence}")
-            logs.write(logging.WARNING, "a trigger or rule of the site's own is on our tables", what=sentence)
+            logs.write(logging.WARNING, sentence)
 
 
 def warnings(using: str = "default") -> list[str]:

@@ -106,8 +106,9 @@ def create_run(
                 run.save(using=using, force_insert=True)
             if run.finished_at is not None:
                 run.refresh_from_db(using=using, fields=["finished_at"])  # the database's own time
-            add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
-            logs.write(logging.INFO, f"run {run.pk}: {_asked(run)}", run=run.pk, kind=str(kind), users=expected)
+            with logs.written_to(logs.ROLLBACK if run.is_rollback else logs.MIGRATION):  # the breaker's as well
+                add_event(run.pk, EventKind.STARTED, actor=actor, message=message or reason, using=using)
+                logs.write(logging.INFO, f"run {run.pk}: {_asked(run)}", run=run.pk, kind=str(kind), users=expected)
     except IntegrityError as error:
         if "one_open_run" not in str(error):
             raise

@@ -79,7 +79,7 @@ class Recovery:
                 result = self._split(batch, error)
         logs.write(
             logging.WARNING,
-            f"batch {task.batch} was rolled back: {failures.classify(error)}",
+            f"batch {task.batch} was rolled back: {failures.classify(error)}: {failures.describe(error)}",
             run=self._context.run_id,
             batch=task.batch,
             attempt=batch.attempts,

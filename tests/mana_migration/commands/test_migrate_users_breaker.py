@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from django.db import connection
+from pytest_django import Settings
 
 from mana_migration.models import UserMigration
 from tests.factories import make_wallets
@@ -193,3 +195,23 @@ def test_users_who_failed_earlier_come_last_so_that_stages_reach_all_others() ->
     assert set(Wallet.objects.filter(migrated_at=None).values_list("pk", flat=True)) == set(failing)
     cure()
     assert migrate("--limit", "10")["users"]["migrated"] == len(failing)
+
+
+def test_what_is_logged_says_why_and_the_breakers_rollback_is_in_the_log_of_rollbacks(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.MANA_MIGRATION_LOG_DIR = tmp_path
+    refuse_records(people(60)[:12])
+    done = migrate(code=4)
+    lines = {
+        path.name.partition("-")[0]: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in tmp_path.iterdir()
+    }
+    of_rollback = [
+        kind for kind in lines for line in lines[kind] if line["context"].get("run") == done["rollback"]["run"]
+    ]
+    assert set(of_rollback) == {"rollback"}
+    said = [line["message"] for line in lines["migration"] if line["level"] == "WARN"]
+    assert any(message.startswith("batch ") and message.endswith(": planted") for message in said)
+    assert all("planted" in message for message in said if message.startswith(("batch ", "record ")))
+    assert any(message.startswith("trigger planted on ") for message in said)
