@@ -63,7 +63,9 @@ def as_lines(done: ImportSummary) -> Iterator[str]:
 
 def _flagged(done: ImportSummary) -> Iterator[str]:
     if done.flagged:
-        unpaid = f", {done.unpaid:,} of them not paid" if done.unpaid else ""
+        # the flag alone does not show who was paid
+        which = "with wishes and no mana, taken as not paid" if done.ledger is None else "not paid"
+        unpaid = f", {done.unpaid:,} of them {which}" if done.unpaid else ""
         yield _part(done.flagged, f"flagged as migrated by the old system{unpaid}")
     for name, words in _LEDGER.items():
         if done.ledger is not None and done.ledger[name]:

@@ -228,7 +228,7 @@ class CsvSource(LegacySource):
         if len(line) > LONGEST_ROW:
             return _Record(Marker.ROW_TOO_LONG, (line[:LONGEST_ROW],))
         if self._escapes:
-            return self._copied(line) if self._plain_quotes else self._escaped(line)
+            return self._copied(line) if self._plain_quotes else self._escaped_or_copied(line)
         record = self._quoted(line)
         if self._is_clean(record):
             return self._doubted(record)
@@ -301,6 +301,17 @@ class CsvSource(LegacySource):
                 return _Record(Marker.BROKEN_QUOTES, taken[:1])
             taken.append(line)
         return _Record(Marker.SPANS_RECORDS if self._spans_records(fields, taken) else fields, taken)
+
+    def _escaped_or_copied(self, line: str) -> _Record:
+        """Read a record with backslash escapes whose quotation marks enclose fields, or are plain if they cannot."""
+        record = self._escaped(line)
+        if self._is_clean(record) or record.fields is Marker.SPANS_RECORDS:
+            return record
+        fields = _split_escaped(_without_end(line), self._delimiter, quotes=False)
+        if fields is None or len(fields) != self._width:
+            return record
+        self._lines.put_back(record.lines[1:])
+        return _Record(fields, (line,))
 
     def _copied(self, line: str) -> _Record:
         """Read a line of PostgreSQL's text format; see Note [Two readings] for lines that may be a spreadsheet's."""

@@ -1,10 +1,12 @@
 """A legacy PostgreSQL database is read in one read-only snapshot and named without its password."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from hypothesis import given, settings
 
 from mana_migration.domain.import_results import ImportOptions, ImportSummary
 from mana_migration.domain.legacy import COLUMNS, UnpaidFlag
@@ -13,6 +15,7 @@ from mana_migration.engine.sources import postgresql as source_module
 from mana_migration.errors import SourceError
 from mana_migration.services import imports
 from mana_migration.services.context import Actor
+from tests.mana_migration.engine.test_sources import HEADER, read_or_bad, tables, whole
 from tests.support.commands import database_url
 from tests.support.driver import psycopg
 from tests.support.legacy import legacy_database, legacy_rows
@@ -170,6 +173,58 @@ def test_text_beyond_ascii_arrives(server: str) -> None:
     table = f"CREATE TABLE users AS SELECT 'J\u00fcrgen' AS id, {names}, false AS legacy_migration_completed"
     with legacy_database(server, sql=table) as address, open_source(address, columns=COLUMNS) as source:
         assert [values[0] for _, values in source.rows()] == ["J\u00fcrgen"]
+
+
+@pytest.fixture(scope="module")
+def copying(server: str) -> Iterator[Any]:
+    """A cursor on a database with an empty table for COPY."""
+    columns = (
+        "id text, name text, green_balance bigint, blue_balance bigint, red_balance bigint, mana_balance bigint, "
+        "legacy_migration_completed boolean"
+    )
+    with legacy_database(server, sql=f"CREATE TABLE users ({columns})") as address:
+        connection = psycopg.connect(address)
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.close()
+
+
+#: How COPY may write a table, how the file is called, and what the import must be told.
+COPIES = [
+    ("FORMAT text", "e.tsv", "\t", {}),
+    ("FORMAT csv", "e.csv", ",", {}),
+    ("FORMAT csv, DELIMITER ';', FORCE_QUOTE *", "e.csv", ";", {}),
+    ("FORMAT csv, DELIMITER '|', NULL '\\N'", "e.csv", "|", {}),
+    ("FORMAT csv, DELIMITER E'\t', ESCAPE '\\', FORCE_QUOTE *", "e.tsv", "\t", {"backslash": "escape"}),
+    ("FORMAT csv, ESCAPE '\\', FORCE_QUOTE *", "e.csv", ",", {"backslash": "escape"}),
+    ("FORMAT text, DELIMITER '|'", "e.csv", "|", {"backslash": "escape"}),
+]
+
+
+@pytest.mark.parametrize("copy", COPIES, ids=[form for form, *_ in COPIES])
+@settings(whole, max_examples=15)
+@given(tables)
+def test_what_copy_writes_is_read_back(
+    copying: Any, tmp_path: Path, copy: tuple[str, str, str, dict[str, str]], rows: list[Any]
+) -> None:
+    form, name, delimiter, options = copy
+    if form == "FORMAT text, DELIMITER '|'":  # there a quotation mark that begins a field may enclose it
+        rows = [row for row in rows if not row[1].startswith('"')]
+    copying.execute("TRUNCATE users")
+    for row in rows:
+        copying.execute("INSERT INTO users VALUES (%s, %s, %s, %s, %s, %s, %s)", row)
+    quote = '"' if "FORCE_QUOTE" in form else ""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.write((delimiter.join(f"{quote}{column}{quote}" for column in HEADER) + "\n").encode())
+        statement = f"COPY users TO STDOUT WITH ({form})"
+        if hasattr(copying, "copy_expert"):
+            copying.copy_expert(statement, file)
+        else:  # psycopg 3
+            with copying.copy(statement) as parts:
+                for part in parts:
+                    file.write(part)
+    read_or_bad(path, rows, lambda value: str(value).lower()[0] if isinstance(value, bool) else str(value), **options)
 
 
 @pytest.mark.django_db
