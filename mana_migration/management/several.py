@@ -229,8 +229,10 @@ class SeveralDatabases(MigrationCommand):
 
 def reason_to_leave_out(alias: str) -> str:
     """Say why ``all`` does not mean this database; empty where it does."""
-    mirrored = connections.settings[alias].get("TEST", {}).get("MIRROR")
-    if mirrored:
+    settings = connections.settings[alias]
+    if settings["ENGINE"] == "django.db.backends.dummy":
+        return "it has no ENGINE in the settings"
+    if mirrored := settings.get("TEST", {}).get("MIRROR"):
         return f"a mirror of {mirrored}"
     return "" if router.allow_migrate_model(alias, MigrationRun) else "a router keeps the tables from it"
 

@@ -208,6 +208,13 @@ def test_all_leaves_out_a_mirror_and_what_the_router_keeps_the_tables_from_and_s
 
 
 @pytest.mark.usefixtures("aliases")
+def test_all_leaves_out_an_alias_that_is_empty_in_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings["eu"], "ENGINE", "django.db.backends.dummy")
+    result = run_command("migrate_users", "--database", "all", "--user-id", "1")
+    assert "eu: left out, it has no ENGINE in the settings" in result.out
+
+
+@pytest.mark.usefixtures("aliases")
 def test_call_command_takes_several_as_on_a_command_line() -> None:
     with pytest.raises(CommandError, match="as on a command line"):
         call_command("monitor_migration", database=["eu", "us"])
