@@ -63,6 +63,13 @@ def message_of(error: BaseException) -> str:
     return getattr(getattr(error.__cause__ or error, "diag", None), "message_primary", None) or ""
 
 
+def table_of_taken_key(error: BaseException) -> str:
+    """Return the table whose primary key refused a row that has the key of another one; empty for other errors."""
+    diag = getattr(error.__cause__ or error, "diag", None)
+    constraint = getattr(diag, "constraint_name", None) or ""
+    return str(diag.table_name) if sqlstate(error) == "23505" and "_pkey" in constraint and diag is not None else ""
+
+
 def is_of_client(error: BaseException) -> bool:
     """Return whether Django's error wraps one of the driver's."""
     return bool(VERSION) and isinstance(error.__cause__, Error)

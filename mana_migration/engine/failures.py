@@ -86,6 +86,15 @@ _LOST: Final = (
     "server_login_retry",
 )
 
+#: Tables whose keys a sequence gives: one that is taken is no user's fault, the sequence is behind.
+_NUMBERED: Final = {
+    "wishes_manaentry",
+    "mana_migration_usermigration",
+    "mana_migration_migrationbatch",
+    "mana_migration_migrationrun",
+    "mana_migration_runevent",
+}
+
 #: Words of a server that refuses the connection, and will do so again.
 _REFUSED: Final = ("authentication failed", "does not exist", "pg_hba.conf", "not permitted to log in")
 
@@ -106,7 +115,7 @@ def kind_of(error: BaseException) -> Failure:
     """Return what a database error means for the work."""
     state = driver.sqlstate(error)
     text = str(error)
-    if isinstance(error, NothingKeptError):
+    if isinstance(error, NothingKeptError) or driver.table_of_taken_key(error) in _NUMBERED:
         return Failure.ENVIRONMENT
     if state in _TRANSIENT or any(word in text for word in _TRANSIENT_WORDS):
         return Failure.TRANSIENT
@@ -156,6 +165,8 @@ def classify(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """Return one line about a database error, without the row's contents that DETAIL would show."""
+    if (table := driver.table_of_taken_key(error)) in _NUMBERED:
+        return f"the sequence of {table} is behind its table, as after a restore (the same command prints the cure)"
     said = driver.message_of(error) or str(error).strip() or type(error).__name__
     line = said.splitlines()[0]
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}… ({len(line):,} characters in all)"

@@ -15,6 +15,7 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 
 from mana_migration.domain.options import Controls
 from mana_migration.domain.results import BatchResult, Splits
+from mana_migration.errors import DatabaseUnavailableError
 from mana_migration.models import MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.selectors.runs import run_snapshot
 from mana_migration.services import migration, runs
@@ -529,3 +530,24 @@ def test_workers_side_by_side_convert_everybody_once() -> None:
     assert MigrationBatch.objects.filter(run=run).exclude(status=BatchStatus.DONE).count() == 0
     each_done_once(run, [result for result in results if result.totals.selected])
     assert MigrationBatch.objects.values("worker").exclude(worker="").distinct().count() > 1
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("table", ["wishes_manaentry", "mana_migration_usermigration"])
+@pytest.mark.usefixtures("however_sent")
+def test_a_sequence_that_is_set_back_meanwhile_is_no_users_failure_and_stops_the_work(table: str) -> None:
+    people(200)
+    run, batches = open_run(5), list[int]()
+
+    def set_back(result: BatchResult) -> None:
+        batches.append(result.batch)
+        if len(batches) == 2:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT setval('{table}_id_seq', (SELECT MIN(id) FROM {table}), false)")
+
+    with balanced(), pytest.raises(DatabaseUnavailableError, match=f"the sequence of {table} is behind its table"):
+        make_worker(run, progress=set_back).run()
+    run.refresh_from_db()
+    assert run.status == RunStatus.RUNNING
+    assert not UserMigration.objects.filter(status="failed").exists()
+    assert 10 <= converted() < 200
