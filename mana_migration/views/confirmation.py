@@ -11,11 +11,11 @@ from django.http import HttpRequest
 #: Seconds for which a confirmation page may be used.
 MAX_AGE: Final = 15 * 60
 
-#: Confirmation pages that may be open at a time in one session; older ones are void.
-OPEN_PAGES: Final = 20
+#: Confirmations that a session remembers as used, the latest; older ones are too old by then.
+REMEMBERED: Final = 50
 
 _SALT: Final = "mana_migration.confirmation"
-_SESSION_KEY: Final = "mana_migration_confirmations"
+_MARK_KEY, _USED_KEY = "mana_migration_mark", "mana_migration_used"
 
 
 class StaleTokenError(Exception):
@@ -27,10 +27,14 @@ class OtherTermsError(Exception):
 
 
 def issue(request: HttpRequest, action: str, target: str, terms: str = "") -> str:
-    """Return a token for this account, session, action, target and terms."""
-    nonce = secrets.token_urlsafe(16)
-    request.session[_SESSION_KEY] = [*request.session.get(_SESSION_KEY, []), nonce][-OPEN_PAGES:]
-    return signing.dumps({**_content(request, action, target, nonce), "terms": terms}, salt=_SALT, compress=True)
+    """Return a token for this account, session, action, target and terms.
+
+    Only the first one writes into the session: of two previews at the same moment neither undoes what the other wrote.
+    """
+    if _MARK_KEY not in request.session:
+        request.session[_MARK_KEY] = secrets.token_urlsafe(16)
+    content = {**_content(request, action, target), "nonce": secrets.token_urlsafe(16), "terms": terms}
+    return signing.dumps(content, salt=_SALT, compress=True)
 
 
 def redeem(request: HttpRequest, action: str, target: str, token: str, terms: str = "") -> None:
@@ -44,18 +48,18 @@ def redeem(request: HttpRequest, action: str, target: str, token: str, terms: st
     """
     try:
         content: dict[str, Any] = signing.loads(token, salt=_SALT, max_age=MAX_AGE)
-        shown, nonce = content.pop("terms"), str(content["nonce"])
+        shown, nonce = content.pop("terms"), str(content.pop("nonce"))
     except (signing.BadSignature, KeyError, TypeError, AttributeError) as error:
         raise StaleTokenError from error
-    pending = list(request.session.get(_SESSION_KEY, []))
-    if nonce not in pending or content != _content(request, action, target, nonce):
+    used = list(request.session.get(_USED_KEY, []))
+    if nonce in used or content != _content(request, action, target):
         raise StaleTokenError
     if shown != terms:
         raise OtherTermsError
-    pending.remove(nonce)
-    request.session[_SESSION_KEY] = pending
+    request.session[_USED_KEY] = [*used, nonce][-REMEMBERED:]
     request.session.save()
 
 
-def _content(request: HttpRequest, action: str, target: str, nonce: str) -> dict[str, str]:
-    return {"account": str(request.user.pk), "action": action, "target": target, "nonce": nonce}
+def _content(request: HttpRequest, action: str, target: str) -> dict[str, str]:
+    mark = str(request.session.get(_MARK_KEY, ""))
+    return {"account": str(request.user.pk), "session": mark, "action": action, "target": target}

@@ -214,6 +214,26 @@ def test_a_confirmation_works_once(sign_in: SignIn) -> None:
     assert RunEvent.objects.filter(run=run, kind=EventKind.PAUSED).count() == 1
 
 
+def test_two_previews_at_once_void_neither(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run")
+    client.get(url("pause", run.pk))
+    before = dict(client.session)
+    tokens = [token_of(client.get(url("pause", run.pk))) for _ in range(2)]
+    assert dict(client.session) == before  # what one wrote, the other would undo
+    assert client.post(url("pause", run.pk), {"token": tokens[0], "reason": "because"}).status_code == 302
+
+
+def test_a_confirmation_of_another_session_is_refused(sign_in: SignIn) -> None:
+    run = make_run(status=RunStatus.RUNNING)
+    client = sign_in("pause_run", name="sam")
+    token = token_of(client.get(url("pause", run.pk)))
+    again = Client()
+    again.login(username="sam", password="secret")
+    again.get(url("pause", run.pk))
+    assert again.post(url("pause", run.pk), {"token": token, "reason": "because"}).status_code == 409
+
+
 def test_a_confirmation_is_for_one_action_target_and_account(sign_in: SignIn) -> None:
     run, other = make_run(status=RunStatus.RUNNING), make_run(status=RunStatus.COMPLETED)
     client = sign_in("pause_run", "stop_run", name="sam")
