@@ -17,6 +17,9 @@ EXAMPLES: Final = 5
 #: Bytes by which the tables grow for each migrated user, and as much again for a rollback (docs/performance.md).
 GROWTH_PER_USER: Final = 550
 
+#: Users that must be rehearsed, where there are as many, before a time for all users is estimated.
+LEAST_MEASURED: Final = 50
+
 #: The least share by which an estimate may be wrong, however even the batches were.
 LEAST_ERROR: Final = 0.1
 
@@ -78,6 +81,12 @@ class Rehearsal:
         """Return the bytes by which the tables would grow."""
         return self.all_users * GROWTH_PER_USER
 
+    def estimates(self) -> tuple[Estimate | None, Estimate | None]:
+        """Return how long migrating all users, and rolling them back, takes; None where too few were rehearsed."""
+        if self.rehearsed < min(LEAST_MEASURED, self.all_users):
+            return None, None
+        return self.converting.estimate(self.all_users), self.reversing.estimate(self.all_users)
+
     def add_failure(self, error_class: str, message: str, user: str, users: int = 1) -> None:
         """Count users who would fail for a reason, with one of them as an example."""
         self.errors[error_class] += users
@@ -88,7 +97,7 @@ class Rehearsal:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON."""
-        migrate, roll_back = self.converting.estimate(self.all_users), self.reversing.estimate(self.all_users)
+        migrate, roll_back = self.estimates()
         return {
             "users": {"all": self.all_users, "rehearsed": self.rehearsed, "converted": self.converted},
             "failed": self.failed,

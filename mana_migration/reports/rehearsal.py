@@ -25,8 +25,7 @@ def as_lines(found: Rehearsal) -> Iterator[str]:
 
 
 def _forecast(found: Rehearsal) -> Iterator[str]:
-    migrate = found.converting.estimate(found.all_users)
-    roll_back = found.reversing.estimate(found.all_users)
+    migrate, roll_back = found.estimates()
     if migrate is None:
         return
     growth = words.size(found.growth)

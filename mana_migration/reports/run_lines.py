@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 
 from mana_migration.domain.snapshot import BatchCheck, ErrorRate, EventLine, RunSnapshot
 from mana_migration.domain.words import counted
@@ -48,7 +48,7 @@ def facts(seen: RunSnapshot, zone: tzinfo | None = None) -> list[Fact]:
     found.append(_check(seen, zone))
     if seen.waiting:
         found.append(Fact("Held up", one_line(seen.waiting), Tone.WARN))
-    found.append(Fact("Settings", controls_words(seen)))
+    found.append(Fact("Settings", controls_words(seen, zone)))
     if seen.reason:
         found.append(Fact("Reason", one_line(seen.reason)))
     if seen.stop_reason:
@@ -140,7 +140,7 @@ def counts_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{one_line(name, 60)} {number(count)}" for name, count in ordered)
 
 
-def controls_words(seen: RunSnapshot) -> str:
+def controls_words(seen: RunSnapshot, zone: tzinfo | None = None) -> str:
     """Say which settings are in force."""
     controls = seen.controls
     delay, has_breaker = controls.get("delay"), "error_threshold" in controls and not seen.is_rollback
@@ -148,6 +148,7 @@ def controls_words(seen: RunSnapshot) -> str:
         f"batch size {controls['batch_size']}" if "batch_size" in controls else "",
         ("delay auto" if delay == "auto" else f"delay {float(delay):g} s") if delay is not None else "",
         f"error threshold {controls['error_threshold']} %" if has_breaker else "",
+        f"window until {when(datetime.fromisoformat(controls['until']), zone)}" if controls.get("until") else "",
     ]
     return ", ".join(part for part in parts if part) or "-"
 

@@ -36,9 +36,6 @@ LARGEST: Final = 10
 RUNS_CONSIDERED: Final = 50
 SHORTEST: Final = 1.0
 
-#: Users that a rehearsal must have had for its speed to be that of a mass run.
-LEAST_REHEARSED: Final = 50
-
 
 def forecast(
     options: MigrationOptions,
@@ -198,10 +195,10 @@ def expected_rate(using: str) -> tuple[float, str]:
 
 
 def _latest_rehearsal(using: str) -> Rehearsal | None:
-    """Return the latest rehearsal of enough users to measure by; None where there is none."""
+    """Return the latest rehearsal that has measured a time; None where there is none."""
     for found in Rehearsal.objects.using(using).order_by("-id")[:RUNS_CONSIDERED]:
         seconds = found.result["seconds"]["migrate"]
-        if found.result["users"]["rehearsed"] >= LEAST_REHEARSED and seconds and seconds["high"] > 0:
+        if seconds and seconds["high"] > 0:
             return found
     return None
 

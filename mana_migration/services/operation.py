@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Protocol
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.utils import timezone
 
 from mana_migration.domain.breaker import BreakerVerdict
 from mana_migration.domain.options import Controls, RollbackOptions
@@ -105,7 +107,9 @@ def open_or_resume(asked: Operation, context: RunContext) -> MigrationRun:
     run = runs.open_run_or_none(context.using)
     if run is None or not asked.can_resume(run):
         try:
-            return asked.open(context)
+            run = asked.open(context)
+            _announce_window(asked.controls.until, context)
+            return run
         except RunConflictError:
             run = runs.open_run_or_none(context.using)
             if run is None or not asked.can_resume(run):
@@ -114,7 +118,14 @@ def open_or_resume(asked: Operation, context: RunContext) -> MigrationRun:
     context.notice(asked.describe_resumed(run, context.using))
     runs.set_window(run, asked.controls.until, actor=context.actor, using=context.using)
     runs.note_resumed_work(run.pk, actor=context.actor, using=context.using)
+    _announce_window(asked.controls.until, context)
     return run
+
+
+def _announce_window(until: str, context: RunContext) -> None:
+    if until:
+        end = timezone.localtime(datetime.fromisoformat(until))
+        context.notice(f"the window ends at {end:%Y-%m-%d %H:%M %Z}; what is left then stays for the next time")
 
 
 def work_on_run(run_id: int, context: RunContext, *, joining: bool = False) -> RunSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
 
@@ -54,6 +55,7 @@ def test_a_migration_ends_with_its_window_and_the_same_command_resumes_it(soon_o
         run = MigrationRun.objects.get()
         assert run.status == RunStatus.RUNNING
         assert f"run {run.pk} (migration): the window is over; " in first.out
+        assert re.search(r"^the window ends at \d{4}-\d\d-\d\d \d\d:\d\d UTC; what is left", first.out, re.MULTILINE)
         assert f"next: the same command resumes run {run.pk}: " in first.out
         assert window_events(run.pk) == 1
         assert background.find_work("default") is None  # a worker process leaves it alone

@@ -123,6 +123,12 @@ def test_the_end_of_all_work_counts_like_a_pause_until_it_is_resumed(kind: Event
     assert "(including 16 min 40 s paused)" in facts(seen)[0].value
 
 
+def test_the_window_of_a_run_is_one_of_its_settings_with_its_zone() -> None:
+    run = running(controls={"batch_size": 50, "until": "2026-11-24T05:00:00+00:00"})
+    (settings,) = (fact.value for fact in facts(snapshot(run), NOON.tzinfo) if fact.label == "Settings")
+    assert settings == "batch size 50, window until 2026-11-24 05:00:00 UTC"
+
+
 def test_the_time_after_a_process_that_was_killed_counts_like_a_pause() -> None:
     run = running()
     make_batch(run, done(100), start=0, seconds=60)

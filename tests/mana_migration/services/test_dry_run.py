@@ -110,16 +110,15 @@ def test_time_on_pause_does_not_count_for_the_speed_expected() -> None:
     assert dry_run.expected_rate("default") == (10.0, f"measured in run {run.pk}")
 
 
-def rehearsal(users: int = 1_000, *, low: float = 80.0, high: float = 120.0) -> Rehearsal:
+def rehearsal(*, low: float = 80.0, high: float = 120.0) -> Rehearsal:
     """Keep the result of a rehearsal for a site of 20,000 users."""
-    result = Outcome(all_users=20_000, rehearsed=users).as_dict()
+    result = Outcome(all_users=20_000, rehearsed=1_000).as_dict()
     return Rehearsal.objects.create(result={**result, "seconds": {"migrate": {"low": low, "high": high}}})
 
 
 def test_a_rehearsal_is_what_the_next_forecast_uses_until_a_run_is_measured() -> None:
     rehearsal(low=1, high=1)
     rehearsal()
-    rehearsal(1)  # too few to measure by
     assert dry_run.expected_rate("default") == (200.0, "measured in a rehearsal of 1,000 users")
     run = make_run(created_at=after(0), finished_at=after(100))  # before it
     make_batch(run, done(200), start=0, seconds=100)

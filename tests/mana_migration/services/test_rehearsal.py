@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mana_migration.domain.rehearsal import Rehearsal
 from mana_migration.errors import RunConflictError
 from mana_migration.models import MigrationBatch, MigrationRun, UserMigration
 from mana_migration.models import Rehearsal as StoredRehearsal
+from mana_migration.reports import rehearsal as report
 from mana_migration.services import rehearsal
 from mana_migration.services.context import Actor, RunContext
 from tests.factories import WalletFactory, make_wallets
@@ -155,3 +157,12 @@ def test_the_command_says_who_would_fail_and_how_long_it_would_take() -> None:
 def test_nothing_to_rehearse_is_a_success() -> None:
     result = run_command("migrate_users", "--rehearse", "10")
     assert (result.code, result.out) == (0, "Rehearsal: no user is left to be migrated\n")
+
+
+def test_a_few_users_are_no_measure_of_all() -> None:
+    found = Rehearsal(all_users=20_000, rehearsed=1, converted=1)
+    found.converting.add(1, 0.02)
+    assert found.estimates() == (None, None)
+    assert not any(line.startswith("All ") for line in report.as_lines(found))
+    all_of_them = replace(found, all_users=1)
+    assert all_of_them.estimates()[0] is not None
