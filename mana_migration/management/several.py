@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import shutil
 import signal
 import time
@@ -25,7 +26,7 @@ from mana_migration.models import MigrationRun
 from mana_migration.reports import databases as report
 from mana_migration.reports.progress import JointDisplay
 from mana_migration.reports.report_text import table_lines
-from mana_migration.services import preflight
+from mana_migration.services import logs, preflight
 
 #: What names every database of the settings that has our tables.
 ALL: Final = "all"
@@ -90,6 +91,7 @@ class SeveralDatabases(MigrationCommand):
                 with suppress(DatabaseError, InterfaceError):  # which the command itself reports
                     preflight.refuse_standby(aliases[0])
             return super().run_on(aliases, options)
+        self._log = logs.configure(self.kind_of_log(options), options["log_level"], needed=False)
         self._chosen_by = ALL if ALL in aliases else "name"
         chosen = self.chosen(aliases)
         self.refuse_what_names_one(options)
@@ -277,4 +279,5 @@ def result_of(child: Child, number: int) -> dict[str, Any]:
         code, message = REFUSED, f"the process was killed by {signal.Signals(code - 128).name}"
     else:
         message = "the process printed no result; its log has more"
+    logs.write(logging.ERROR, f"database {child.alias!r}: {message}", exit_code=code, error_class=name)
     return error_json(message, code, name) | {"exit_code": code}

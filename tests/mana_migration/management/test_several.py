@@ -370,6 +370,8 @@ def test_a_killed_process_costs_its_own_database_alone_and_the_runs_are_watched_
         1, {"default": 0, "eu": 1, "us": 0},
     )  # fmt: skip
     assert found["eu"]["error"]["message"] == "the process was killed by SIGKILL"
+    (log,) = (shards.folder / "logs").glob("migration-*.log")
+    assert "database 'eu': the process was killed by SIGKILL" in log.read_text()
     assert watched.code == 0, watched
     assert "2 databases: 2 completed" in watched.out
     assert "default: " in watched.err
