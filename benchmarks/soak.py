@@ -11,7 +11,7 @@ import argparse
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,12 +78,14 @@ def _earn(stage: Stage, cycle: int) -> None:
 
 
 def _resources(stage: Stage, pids: list[int]) -> dict[str, float]:
+    ended = [pid for pid in pids if _memory(pid) is None]
+    expect(not ended, "the site or its worker process ended")
     processes = [*pids, *(child for pid in pids for child in _children(pid))]
     with closing(stage.connect()) as site:
         sessions = one(site, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
     return {
-        "memory, MiB": sum(_memory(pid) for pid in processes),
-        "open files": sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in processes),
+        "memory, MiB": sum(_memory(pid) or 0.0 for pid in processes),
+        "open files": sum(_open_files(pid) for pid in processes),
         "database sessions": sessions,
     }
 
@@ -92,9 +94,19 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _memory(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+def _memory(pid: int) -> float | None:
+    """Return the MiB that a process has in memory, None where it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def _open_files(pid: int) -> int:
+    with suppress(OSError):
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return 0
 
 
 def _entries(stage: Stage) -> Any:
