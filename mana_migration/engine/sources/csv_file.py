@@ -51,6 +51,7 @@ _PAIRS: Final = re.compile(r'(?:[^\\]|\\[\\"])*').fullmatch
 _COPY_TEXT: Final = re.compile(r"(?:[^\\]|\\\\)*").fullmatch
 #: What is in a number column, clean or not.
 _NUMBER: Final = re.compile(r"[+-]?[0-9.' ]*(?:e[+-]?[0-9]+)?|null|none|nan|n/a|\\n|#.*", re.IGNORECASE).fullmatch
+_LINE_END: Final = re.compile("\r\n|\r|\n").split
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _CONTROLS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "Z": "\x1a"}
 
@@ -261,20 +262,32 @@ class CsvSource(LegacySource):
         """Say whether lines of one record look like rows of their own; see Note [Stray quotation marks]."""
         if len(lines) == 1 or not self._positions:
             return False
-        # where the long field is behind all columns that are read, the first line rightly looks like a row
-        long = next((place for place, field in enumerate(fields) if any(mark in (field or "") for mark in "\r\n")), 0)
-        is_behind = long > max(self._positions)
+        broken = [place for place, field in enumerate(fields) if any(mark in (field or "") for mark in "\r\n")]
+        # where a long field is behind all columns that are read, the first line rightly has all separators
+        is_behind = bool(broken) and broken[-1] > max(self._positions)
         full = sum(line.count(self._delimiter) >= self._width - 1 for line in lines[is_behind:])
-        return full > 1 or any(map(self._looks_like_row, lines[1:] if is_behind else lines[:-1]))
+        return full > 1 or any(self._holds_rows(fields, place) for place in broken)
 
-    def _looks_like_row(self, line: str) -> bool:
-        """Say whether a line has numbers where a row has them; writers leave out separators after the last value."""
-        parts = [part.strip(' "') for part in _without_end(line).split(self._delimiter)]
+    def _holds_rows(self, fields: Sequence[str | None], place: int) -> bool:
+        """Say whether a field of several lines holds rows: the end of one, whole ones, the beginning of one."""
+        first, *middle, last = (line.split(self._delimiter) for line in _LINE_END(fields[place] or ""))
+        if any(map(self._looks_like_row, middle)):
+            return True
+        ends = self._looks_like_row([*fields[:place], *first])
+        begins = self._looks_like_row([*last, *fields[place + 1 :]])
+        # a row whose columns are all outside the field is the record's own
+        if place > max(self._positions):
+            return begins
+        return ends if place < min(self._positions) else ends and begins
+
+    def _looks_like_row(self, parts: Sequence[str | None]) -> bool:
+        """Say whether there are numbers where a row has them; writers leave out separators after the last value."""
         if len(parts) <= max(self._positions):
             return False
         # separators in a name shift the columns after it, so that numbers are also counted from the end
         return any(
-            sum(_NUMBER(parts[place + shift]) is not None for place in self._numbers) * 2 >= len(self._numbers)
+            sum(_NUMBER((parts[place + shift] or "").strip(' "')) is not None for place in self._numbers) * 2
+            >= len(self._numbers)
             for shift in (0, max(len(parts) - self._width, 0))
         )
 

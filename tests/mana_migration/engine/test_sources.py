@@ -599,6 +599,20 @@ def test_what_pythons_csv_writes_is_read_back(
     read_or_bad(path, rows, str)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        'u1,"12 Main St\nSpringfield, IL 62704",1,2,3,4,f',
+        'u1,"1, 2, 3\n4, 5, 6, 7",1,2,3,4,f',
+        '"u1","a,b\n1,2,3,4",1,2,3,4,f',
+    ],
+)
+def test_text_over_several_lines_is_no_rows(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "e.csv"
+    path.write_text(LINE + row + "\n")
+    assert read(path) == [(2, ["u1", "1", "2", "3", "4", "f"])]
+
+
 few_names = st.sampled_from(["Ann", "Cy 6", "", "C, D", "5", "1, 2, 3, 4"])
 numbers = st.sampled_from(["0", "7", "-5", ""])
 
