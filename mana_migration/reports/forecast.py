@@ -69,7 +69,14 @@ def findings_lines(forecast: Forecast) -> Iterator[str]:
     yield from _findings(forecast)
     for sentence in forecast.warnings:
         yield f"  warning: {sentence}"
-    yield f"a run would be refused: {forecast.blocked}" if forecast.blocked else "a run would start"
+    if forecast.blocked:
+        yield f"a run would be refused: {forecast.blocked}"
+    elif _has_nothing_to_do(forecast):
+        yield f"no run would be opened: {_nothing_left(forecast)}"
+    elif forecast.goes_on_with is not None:
+        yield f"run {forecast.goes_on_with} is open and would be resumed"
+    else:
+        yield "a run would start"
 
 
 def _findings(forecast: Forecast) -> Iterator[str]:
@@ -88,8 +95,7 @@ def verdict_lines(forecast: Forecast) -> Iterator[str]:
     if forecast.blocked:
         yield f"REFUSED: {forecast.blocked}"
     elif _has_nothing_to_do(forecast):
-        what = NONE_FAILED if forecast.options.retry_failed else "no user is left to be migrated"
-        yield f"NOTHING TO DO: {what}; the same command would open no run"
+        yield f"NOTHING TO DO: {_nothing_left(forecast)}; the same command would open no run"
     elif forecast.goes_on_with is not None:
         yield f"RESUMES: the same command resumes run {forecast.goes_on_with}"
     else:
@@ -118,6 +124,10 @@ def fixes_line(fixes: FixReport) -> str:
 
 def _has_nothing_to_do(forecast: Forecast) -> bool:
     return forecast.goes_on_with is None and not forecast.totals.selected
+
+
+def _nothing_left(forecast: Forecast) -> str:
+    return NONE_FAILED if forecast.options.retry_failed else "no user is left to be migrated"
 
 
 def as_lines(forecast: Forecast) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mana_migration.domain.forecast import Finding, Forecast, LargeConversion
+from mana_migration.domain.forecast import NONE_FAILED, Finding, Forecast, LargeConversion
 from mana_migration.domain.options import MigrationOptions
 from mana_migration.domain.results import RollbackForecast, Totals
 from mana_migration.reports import forecast, rollback
@@ -99,3 +99,20 @@ def test_before_a_question_the_headline_takes_the_place_of_the_verdict() -> None
     found = list(rollback.forecast_lines(BACK, headline="this would happen:"))
     assert found[0] == "this would happen:"
     assert "  the open migration run 9 would be stopped first" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "last"),
+    [
+        ({}, "a run would start"),
+        ({"blocked": "another run is open"}, "a run would be refused: another run is open"),
+        ({"goes_on_with": 3}, "run 3 is open and would be resumed"),
+        ({"totals": Totals()}, "no run would be opened: no user is left to be migrated"),
+        (
+            {"totals": Totals(), "options": MigrationOptions(retry_failed=True)},
+            f"no run would be opened: {NONE_FAILED}",
+        ),
+    ],
+)
+def test_what_is_only_validated_ends_with_what_a_run_would_do(values: dict[str, Any], last: str) -> None:
+    assert list(forecast.findings_lines(replace(TOLD, **values)))[-1] == last
