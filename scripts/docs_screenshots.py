@@ -174,6 +174,7 @@ def photograph(chromium: str, site: str) -> None:
             wait_for_share(run, 0.6)
             take(page, f"/migration/runs/{run}/", "live.png", full=True)
             take(page, "/migration/", "overview.png", full=True)
+            page.goto("about:blank")  # the pages of an open run load again when it ends
             runs.change_controls(run, {"delay": 0, "batch_size": 500}, actor=current_actor())
             while MigrationRun.objects.get(pk=run).is_open:
                 time.sleep(0.2)
