@@ -92,11 +92,12 @@ def conversion_kept(reference: str) -> dict[str, str]:
     }
 
 
-def _entry_kept(reference: str, kind: str, *, amount: str, balance: str) -> str:
+def _entry_kept(reference: str, kind: str, *, amount: str, balance: str, more: str = "") -> str:
     return block(
         """
         (SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = p.user_id)
             = p.entries + CASE WHEN p.valid AND {amount} <> 0 THEN 1 ELSE 0 END
+            {more}
         AND (
             NOT p.valid OR {amount} = 0 OR EXISTS (
                 SELECT 1 FROM wishes_manaentry e
@@ -109,23 +110,42 @@ def _entry_kept(reference: str, kind: str, *, amount: str, balance: str) -> str:
         balance=balance,
         reference=reference,
         kind=kind,
+        more=more,
     )
 
 
-def insert_reversal_entries(reference: str, now: str) -> str:
+def insert_reversal_entries(reference: str, now: str, shortfall: str = "") -> str:
     """Return the INSERT of one ledger entry for each reversal that debits anything.
 
-    ``picked`` has user_id, mana (as locked), debit and valid.
+    ``picked`` has user_id, mana (as locked), debit and valid, and with ``shortfall`` credited.  ``shortfall`` is the
+    SQL of what the references begin with of the two entries of mana that was spent already and is written off: it is
+    credited and then debited, so that the debits of a reversal are what its conversion credited.
     """
+    written_off = block(
+        """
+        UNION ALL
+        SELECT user_id, credited - debit, credited - debit, 'adjustment', {shortfall} || ':written_off', {now}
+        FROM picked
+        WHERE valid AND debit < credited
+        UNION ALL
+        SELECT user_id, debit - credited, 0, 'adjustment', {shortfall} || ':debited', {now}
+        FROM picked
+        WHERE valid AND debit < credited
+        """,
+        shortfall=shortfall,
+        now=now,
+    )
     return block(
         """
         INSERT INTO wishes_manaentry (user_id, amount, balance_after, kind, reference, created_at)
         SELECT user_id, -debit, mana - debit, 'reversal', {reference}, {now}
         FROM picked
         WHERE valid AND debit <> 0
+        {written_off}
         """,
         reference=reference,
         now=now,
+        written_off=written_off if shortfall else "",
     )
 
 
@@ -154,13 +174,20 @@ def update_reversed_wallets(now: str, within: str) -> str:
     )
 
 
-def reversal_kept(reference: str, *, unflagged: str) -> dict[str, str]:
+def reversal_kept(reference: str, *, unflagged: str, shortfall: str = "") -> dict[str, str]:
     """Return the SQL of whether the tables hold what a reversal wrote; see ``conversion_kept``.
 
-    ``unflagged``: SQL over ``p`` of whether the wallet was found without its flag, and left as it is.
+    ``unflagged``: SQL over ``p`` of whether the wallet was found without its flag, and left as it is.  ``shortfall``:
+    as for the entries, over ``p``.
     """
+    more = "+ CASE WHEN p.valid AND p.debit < p.credited THEN 2 ELSE 0 END"
+    entries = _entry_kept(
+        reference, "reversal", amount="-p.debit", balance="p.mana - p.debit", more=more if shortfall else ""
+    )
+    if shortfall:
+        entries += " AND " + _shortfall_kept(shortfall)
     return {
-        "entries": _entry_kept(reference, "reversal", amount="-p.debit", balance="p.mana - p.debit"),
+        "entries": entries,
         "wallets": block(
             """
             EXISTS (
@@ -178,6 +205,24 @@ def reversal_kept(reference: str, *, unflagged: str) -> dict[str, str]:
             unflagged=unflagged,
         ),
     }
+
+
+def _shortfall_kept(shortfall: str) -> str:
+    return block(
+        """
+        (
+            NOT p.valid OR p.debit = p.credited OR (
+                SELECT COUNT(*) FROM wishes_manaentry e
+                WHERE e.user_id = p.user_id AND e.kind = 'adjustment'
+                  AND (
+                      (e.reference = {shortfall} || ':written_off' AND e.amount = p.credited - p.debit)
+                      OR (e.reference = {shortfall} || ':debited' AND e.amount = p.debit - p.credited)
+                  )
+            ) = 2
+        )
+        """,
+        shortfall=shortfall,
+    )
 
 
 #: Columns that ``picked`` must have to open a wallet: what the wallet will hold, whether the user arrives migrated

@@ -274,6 +274,7 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
         now=now,
     )
     reference = f"'reversal:' || origin || ':' || {users.key_sql(vendor, 'user_id')}"
+    shortfall = f"'adjustment:shortfall:' || origin || ':' || {users.key_sql(vendor, 'user_id')}"
     return BatchStatements(
         vendor,
         BatchWrites(
@@ -288,7 +289,7 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
             writes={
                 "skipped": left_out,
                 "records": _records_sql(vendor, terms, in_range),
-                "entries": posting.insert_reversal_entries(reference, now),
+                "entries": posting.insert_reversal_entries(reference, now, shortfall if terms.write_off else ""),
                 "wallets": posting.update_reversed_wallets(now, f"wishes_wallet.user_id {in_range}"),
             },
             kept={
@@ -296,6 +297,9 @@ def statements(vendor: str, terms: ReversalTerms) -> BatchStatements:
                 **posting.reversal_kept(
                     f"'reversal:' || p.origin || ':' || {users.key_sql(vendor, 'p.user_id')}",
                     unflagged=f"p.problem = '{UNFLAGGED}'",
+                    shortfall=f"'adjustment:shortfall:' || p.origin || ':' || {users.key_sql(vendor, 'p.user_id')}"
+                    if terms.write_off
+                    else "",
                 ),
             },
             sums=_SUMS,

@@ -256,7 +256,11 @@ def _read_from(using: str) -> dict[str, Any]:
     connection = connections[using]
     first = quick.first_live_run(connection)
     known = {} if first is None else MigrationRun.objects.using(using).get(pk=first).baseline
-    return quick.marks(connection) | {name: known.get(name, "0") for name in (quick.RECORDS, quick.ENTRIES)}
+    return (
+        quick.marks(connection)
+        | quick.SHORTFALLS_BOOKED
+        | {name: known.get(name, "0") for name in (quick.RECORDS, quick.ENTRIES)}
+    )
 
 
 def check_target(options: RollbackOptions, using: str) -> None:

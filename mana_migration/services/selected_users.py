@@ -88,7 +88,9 @@ def execute(
                 reason=reason,
                 status=RunStatus.COMPLETED,
                 expected=len(users),
-                baseline=quick.marks_of_selected(context.connection) if kind is RunKind.MIGRATION else None,
+                baseline=quick.marks_of_selected(context.connection)
+                if kind is RunKind.MIGRATION
+                else quick.SHORTFALLS_BOOKED,
                 message=counted(len(users), "selected user"),
             )
             for user in sorted(users):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Value
+from django.db.models.functions import Concat
 
 from mana_migration.models import IntegrityFix, MigrationBatch, MigrationRun, RunEvent, UserMigration
 from mana_migration.services import validation
@@ -77,6 +78,8 @@ ROWS: dict[str, list[Plant]] = {
         lambda e: entry(e, "still", "conversion").update(kind="earn"),
         lambda e: entry(e, "still", "conversion").update(amount=1),
         lambda e: entry(e, "still", "conversion").update(reference="conversion:999:1"),
+        lambda e: entry(e, "poorer", "adjustment").delete(),
+        lambda e: entry(e, "poorer", "adjustment").update(reference=Concat("reference", Value("0"))),
     ],
     "a run's entry together with its wallet": [lambda e: change_both(e, "still", "conversion")],
     "a run's entry without a record": [

@@ -235,7 +235,7 @@ def missing_entry_sql(vendor: str, scope: Scope, *, forgetful: bool) -> str:
             f"AND NOT {_record_of_entry(vendor, kind, condition)}{deleted}"
         )
     if scope.run is None:
-        parts += [_openings(vendor, people), _corrections(people)]
+        parts += [_openings(vendor, people), _corrections(people), _shortfalls(vendor, people, forgetful=forgetful)]
     return " UNION ALL ".join(parts)
 
 
@@ -258,6 +258,30 @@ def _corrections(people: Scope) -> str:
         "AND NOT EXISTS (SELECT 1 FROM mana_migration_integrityfix f WHERE f.user_id = e.user_id "
         "AND e.reference LIKE 'adjustment:fix:' || f.id || ':%%')"
         for table in ("wishes_manaentry", "wishes_wishentry")
+    )
+
+
+def _shortfalls(vendor: str, people: Scope, *, forgetful: bool) -> str:
+    """Return the part of the query for written-off shortfalls without both entries, and for such entries without one.
+
+    Rollbacks of earlier versions did not book them.  ``forgetful``: see ``missing_entry_sql``.
+    """
+    booked = "o.baseline->>'shortfalls'" if vendor == "postgresql" else "json_extract(o.baseline, '$.shortfalls')"
+    base = f"'adjustment:shortfall:' || r.run_id || ':' || {users.key_sql(vendor, 'r.user_id')}"
+    of_record = f"(e.reference = {base} || ':written_off' OR e.reference = {base} || ':debited')"
+    written_off = "r.status = 'rolled_back' AND r.shortfall > 0"
+    same = f"SELECT 1 FROM mana_migration_usermigration r WHERE r.user_id = e.user_id AND {of_record}"
+    deleted = f" AND EXISTS ({same})" if forgetful else ""
+    return (
+        f"SELECT r.user_id, r.id AS record_id, {base} AS reference, r.shortfall AS amount, NULL AS booked "
+        "FROM mana_migration_usermigration r JOIN mana_migration_migrationrun o ON o.id = r.reversal_run_id "
+        f"WHERE {written_off} AND {booked} = 'booked' AND {people.sql('r.user_id')} "
+        "AND (SELECT COUNT(*) FROM wishes_manaentry e WHERE e.user_id = r.user_id AND e.kind = 'adjustment' "
+        f"AND {of_record} AND (e.amount = r.shortfall OR e.amount = -r.shortfall)) <> 2 "
+        "UNION ALL SELECT e.user_id, NULL, e.reference, NULL, e.amount FROM wishes_manaentry e "
+        "WHERE e.kind = 'adjustment' AND e.reference LIKE 'adjustment:shortfall:%%' "
+        f"AND {people.sql('e.user_id')}{deleted} "
+        f"AND NOT EXISTS ({same} AND {written_off} AND (e.amount = r.shortfall OR e.amount = -r.shortfall))"
     )
 
 

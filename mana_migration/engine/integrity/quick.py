@@ -35,6 +35,9 @@ from mana_migration.models import MigrationRun
 #: Entries that the site may write while one of its transactions is open.
 MARGIN: Final = 200_000
 
+#: In a rollback's baseline: its shortfalls are booked in the ledger, as those of earlier versions are not.
+SHORTFALLS_BOOKED: Final = {"shortfalls": "booked"}
+
 #: The marks in a run's baseline: of the records and of the entries that its check joins, and of its start.
 RECORDS, ENTRIES, SINCE = "records_after", "entries_after", "since"
 

@@ -91,7 +91,17 @@ def test_a_write_off_debits_what_is_there_and_books_the_rest_as_shortfall() -> N
         (1, 0, 0, 0, False),
         (1, 0, 0, 0, False),
     ]
-    assert [kind for kind, _, _ in entries(broke)] == ["conversion", "spend"]  # nothing was there to debit
+    # of what was spent the ledger says that it was written off, and then debited
+    booked = {key: [(kind, amount) for kind, amount, _ in entries(key)[2:]] for key in (spender, broke)}
+    assert booked == {
+        spender: [("reversal", -1200), ("adjustment", 30), ("adjustment", -30)],
+        broke: [("adjustment", 10), ("adjustment", -10)],
+    }
+    run = UserMigration.objects.get(user=broke).run_id
+    assert list(ManaEntry.objects.filter(user=broke).order_by("pk").values_list("reference", flat=True))[2:] == [
+        f"adjustment:shortfall:{run}:{broke}:written_off",
+        f"adjustment:shortfall:{run}:{broke}:debited",
+    ]
 
 
 def test_a_conversion_worth_nothing_is_taken_back_without_an_entry() -> None:

@@ -77,10 +77,16 @@ class Names:
 
     def _reference(self, text: str) -> str:
         """Write the reference of an entry; 999 is invented."""
-        kind, *numbers = text.split(":")
+        parts = text.split(":")
+        numbers = [part for part in parts if part in self.users or part == "999" or part.isdecimal()]
         if "999" in numbers:
-            return f"{kind}:999"
-        return ":".join((kind, *(self.run(int(run)) for run in numbers[:-1]), self.users[numbers[-1]]))
+            return f"{parts[0]}:999"
+        named = {number: self.run(int(number)) for number in numbers[:-1]}
+        *before, last = [place for place, part in enumerate(parts) if part in numbers]
+        return ":".join(
+            self.users[part] if place == last else named[part] if place in before else part
+            for place, part in enumerate(parts)
+        )
 
 
 def findings(names: Names, **options: Any) -> Counter[str]:
@@ -210,7 +216,7 @@ def test_the_state_of_users_is_read_exactly(economy: Economy) -> None:
         "active": LedgerState(1155, 1155, "spend", ((mass, 1030),)),
         "returned": LedgerState(110, 110, "conversion", ((second, 110),)),
         "back": LedgerState(0, 0, "reversal"),
-        "broke": LedgerState(0, 0, "spend", ((mass, 300),)),
+        "broke": LedgerState(0, 0, "adjustment", ((mass, 300),)),
         "imported": LedgerState(500, 500, "opening", opening=True),
         "failed": LedgerState(),
         "late": LedgerState(0, 0, "reversal"),

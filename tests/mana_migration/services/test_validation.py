@@ -505,7 +505,7 @@ def test_the_database_refuses_a_write_during_a_validation() -> None:
 def test_the_number_of_queries_does_not_grow_with_the_users(django_assert_max_num_queries: Any) -> None:
     make_wallets([(1, 2, 3, 0)] * 300)
     UserFactory.create_batch(20)
-    with django_assert_max_num_queries(31):
+    with django_assert_max_num_queries(32):
         validation.validate(all_hits=False)
     make_wallets([(-1, 0, 0, 3)] * 300)
     with django_assert_max_num_queries(46):
