@@ -13,7 +13,7 @@ import pytest
 from django.db import DatabaseError, transaction
 
 from mana_migration.domain.import_results import ImportOptions
-from mana_migration.domain.options import MigrationOptions, RollbackOptions
+from mana_migration.domain.options import WRITE_OFF, MigrationOptions, RollbackOptions
 from mana_migration.errors import MigrationError
 from mana_migration.models import UserMigration
 from mana_migration.services import imports, operation
@@ -45,9 +45,9 @@ def migrate(folder: Path) -> int:
 
 
 def roll_back(folder: Path) -> int:
-    """Roll the selected user back."""
+    """Roll the selected user back; what was spent is written off."""
     users = tuple(str(key) for key in Wallet.objects.values_list("pk", flat=True))
-    asked = RollbackOptions(users=users, reason="a test")
+    asked = RollbackOptions(users=users, on_shortfall=WRITE_OFF, reason="a test")
     return operation.execute(Rollback(asked), RunContext(actor=ACTOR)).totals.rolled_back
 
 
@@ -69,7 +69,13 @@ def bring_in(folder: Path) -> int:
     return imports.import_balances(options, actor=ACTOR).imported
 
 
-WORK: dict[str, Work] = {"import": bring_in, "migrate": migrate, "roll back": roll_back, "first use": first_use}
+WORK: dict[str, Work] = {
+    "import": bring_in,
+    "migrate": migrate,
+    "roll back": roll_back,
+    "write off": roll_back,
+    "first use": first_use,
+}
 
 
 def state() -> tuple[Any, ...]:
@@ -95,8 +101,10 @@ def test_what_the_database_does_not_keep_is_noticed_before_it_is_committed(
 ) -> None:
     settings.MANA_MIGRATION_CONVERT_ON_TOUCH = work == "first use"
     WalletFactory()
-    if work == "roll back":
+    if work in ("roll back", "write off"):
         migrate(tmp_path)
+    if work == "write off":
+        spend_mana(Wallet.objects.get().pk, 30, reference="order")
     if work == "first use":
         open_run()
     before = state()
