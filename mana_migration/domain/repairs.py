@@ -45,7 +45,7 @@ class LedgerState:
     """What a user's entries say: their sum, the balance after the newest (None: no entries), the newest's kind.
 
     ``open_conversions`` are conversions without their reversal, as (run, mana credited).  ``newest_entry`` is the id of
-    the newest; ``broken``: a balance among them does not follow from the one before.
+    the newest; ``broken``: a balance among them is negative or does not follow from the one before.
     """
 
     total: int = 0
@@ -210,7 +210,7 @@ def decide_by_ledger(state: UserState) -> Repair | Left:
     wallet, ledger, converted = state.wallet, state.ledger, bool(state.live)
     obstacle = _obstacle(state)
     if wallet is None or obstacle:
-        return Left(obstacle or "the user has no wallet")
+        return Left(obstacle or "the user has no wallet: compare with a backup")
     repaired = Balances(*((0, 0, 0) if converted else wallet.wishes), ledger.total)
     flag = Flag.KEEP if converted == state.migrated else Flag.SET if converted else Flag.CLEAR
     if repaired == wallet and flag is Flag.KEEP and ledger.agrees:
@@ -231,7 +231,7 @@ def _obstacle(state: UserState) -> str:
             "again"
         )
     if len(state.live) > 1:
-        return "there are several live records of one user"
+        return "there are several live records of one user: compare with a backup"
     if state.live and not ledger.opening and not _booked(state.live[0], ledger):
         return "the record's conversion is not in the ledger, or was reversed there: compare with a backup"
     if not state.live and (ledger.open_conversions or ledger.opening):

@@ -38,7 +38,11 @@ class Check:
         return BOTH in (phase, self.phase) or phase == self.phase
 
 
-_BY_HAND: Final = "what happened is not known from the data: to be looked into by hand"
+_BY_HAND: Final = "what happened is not known from the data: compare with a backup or an archive"
+_DIRECT: Final = "find what writes wallets directly; nothing needs to be repaired"
+
+#: What a person decides about one user, once the cause is gone; ``repairs.decide_by_ledger`` does it.
+BY_LEDGER: Final = "remove the cause, then validate_migration --fix-issues --by-ledger --user-id repairs the wallet"
 
 CHECKS: Final = (
     Check("negative_balance", ERROR, PRE, gettext_noop("wishes are negative")),
@@ -67,18 +71,18 @@ CHECKS: Final = (
     ),
     Check(
         "conversion_mismatch", ERROR, POST, "a record's figures contradict each other or the rates of its run",
-        "a record is what happened, and never rewritten",
+        "a record is what happened, and never rewritten: compare with a backup or an archive",
     ),
     Check(
         "ledger_mismatch", ERROR, POST,
-        "the ledger entries do not say what the wallet holds, or contradict one another", _BY_HAND,
+        "the ledger entries do not say what the wallet holds, or contradict one another", BY_LEDGER,
     ),
     Check(
         "missing_entry", ERROR, POST, "a record lacks its ledger entry, or an entry its record",
-        "no entry or record is ever made up",
+        "no entry or record is ever made up: compare with a backup or an archive",
     ),
-    Check("negative_mana", ERROR, POST, "mana is negative", _BY_HAND),
-    Check("late_wishes", ERROR, POST, "there are wishes on a migrated wallet", _BY_HAND),
+    Check("negative_mana", ERROR, POST, "mana is negative", BY_LEDGER),
+    Check("late_wishes", ERROR, POST, "there are wishes on a migrated wallet", BY_LEDGER),
     Check("value_not_conserved", ERROR, POST, "sums of a run's records, batches and ledger entries differ", _BY_HAND),
     Check(
         "digest_mismatch", ERROR, POST, "records or batches are not what was written when they were handled",
@@ -91,7 +95,7 @@ CHECKS: Final = (
     ),
     Check(
         "unbooked_change", WARNING, POST,
-        "the wallets' value changed beside the ledgers: they were written directly", _BY_HAND,
+        "the wallets' value changed beside the ledgers: they were written directly", _DIRECT,
     ),
 )  # fmt: skip
 

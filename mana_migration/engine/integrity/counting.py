@@ -141,7 +141,7 @@ def _count(plan: CountPlan, step: Step) -> Counts:
         trusted = plan.quick and connection.vendor == "postgresql" and lacking >= 0
         found.numbers["no_user"] = 0 if trusted else wallets.count_without_user(connection, scope)
         found.numbers["no_wallet"] = lacking + found.numbers["no_user"]
-    negative = ledger.count_negative_balances(connection, scope) if sums is None else sums.negative
+    negative = ledger.count_negative_balances(connection, scope) if sums is None or sums.negative else 0
     found.numbers["negative_mana"] += negative
     if plan.quick and scope.run is not None:
         found.numbers["ledger_mismatch"] = _count_suspects(plan, found, sums, since)

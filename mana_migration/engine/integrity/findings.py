@@ -64,7 +64,7 @@ def _wallet_hits(connection: BaseDatabaseWrapper, check: str, scope: Scope, term
 
 def _negative_mana(connection: BaseDatabaseWrapper, check: str, scope: Scope, terms: WalletTerms) -> Iterator[Finding]:
     yield from _wallet_hits(connection, check, scope, terms)
-    for key, balance in rows(connection, ledger.negative_balances_sql(scope), scope):
+    for key, balance in rows(connection, ledger.negative_balances_sql(connection.vendor, scope), scope):
         yield _hit(connection, check, key, figures={"balance_after": balance})
 
 

@@ -322,14 +322,16 @@ def is_forgetful(connection: BaseDatabaseWrapper) -> bool:
     return bool(found)
 
 
-def negative_balances_sql(scope: Scope) -> str:
-    """Return the query of entries that left a negative balance: user, balance."""
+def negative_balances_sql(vendor: str, scope: Scope) -> str:
+    """Return the query of entries that left a negative balance, unless a repair confirmed them: user, balance."""
     return (
         "SELECT e.user_id, e.balance_after FROM wishes_manaentry e "
-        f"WHERE e.balance_after < 0 AND {scope.sql('e.user_id')} ORDER BY e.user_id, e.id"
+        f"WHERE e.balance_after < 0 AND {scope.sql('e.user_id')} "
+        "AND NOT EXISTS (SELECT 1 FROM mana_migration_integrityfix f WHERE f.user_id = e.user_id "
+        f"AND f.check_id = 'ledger_mismatch' AND {_CONFIRMED[vendor]} >= e.id) ORDER BY e.user_id, e.id"
     )
 
 
 def count_negative_balances(connection: BaseDatabaseWrapper, scope: Scope) -> int:
     """Count entries that left a negative balance."""
-    return _count(connection, negative_balances_sql(scope), scope)
+    return _count(connection, negative_balances_sql(connection.vendor, scope), scope)

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from mana_migration.domain.repairs import FIXABLE
-from mana_migration.domain.validation import BOTH, CHECKS, POST, PRE, CheckResult, Finding, ValidationReport, checks_of
+from mana_migration.domain.validation import (
+    BOTH,
+    BY_LEDGER,
+    CHECKS,
+    POST,
+    PRE,
+    CheckResult,
+    Finding,
+    ValidationReport,
+    checks_of,
+)
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "checks.md"
 
@@ -19,6 +29,17 @@ def test_each_check_is_documented_with_its_severity_and_phase() -> None:
 
 def test_a_check_is_either_fixable_or_says_why_nothing_fixes_it() -> None:
     assert {check.id for check in CHECKS if not check.no_fix} == set(FIXABLE)
+
+
+def test_the_page_says_of_each_check_what_its_findings_say() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:6]] for line in DOCS.read_text().splitlines() if "| `" in line]
+    documented = {row[0].strip("`"): row[4] for row in rows if row[1] in ("error", "warning", "info")}
+    for check in CHECKS:
+        way = documented[check.id]
+        assert ("auto-fix" in way) is (check.id in FIXABLE), check.id
+        assert (way == "`--by-ledger`") is (check.no_fix == BY_LEDGER), check.id
+        assert (way == "backup") is ("backup" in check.no_fix), check.id
+        assert (way == "nothing") is (check.no_fix == "nothing is wrong"), check.id
 
 
 def test_both_phases_are_all_checks_and_only_the_flag_belongs_to_each() -> None:

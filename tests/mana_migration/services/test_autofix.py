@@ -1,5 +1,6 @@
 """Auto-fix puts right what has one reading, keeps what was there before, and leaves the rest with its reason."""
 
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,8 +10,9 @@ import pytest
 from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
 from mana_migration import guards as migration_guards
+from mana_migration.domain import repairs
 from mana_migration.domain.options import MigrationOptions, RollbackOptions
-from mana_migration.domain.validation import Finding, FixReport
+from mana_migration.domain.validation import BY_LEDGER, CHECKS, Finding, FixReport
 from mana_migration.engine import planning
 from mana_migration.engine.integrity import findings, scope
 from mana_migration.errors import FindingsError
@@ -23,6 +25,7 @@ from tests.factories import WalletFactory, make_wallets
 from tests.support.economy import Economy
 from tests.support.foreign import Foreign, everything
 from tests.support.oracle import assert_books_balance, assert_nothing_changes, endowment
+from tests.support.violations import PLANTED
 from wishes import conf as wishes_conf
 from wishes import guards
 from wishes.errors import WishesError
@@ -511,6 +514,34 @@ def test_a_balance_in_the_middle_that_does_not_follow_is_named_and_its_sum_confi
     earn_mana(migrated.pk, 7, reference="three")
     past_the_guards(lambda: ManaEntry.objects.filter(reference="three").update(balance_after=8))
     assert findings_now() == {"ledger_mismatch": 1}  # what comes later is not confirmed by it
+
+
+def test_every_finding_that_names_the_repair_by_the_ledger_has_it(economy: Economy, subtests: Any) -> None:
+    """Of each planted violation the repair is shown, made and recorded, and the finding is gone; or it says why not."""
+    named = {check.id for check in CHECKS if check.no_fix == BY_LEDGER or check.id in repairs.FIXABLE}
+    before = hits(named)
+    repaired = 0
+    for _, name, plant in PLANTED:
+        with subtests.test(name), transaction.atomic():
+            plant(economy)
+            for check, user in hits(named) - before:
+                told: list[Finding] = []
+                dry = autofix.fix_by_ledger(actor="olga", users=[user], dry_run=True, on_finding=told.append)
+                made = autofix.fix_by_ledger(actor="olga", users=[user])
+                assert (dry.fixed, dry.left) == (made.fixed, made.left)
+                if made.fixed:
+                    assert IntegrityFix.objects.filter(user_id=user, check_id="ledger_mismatch").exists()
+                    repaired += 1
+                assert (check, user) not in hits(named) or re.search("backup|book what", told[-1].reason)
+            transaction.set_rollback(True)
+    assert repaired > 10
+
+
+def hits(checks: set[str]) -> set[tuple[str, str]]:
+    """Return the users with findings of these checks."""
+    found: list[Finding] = []
+    validation.validate(on_finding=found.append, all_hits=True, chains=False)
+    return {(finding.check, finding.user or "") for finding in found if finding.check in checks}
 
 
 # --- What a site's triggers do ----------------------------------------------------------------------------------------
