@@ -73,6 +73,7 @@ BEGIN
     EXECUTE format('GRANT INSERT ON mana_migration_runevent TO %I, %I', app, migrator);
     EXECUTE format('GRANT INSERT, UPDATE ON mana_migration_integrityfix, mana_migration_checklist TO %I', migrator);
     EXECUTE format('GRANT INSERT ON mana_migration_rehearsal, mana_migration_closing TO %I', migrator);
+    EXECUTE format('GRANT INSERT, UPDATE ON mana_migration_runrequest TO %I, %I', app, migrator);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON mana_migration_reportfile TO %I, %I', app, migrator);
     EXECUTE format('GRANT DELETE ON mana_migration_usermigration TO %I', migrator);  -- --no-preserve-logs
     EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %I TO %I, %I', current_schema(), app, migrator);

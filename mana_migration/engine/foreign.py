@@ -136,7 +136,8 @@ _BEHIND: Final = """
 def sequences_behind(connection: BaseDatabaseWrapper, columns: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
     """Return the sequences of these (table, column) that lag behind their tables, with the number each must have.
 
-    Keys that no index leads with are left out: reading a whole table is no pre-check.  SQLite has no sequences.
+    Keys that no index leads with are left out: reading a whole table is no pre-check.  So are sequences that this role
+    may not read, as one that only looks on.  SQLite has no sequences.
     """
     if connection.vendor != "postgresql":
         return []
@@ -144,8 +145,12 @@ def sequences_behind(connection: BaseDatabaseWrapper, columns: Sequence[tuple[st
     found = []
     with connection.cursor() as cursor:
         for table, column in columns:
-            cursor.execute("SELECT pg_get_serial_sequence(quote_ident(%s), %s)", [table, column])
-            (sequence,) = cursor.fetchone()
+            cursor.execute(
+                "SELECT name FROM pg_get_serial_sequence(quote_ident(%s), %s) AS name "
+                "WHERE has_sequence_privilege(name, 'SELECT')",
+                [table, column],
+            )
+            (sequence,) = cursor.fetchone() or (None,)
             if sequence is None:
                 continue
             cursor.execute(

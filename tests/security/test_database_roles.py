@@ -45,6 +45,7 @@ MATRIX = {
     "mana_migration_rehearsal":      {"mana_app": "r", "mana_migrator": "ra", "mana_auditor": "r"},
     "mana_migration_closing":        {"mana_app": "r", "mana_migrator": "ra", "mana_auditor": "r"},
     "mana_migration_reportfile":     {"mana_app": "rawd", "mana_migrator": "rawd", "mana_auditor": "r"},
+    "mana_migration_runrequest":    {"mana_app": "raw", "mana_migrator": "raw", "mana_auditor": "r"},
     "mana_migration_directwrite":    {"mana_app": "r", "mana_migrator": "r", "mana_auditor": "r"},
     "django_migrations":             {"mana_app": "r", "mana_migrator": "r", "mana_auditor": "r"},
     "auth_user":                     {"mana_app": "rawd", "mana_migrator": "ra", "mana_auditor": ""},
