@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from django.db import connections
@@ -31,6 +31,9 @@ from wishes.rates import Rates
 
 #: Conversions listed as the largest.
 LARGEST: Final = 10
+
+#: Findings for which a selected user is skipped.
+LEFT_OUT: Final = ("already_migrated", "no_wallet")
 
 #: Migrations among which one is looked for whose speed says something, and the seconds that it must have taken.
 RUNS_CONSIDERED: Final = 50
@@ -72,6 +75,8 @@ def forecast(
         if takes_back is None:  # else the same command converts no user
             named, limit, fixed = options.users, options.limit, options.auto_fix
             figures = conversion.forecast(connection, terms, selected_users=named, limit=limit, fixed=fixed)
+            if named:
+                _add_left_out(figures, findings)
             if not validate_only:
                 found = conversion.largest(
                     connection, terms, count=LARGEST, selected_users=named, limit=limit, fixed=fixed
@@ -128,6 +133,15 @@ def _obstacles(
     if not left or options.skip_invalid:
         return "", fixes
     return migration.describe_findings(options, left), fixes
+
+
+def _add_left_out(figures: Totals, findings: Sequence[Finding]) -> None:
+    """Count the selected users whom a run skips before it converts any: they have no wallet, or are migrated."""
+    for finding in findings:
+        if finding.id in LEFT_OUT and finding.count:
+            figures.selected += finding.count
+            figures.skipped += finding.count
+            figures.skips[finding.id] += finding.count
 
 
 def _no_go(granted: Approval | None, using: str) -> str:

@@ -7,8 +7,8 @@ from django.db import connection
 from pytest_django import Settings
 
 from mana_migration.models import IntegrityFix, MigrationRun
-from tests.factories import make_wallets
-from tests.mana_migration.running import migrate, refusal
+from tests.factories import UserFactory, make_wallets
+from tests.mana_migration.running import migrate, refusal, told
 from tests.support.commands import answering, run_command
 from tests.support.oracle import assert_nothing_changes
 from wishes.models import Wallet
@@ -151,3 +151,23 @@ def test_an_approval_that_is_given_is_part_of_what_a_dry_run_foretells(settings:
     make_wallets([(5, 0, 0)])
     settings.MANA_MIGRATION_APPROVAL_HOURS = 24
     assert head("--approved-by", "a second person", lines=1) == ["STARTS: nothing blocks the run"]
+
+
+def test_selected_users_who_would_be_skipped_are_foretold_as_the_run_then_says() -> None:
+    make_wallets([(5, 0, 0)] * 2)
+    migrate("--limit", 1)
+    selected = [
+        part
+        for key in [*Wallet.objects.values_list("pk", flat=True), UserFactory().pk]
+        for part in ("--user-id", f"pk:{key}")
+    ]
+    promised = told(run_command("migrate_users", "--dry-run", "--format", "json", *selected), 3)
+    done = migrate(*selected, code=3)
+    assert done["users"] == promised["users"] == {
+        "selected": 3, "migrated": 1, "rolled_back": 0, "skipped": 2, "failed": 0,
+    }  # fmt: skip
+    assert done["skipped"] == promised["skipped"] == {"already_migrated": 1, "no_wallet": 1}
+    assert head(*selected[:2], lines=2) == [
+        "STARTS: nothing blocks the run",
+        "Plan: 0 of 1 user to migrate, 1 would be skipped",
+    ]
