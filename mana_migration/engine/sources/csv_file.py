@@ -270,15 +270,23 @@ class CsvSource(LegacySource):
 
     def _holds_rows(self, fields: Sequence[str | None], place: int) -> bool:
         """Say whether a field of several lines holds rows: the end of one, whole ones, the beginning of one."""
-        first, *middle, last = (line.split(self._delimiter) for line in _LINE_END(fields[place] or ""))
-        if any(map(self._looks_like_row, middle)):
+        lines = _LINE_END(fields[place] or "")
+        if any(self._looks_like_row(line.split(self._delimiter)) for line in lines[1:-1]):
             return True
-        ends = self._looks_like_row([*fields[:place], *first])
-        begins = self._looks_like_row([*last, *fields[place + 1 :]])
+        return any(self._are_rows(fields, place, lines, cut) for cut in range(1, min(len(lines), _MOST_LINES)))
+
+    def _are_rows(self, fields: Sequence[str | None], place: int, lines: Sequence[str], cut: int) -> bool:
+        """Say whether a row ends with the lines of a field before a cut and another begins with those behind it."""
+        first = [*fields[:place], *" ".join(lines[:cut]).split(self._delimiter)]
+        last = [*" ".join(lines[cut:]).split(self._delimiter), *fields[place + 1 :]]
         # a row whose columns are all outside the field is the record's own
         if place > max(self._positions):
-            return begins
-        return ends if place < min(self._positions) else ends and begins
+            return self._looks_like_row(last)
+        if not self._looks_like_row(first):
+            return False
+        inside = [number for number in self._numbers if number >= place]
+        has_numbers = bool(inside) and _are_numbers(first, inside)
+        return has_numbers or place < min(self._positions) or self._looks_like_row(last)
 
     def _looks_like_row(self, parts: Sequence[str | None]) -> bool:
         """Say whether there are numbers where a row has them; writers leave out separators after the last value."""
@@ -286,8 +294,7 @@ class CsvSource(LegacySource):
             return False
         # separators in a name shift the columns after it, so that numbers are also counted from the end
         return any(
-            sum(_NUMBER((parts[place + shift] or "").strip(' "')) is not None for place in self._numbers) * 2
-            >= len(self._numbers)
+            _are_numbers(parts, [place + shift for place in self._numbers])
             for shift in (0, max(len(parts) - self._width, 0))
         )
 
@@ -369,6 +376,11 @@ class CsvSource(LegacySource):
         fields = list(record.fields)
         fields[place] = Marker.AMBIGUOUS
         return _Record(fields, record.lines)
+
+
+def _are_numbers(parts: Sequence[str | None], places: Sequence[int]) -> bool:
+    """Say whether at least half of the fields at these places are numbers."""
+    return sum(_NUMBER((parts[place] or "").strip(' "')) is not None for place in places) * 2 >= len(places)
 
 
 def _without_end(text: str) -> str:
