@@ -13,9 +13,19 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from mana_migration import guards
 from mana_migration.errors import DatabaseUnavailableError, PreflightError
-from mana_migration.models import Checklist, Closing, DirectWrite, IntegrityFix, MigrationRun, Rehearsal, ReportFile
+from mana_migration.models import (
+    Checklist,
+    Closing,
+    DirectWrite,
+    IntegrityFix,
+    MigrationRun,
+    Rehearsal,
+    ReportFile,
+    RunRequest,
+)
 from mana_migration.services import preflight
 from mana_migration.services.context import RunContext
+from mana_migration.states import RunKind
 from tests.support import economy as economies
 from tests.support.oracle import assert_nothing_changes
 from wishes import guards as wishes_guards
@@ -341,6 +351,7 @@ def test_a_sequence_that_is_behind_its_table_is_refused_with_its_cure(table: str
     Rehearsal.objects.create(result={})
     DirectWrite.objects.create(columns="green")
     ReportFile.objects.create(run=MigrationRun.objects.latest())
+    RunRequest.objects.create(kind=RunKind.MIGRATION)
     preflight.check()
     execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)")
     preflight.check(read_only=True)
