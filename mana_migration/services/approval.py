@@ -58,16 +58,6 @@ def require(approval: Approval, *, actor: Actor, using: str) -> None:
         )
 
 
-def reminders(*, mass: bool) -> tuple[str, ...]:
-    """Return what a dry run says of the approval that the real mass run needs; nothing where it needs none."""
-    if not (mass and conf.approval_hours()):
-        return ()
-    return (
-        "the run needs a second person's approval: ask for it on the staff pages, or name that person with "
-        "--approved-by NAME",
-    )
-
-
 def ask(
     kind: RunKind,
     *,

@@ -105,7 +105,7 @@ def forecast(
         seconds=time.monotonic() - begun,
         goes_on_with=None if goes_on_with is None else goes_on_with.pk,
         takes_back=takes_back,
-        warnings=(*preflight.warnings(using), *approval.reminders(mass=not options.users)),
+        warnings=tuple(preflight.warnings(using)),
         fixes=fixes,
     )
 
@@ -230,7 +230,7 @@ def forecast_rollback(
         RunConflictError: it is no migration.
     """
     preflight.check(using, read_only=True)
-    warnings = (*preflight.warnings(using), *approval.reminders(mass=not options.users))
+    warnings = tuple(preflight.warnings(using))
     begun = time.monotonic()
     with read_only_snapshot(using):
         rollback.check_target(options, using)
