@@ -26,6 +26,9 @@ OPTIMISM, CAUTION = 0.9, 1.15
 #: The same around the time that the latest check of a run took for as many users.
 CHECK_OPTIMISM, CHECK_CAUTION = 0.7, 1.5
 
+#: Seconds that it takes at most to begin the check of a run and to close it, however few its users are.
+CLOSING: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -123,7 +126,7 @@ def check_time(users: int, checked_per_second: float | None, *, passed: float) -
         low, high = users / CHECKED_AT_MOST, users / CHECKED_PER_SECOND
     else:
         low, high = users / checked_per_second * CHECK_OPTIMISM, users / checked_per_second * CHECK_CAUTION
-    return Remaining(max(0.0, low - passed), max(0.0, high - passed))
+    return Remaining(max(0.0, low - passed), max(0.0, high + CLOSING - passed))
 
 
 def recent_rate(batches: Iterable[Finished], now: datetime) -> float | None:

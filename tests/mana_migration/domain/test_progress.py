@@ -8,6 +8,7 @@ from mana_migration.domain.progress import (
     CHECK_OPTIMISM,
     CHECKED_AT_MOST,
     CHECKED_PER_SECOND,
+    CLOSING,
     OPTIMISM,
     Finished,
     Remaining,
@@ -33,16 +34,16 @@ def test_remaining_time_is_a_range_between_the_rate_now_and_the_average() -> Non
     assert (progress.rate_now, progress.rate_average) == (250.0, 500.0)
     assert progress.remaining is not None
     assert progress.remaining.low == pytest.approx(60 * OPTIMISM + 10 * CHECK_OPTIMISM)
-    assert progress.remaining.high == pytest.approx(120 * CAUTION + 10 * CHECK_CAUTION)
+    assert progress.remaining.high == pytest.approx(120 * CAUTION + 10 * CHECK_CAUTION + CLOSING)
 
 
 @pytest.mark.parametrize(
     ("known", "passed", "low", "high"),
     [
-        (None, 0, 1_000_000 / CHECKED_AT_MOST, 1_000_000 / CHECKED_PER_SECOND),
-        (None, 20, 0, 1_000_000 / CHECKED_PER_SECOND - 20),
-        (100_000.0, 0, 10 * CHECK_OPTIMISM, 10 * CHECK_CAUTION),
-        (100_000.0, 9, 0, 10 * CHECK_CAUTION - 9),
+        (None, 0, 1_000_000 / CHECKED_AT_MOST, 1_000_000 / CHECKED_PER_SECOND + CLOSING),
+        (None, 20, 0, 1_000_000 / CHECKED_PER_SECOND + CLOSING - 20),
+        (100_000.0, 0, 10 * CHECK_OPTIMISM, 10 * CHECK_CAUTION + CLOSING),
+        (100_000.0, 9, 0, 10 * CHECK_CAUTION + CLOSING - 9),
         (100_000.0, 50, 0, 0),
     ],
 )
@@ -61,7 +62,7 @@ def test_users_who_turn_out_not_to_be_there_do_not_remain_while_the_run_is_check
         handled=900, expected=1_000, worked=60, recent=None, idle=0, waits=False,
         checking=True, complete=True, checked_per_second=1_000.0,
     )  # fmt: skip
-    assert progress.remaining == Remaining(CHECK_OPTIMISM, CHECK_CAUTION)
+    assert progress.remaining == Remaining(CHECK_OPTIMISM, CHECK_CAUTION + CLOSING)
 
 
 @pytest.mark.parametrize(("handled", "told"), [(9, False), (10, True)])
