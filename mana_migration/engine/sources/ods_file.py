@@ -2,7 +2,8 @@
 
 # Note [Why tablib does not read ODS, XLS and YAML]
 A value must be what the file means.  tablib reads equal neighbours, which LibreOffice writes as one repeated cell, as
-one cell, so that columns shift; takes hidden sheets; loses truth values of XLS; and lets YAML turn 0123 into 83.
+one cell, so that columns shift; takes hidden sheets; loses truth values of XLS; leaves the backslashes doubled that
+PostgreSQL writes into TSV; and lets YAML turn 0123 into 83.
 """
 
 from __future__ import annotations
