@@ -57,6 +57,7 @@ def _restore(settings: dict[str, Any]) -> str:
     url = address(settings)
     with psycopg.connect(url) as restored, restored.cursor() as cursor:
         cursor.execute(gzip.decompress((FILES / "database.sql.gz").read_bytes()).decode())
+        cursor.execute("RESET search_path")  # which the dump has emptied
         cursor.execute(ENDED_BEFORE)
     return url
 
