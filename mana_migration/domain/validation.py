@@ -42,7 +42,7 @@ _BY_HAND: Final = "what happened is not known from the data: compare with a back
 _DIRECT: Final = "find what writes wallets directly; nothing needs to be repaired"
 
 #: What a person decides about one user, once the cause is gone; ``repairs.decide_by_ledger`` does it.
-BY_LEDGER: Final = "remove the cause, then validate_migration --fix-issues --by-ledger --user-id repairs the wallet"
+BY_LEDGER: Final = "remove the cause, then repair it: validate_migration --fix-issues --by-ledger --user-id ID"
 
 CHECKS: Final = (
     Check("negative_balance", ERROR, PRE, gettext_noop("wishes are negative")),
