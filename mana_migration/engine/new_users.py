@@ -181,10 +181,10 @@ def _equality(connection: BaseDatabaseWrapper, table: str, column: str) -> dict[
     return found | ({"folded": "lower({})"} if lower else {})
 
 
-def normalise_username(text: str) -> str:
-    """Return a username as the site's user model stores it at sign-up."""
-    normalise = getattr(get_user_model(), "normalize_username", normalised)
-    return str(normalise(text))
+def username_normaliser() -> Callable[[str], str]:
+    """Return the function that gives a username as the site's user model stores it at sign-up."""
+    found: Callable[[str], str] = getattr(get_user_model(), "normalize_username", normalised)
+    return found
 
 
 def _differs_by_user(one: Field) -> bool:

@@ -57,7 +57,7 @@ from mana_migration.engine import (
     staging,
     totals,
 )
-from mana_migration.engine.new_users import normalise_username, user_template, with_equal_names
+from mana_migration.engine.new_users import user_template, username_normaliser, with_equal_names
 from mana_migration.engine.sources import LegacySource, open_ledger, open_source
 from mana_migration.errors import (
     DatabaseUnavailableError,
@@ -245,7 +245,7 @@ class _Import:
             unpaid=self._options.unpaid,
             nulls=self._options.nulls,
             literal_ids=self._options.literal_ids,
-            normalise=normalise_username,
+            normalise=username_normaliser(),
             with_ledger=self._ledger is not None,
         )
         summary, source = self._summary, self._source
