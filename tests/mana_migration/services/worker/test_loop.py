@@ -551,3 +551,5 @@ def test_a_sequence_that_is_set_back_meanwhile_is_no_users_failure_and_stops_the
     assert run.status == RunStatus.RUNNING
     assert not UserMigration.objects.filter(status="failed").exists()
     assert 10 <= converted() < 200
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT setval('{table}_id_seq', (SELECT MAX(id) FROM {table}))")
