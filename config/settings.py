@@ -85,11 +85,7 @@ SQLITE_OPTIONS = {
     # the power fails: the file stays consistent, but money that was reported as converted would not be.
     # recursive_triggers makes REPLACE fire the ledger's DELETE guard.
     "init_command": (
-        "PRAGMA journal_mode=WAL;"
-        "PRAGMA synchronous=FULL;"
-        "PRAGMA foreign_keys=ON;"
-        "PRAGMA recursive_triggers=ON;"
-        "PRAGMA temp_store=MEMORY;"
+        "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA foreign_keys=ON;PRAGMA recursive_triggers=ON;"
     ),
 }
 
