@@ -151,8 +151,11 @@ class Explanation:
         """Return all that happened to the user, newest first; what a run booked is part of what it did."""
         found = [moment for episode in self.episodes for moment in _moments(episode)]
         shown = {entry.pk for episode in self.episodes for entry in (episode.entry, episode.reversal_entry) if entry}
+        written_off = tuple(f"adjustment:shortfall:{episode.record.run_id}:" for episode in self.episodes)
         found += [
-            Moment(aware(entry.created_at), "entry", entry=entry) for entry in self.entries if entry.pk not in shown
+            Moment(aware(entry.created_at), "entry", entry=entry)
+            for entry in self.entries
+            if entry.pk not in shown and not entry.reference.startswith(written_off)
         ]
         found += [Moment(aware(entry.created_at), "wish_entry", wish_entry=entry) for entry in self.wish_entries]
         found += [Moment(fix.created_at, "fixed", fix=fix) for fix in self.fixes]

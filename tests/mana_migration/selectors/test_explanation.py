@@ -7,7 +7,9 @@ from mana_migration.selectors.explanation import Arithmetic, explain, find
 from mana_migration.selectors.user_list import Standing
 from mana_migration.states import RunKind, UserStatus
 from tests.mana_migration.history import make_run
+from tests.mana_migration.running import migrate, people, roll_back
 from tests.mana_migration.stories import Village
+from wishes import services
 from wishes.models import ManaEntry, Wallet
 
 pytestmark = pytest.mark.django_db
@@ -65,6 +67,17 @@ def test_a_reversal_has_both_entries(village: Village) -> None:
     assert episode.entry is not None
     assert episode.reversal_entry is not None
     assert episode.entry.amount == -episode.reversal_entry.amount == 1230
+
+
+def test_what_a_rollback_wrote_off_is_part_of_it_on_the_timeline() -> None:
+    [key] = people(1)
+    migrate()
+    services.spend_mana(key, 1000, reference="shop:1")
+    roll_back("--all", "--on-shortfall", "write-off")
+    found = explain(key, using="default")
+    assert found is not None
+    assert [moment.kind for moment in found.timeline] == ["rolled_back", "entry", "converted"]
+    assert len(found.entries) == 5  # the pair that books the shortfall is in the ledger all the same
 
 
 def test_a_user_of_the_old_system_has_an_opening_entry(village: Village) -> None:
