@@ -54,7 +54,9 @@ class Foreign:
                     "CREATE FUNCTION of_the_site() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN "
                     f"IF pg_trigger_depth() > 1 THEN RETURN NEW; END IF; {self.body} END $f$"
                 )
+                # a vacuum that has just begun gives way after a second, the run's own timeout may be shorter
                 cursor.execute(
+                    "SET LOCAL lock_timeout = 0; "
                     f"CREATE TRIGGER of_the_site {self.when} {self.event} ON {self.table} "
                     "FOR EACH ROW EXECUTE FUNCTION of_the_site()"
                 )
