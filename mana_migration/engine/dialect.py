@@ -183,7 +183,7 @@ def read_whole_tables(connection: BaseDatabaseWrapper) -> None:
 #: checked a second after its end, it believes that a range of keys holds a handful of rows, and reads another whole
 #: table once for each of them.
 JOINED_WHOLE: Final = ("enable_nestloop",)
-JOINED_BY_KEY: Final = ("enable_seqscan", "enable_hashjoin", "enable_material")
+JOINED_BY_KEY: Final = ("jit", "enable_seqscan", "enable_hashjoin", "enable_material")
 
 
 @contextmanager
