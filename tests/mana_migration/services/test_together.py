@@ -34,6 +34,7 @@ from tests.mana_migration.services.worker.test_loop import (
     make_worker,
     open_run,
 )
+from tests.support.oracle import assert_books_balance, endowment
 from tests.support.together import together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
@@ -198,14 +199,15 @@ def test_a_run_that_is_stopped_in_the_middle_of_a_message_ends_before_its_next_b
             "CREATE TRIGGER stop_it BEFORE INSERT ON mana_migration_usermigration FOR EACH ROW "
             f"WHEN (NEW.user_id = '{keys[22]}') EXECUTE FUNCTION stop_it()"
         )
+    before = endowment()
     try:
-        with balanced():
-            stop = Patience(lambda count: stop.request())
-            assert make_worker(run, stop=stop).run() is Ending.INTERRUPTED
+        stop = Patience(lambda count: stop.request())
+        assert make_worker(run, stop=stop).run() is Ending.INTERRUPTED
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP TRIGGER stop_it ON mana_migration_usermigration; DROP FUNCTION stop_it()")
     assert converted() == 25  # up to the batch that the user is in
+    assert_books_balance(expected=before)  # the chain would say, rightly, that no event paused the run
     runs.resume_run(run.pk, actor=SOMEBODY, reason="")
     with balanced():
         assert make_worker(run).run() is Ending.DONE

@@ -48,7 +48,7 @@ class Patience(StopFlag):
         return self.requested
 
 
-def open_run(batch_size: int | str = 10, **options: Any) -> MigrationRun:
+def open_run(batch_size: int | str = 10, *, expected: int | None = None, **options: Any) -> MigrationRun:
     """Open a migration."""
     return runs.create_run(
         using="default",
@@ -56,6 +56,7 @@ def open_run(batch_size: int | str = 10, **options: Any) -> MigrationRun:
         options=options,
         rates={"green": 10, "blue": 100, "red": 1000},
         controls=Controls(batch_size=batch_size, delay=0.0),
+        expected=expected,
         actor=SOMEBODY,
     )
 
@@ -420,8 +421,7 @@ def test_a_user_whose_wallet_is_held_all_the_time_is_left_out_with_that_reason(s
 def test_while_all_that_is_left_waits_for_a_held_wallet_it_is_said_what_for(settings: Any) -> None:
     settings.MANA_MIGRATION_LOCK_TIMEOUT_MS = 10
     keys = people(20)
-    run = open_run(10)
-    MigrationRun.objects.filter(pk=run.pk).update(expected=20)
+    run = open_run(10, expected=20)
     told: list[str] = []
     shown: list[str] = []
     seen: list[Any] = []
