@@ -82,7 +82,10 @@ def dump() -> dict[str, Any]:
         "mana": sorted(
             ([*entry, _reference(reference, names, users)] for *entry, reference in entries), key=lambda entry: entry[0]
         ),
-        "wishes": sorted(rows(WishEntry.objects, "colour", "amount", "kind", "reference")),
+        "wishes": sorted(
+            [*entry, _reference(reference, names, users)]
+            for *entry, reference in rows(WishEntry.objects, "colour", "amount", "kind", "reference")
+        ),
         "records": sorted([user, names[run], *rest, names.get(back, "")] for user, run, back, *rest in records),
         "fixes": sorted(
             rows(IntegrityFix.objects, "check_id", "green_change", "blue_change", "red_change", "mana_change")
@@ -105,8 +108,10 @@ def _runs() -> list[dict[str, Any]]:
 
 
 def _reference(reference: str, names: dict[int, str], users: dict[str, str]) -> str:
-    """Return a reference with the names of its run and its user."""
+    """Return a reference with the names of its run and its user, and without the number of its fix."""
     head, *parts = reference.split(":")
+    if parts[:1] == ["fix"]:  # a number that a killed transaction took is not given again
+        return ":".join([head, "fix", *parts[2:]])
     if head == "opening":
         return f"{head}:{users[parts[0]]}"
     if head not in ("conversion", "reversal"):

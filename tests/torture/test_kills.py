@@ -71,7 +71,8 @@ def test_kills_of_either_of_two_processes_leave_the_books_balanced_and_the_job_r
     shared, dice = Bench(lab, job), random.Random(20261128)
     assert shared.undisturbed.workers == 2
     assert sum(shared.kill_anywhere(dice) for _ in range(2))
-    assert shared.kill_helper_after(dice.uniform(0.6, 0.9) * shared.undisturbed.seconds)
+    # the helper may begin late, or have ended already
+    assert any(shared.kill_helper_after(dice.uniform(0.4, 0.9) * shared.undisturbed.seconds) for _ in range(8))
 
 
 @pytest.mark.postgres
